@@ -1,0 +1,64 @@
+"""7 · The adversary: a classifier per block says teacher or student, the student is trained against it (paper, 3.4).
+
+Linear logits, not the released code's ReLU, under which a discriminator's loss cannot fall below 0.35 and may die.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class Discriminator(nn.Module):
+    """B×d → B logits, positive for 'teacher': d → d/2 → d/4 → 1, the paper's 1×1 convolutions as linear layers."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        middle, last = max(length // 2, 8), max(length // 4, 4)
+        self.layers = nn.Sequential(
+            nn.Linear(length, middle), nn.ReLU(), nn.Linear(middle, last), nn.ReLU(), nn.Linear(last, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).squeeze(1)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity forward; backward multiplies the gradient by `scale` (negative: gradient reversal, Ganin 2015)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        return gradient * ctx.scale, None
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    return _ScaleGradient.apply(x, scale)
+
+
+def adversarial(
+    discriminator: nn.Module, teacher: Tensor, student: Tensor, adversary: str, weight: float
+) -> tuple[Tensor, Tensor]:
+    """(loss to minimise, accuracy of the discriminator) for one block, teacher and student B×d.
+
+    The discriminator's gradient is always that of −E_T log D − E_S log(1 − D), at full strength. The student's is
+    `weight` times that of E_S log(1 − D) (`minimax`), of −E_S log D (`non_saturating`), or of −E_S log(1 − D), which
+    helps the discriminator (`cooperative`, the released code).
+    """
+    sign = {"minimax": -weight, "cooperative": weight, "non_saturating": 0.0}[adversary]
+    on_teacher = discriminator(teacher.detach())
+    on_student = discriminator(scale_gradient(student, sign) if sign else student.detach())
+    loss = _bce(on_teacher, 1) + _bce(on_student, 0)
+    if adversary == "non_saturating":
+        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+        loss = loss + weight * _bce(functional_call(discriminator, frozen, (student,)), 1)
+    right = (on_teacher > 0).float().mean() + (on_student < 0).float().mean()
+    return loss, (right / 2).detach()
+
+
+def _bce(logits: Tensor, target: int) -> Tensor:
+    return F.softplus(-logits if target else logits).mean()

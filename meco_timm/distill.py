@@ -1,0 +1,83 @@
+"""The whole: recipe → data → zoo → student → table → checkpoint, a call each."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
+
+from meco_timm.card import student_card
+from meco_timm.data import load_data
+from meco_timm.distiller import Distiller
+from meco_timm.evaluation import Row, make_table, print_table
+from meco_timm.export import export
+from meco_timm.loop import Training, total_steps
+from meco_timm.progress import say
+from meco_timm.randomness import derive
+from meco_timm.recipe import Recipe
+from meco_timm.run_folder import RunFolder, open_run_folder
+from meco_timm.streams import build_stream
+from meco_timm.teachers import assemble_zoo, student_alone
+
+
+def distill(recipe: Recipe) -> list[Row]:
+    """Train what is not trained yet, distil the zoo into the student, and return the table; a finished run is not
+    repeated.
+
+    Raises:
+        UserError: anything in the recipe that does not fit the data, the networks or the folders.
+    """
+    accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
+    accelerator = Accelerator(gradient_accumulation_plugin=accumulation)
+    folder = open_run_folder(recipe, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    rows = folder.finished_rows()
+    if rows is None:
+        rows = _distill(recipe, folder, accelerator)
+    elif accelerator.is_main_process:
+        say(f"{folder.path} has this run already, finished; nothing is trained again.")
+    if accelerator.is_main_process:
+        _show(recipe, folder, rows)
+    accelerator.end_training()
+    return rows
+
+
+def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
+    data = load_data(recipe.data, recipe.seed)
+    seed = derive(recipe.seed, "role=student")
+    student = build_stream(
+        recipe.student,
+        recipe.alignment,
+        len(data.classes),
+        recipe.data.image_size,
+        role="student",
+        seed=(seed, "weights"),
+    )
+    zoo = assemble_zoo(recipe, data, accelerator)
+    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
+    alone = student_alone(recipe, steps, data, accelerator)
+    training = Training(
+        Distiller(student, recipe, len(data.classes)),
+        recipe.loop,
+        accelerator,
+        data=data,
+        images=data.train,
+        steps=steps,
+        seed=seed,
+        folder=folder.path,
+        title="student",
+        teach=zoo.outputs,
+        discriminator_lr=recipe.discriminators.lr,
+    )
+    student = training.run()
+    rows = make_table(student, alone, zoo.streams, data, accelerator)
+    if accelerator.is_main_process:
+        export(student, folder.student, data.classes, recipe.data, {"README.md": student_card(recipe, rows)})
+        folder.finish(rows)
+    accelerator.wait_for_everyone()
+    return rows
+
+
+def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
+    print_table(rows, f"\nTest split of {recipe.data.source}")
+    where = Path(folder.student).resolve()
+    say(f'\nLoad the student, with plain timm:\n  timm.create_model("local-dir:{where}", pretrained=True)')

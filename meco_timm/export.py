@@ -1,0 +1,55 @@
+"""11 · A timm checkpoint in a folder: model.safetensors and config.json, for plain `timm.create_model("local-dir:…")`."""
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import save_for_hf
+
+from meco_timm.files import move_into_place, write_json
+from meco_timm.recipe import Data
+from meco_timm.streams import Stream
+
+# What describes this checkpoint; all else in timm's config belongs to the tag whose defaults the network was made with.
+OWN_KEYS = {
+    "tag", "custom_load", "num_classes", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode",
+    "mean", "std", "pool_size", "first_conv", "classifier",
+}  # fmt: skip
+
+
+def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, str | Any]) -> None:
+    """Write the stream's network as a timm checkpoint; `extra` maps further file names to their text or JSON value.
+
+    The folder appears whole or not at all.
+    """
+    beside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    model = deepcopy(stream.model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    channels = stream.mean.shape[1]
+    data_config = {
+        "input_size": (channels, stream.size, stream.size),
+        "mean": stream.data_config["mean"],
+        "std": stream.data_config["std"],
+        "interpolation": data.interpolation,
+        "crop_pct": data.crop_pct,
+        "crop_mode": "center",
+    }
+    save_for_hf(
+        model,
+        beside,
+        model_config={"label_names": classes, "pretrained_cfg": {"tag": "meco"}},
+        safe_serialization=True,
+        data_config=data_config,
+    )
+    config = json.loads((beside / "config.json").read_text())
+    config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k in OWN_KEYS}
+    write_json(beside / "config.json", config)
+    for name, content in extra.items():
+        if isinstance(content, str):
+            (beside / name).write_text(content, encoding="utf-8")
+        else:
+            write_json(beside / name, content)
+    move_into_place(beside, folder)

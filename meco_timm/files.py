@@ -1,0 +1,49 @@
+"""Files that are whole or not there: written beside their place, flushed, renamed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    _flush(beside)
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Tensors and plain values; read back with `load_state`."""
+    beside = path.with_name(path.name + ".tmp")
+    torch.save(state, beside)
+    _flush(beside)
+    beside.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote. Only tensors and plain values are read, never pickled code."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def move_into_place(beside: Path, folder: Path) -> None:
+    """Rename a finished folder to its name, in place of an older one."""
+    for file in beside.iterdir():
+        _flush(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)

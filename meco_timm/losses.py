@@ -1,0 +1,64 @@
+"""6 · Similarity: pure functions of two B×n tensors (paper, section 3.2), in float32, mean over the batch.
+
+`teacher` and `student` are logits for `between_logits`; standardised aligned vectors for `between_blocks`.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def l1(teacher: Tensor, student: Tensor) -> Tensor:
+    """(1/B) ΣΣ |t − s|"""
+    return (teacher - student).abs().sum(1).mean()
+
+
+def l2(teacher: Tensor, student: Tensor) -> Tensor:
+    """(1/B) ΣΣ (t − s)²"""
+    return (teacher - student).square().sum(1).mean()
+
+
+def kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """(1/B) ΣΣ p log(p/q) with p, q the softmax of teacher and student."""
+    log_p, log_q = teacher_logits.log_softmax(1), student_logits.log_softmax(1)
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def ce(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """−(1/B) ΣΣ p log q: the gradient of `kl`, shifted by the teacher's entropy."""
+    return F.cross_entropy(student_logits, teacher_logits.softmax(1))
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2, "kl": kl, "ce": ce}
+
+
+def between_logits(kind: str, teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Similarity of two logits B×K, as the paper has it: of their softmax, here at a temperature.
+
+    kl and ce are multiplied by temperature², which keeps their gradient's size (Hinton et al. 2015).
+    """
+    teacher, student = teacher.float() / temperature, student.float() / temperature
+    if kind in ("kl", "ce"):
+        return SIMILARITIES[kind](teacher, student) * temperature**2
+    return SIMILARITIES[kind](teacher.softmax(1), student.softmax(1))
+
+
+def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
+    """Similarity of two aligned blocks B×d: l1 and l2 per element, kl and ce of their softmax over d."""
+    scale = 1 if kind in ("kl", "ce") else 1 / teacher.shape[1]
+    return SIMILARITIES[kind](teacher.float(), student.float()) * scale
+
+
+def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the labels B, mean over the images that have one (label ≥ 0); 0 when none has."""
+    known = (label >= 0).sum().clamp(min=1)
+    loss = F.cross_entropy(logits.float(), label, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return loss / known
+
+
+def mean_logits(logits: list[Tensor], temperature: float = 1.0) -> Tensor:
+    """Logits whose softmax at `temperature` is the mean of the networks' softmax at `temperature`; B×K each."""
+    softened = torch.stack([z.float() / temperature for z in logits]).log_softmax(-1)
+    return temperature * (softened.logsumexp(0) - torch.tensor(float(len(logits))).log())

@@ -1,0 +1,63 @@
+"""The run folder: one recipe's run and nothing else."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from meco_timm.errors import UserError
+from meco_timm.evaluation import Row
+from meco_timm.files import write_json, write_text
+from meco_timm.reading import changed_keys, recipe_key, to_yaml
+from meco_timm.recipe import Recipe
+
+
+class RunFolder:
+    """recipe.yaml (every default written out), metrics.jsonl, checkpoint.pt while training, table.json, student/."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.student = path / "student"
+        self.table = path / "table.json"
+
+    def finished_rows(self) -> list[Row] | None:
+        """The table of a run that has ended."""
+        if not self.table.exists():
+            return None
+        return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
+
+    def finish(self, rows: list[Row]) -> None:
+        """Write the table; its presence says that the run has ended, so it is the last file written."""
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        write_json(self.table, {"rows": [row._asdict() for row in rows]})
+
+
+def open_run_folder(recipe: Recipe, main: bool) -> RunFolder:
+    """The folder `recipe.run`, made if need be (by the main process).
+
+    Raises:
+        UserError: it holds another recipe's run, or cannot be written.
+    """
+    folder = RunFolder(Path(recipe.run or "run"))
+    saved = folder.path / "recipe.yaml"
+    try:
+        if saved.exists():
+            _same_recipe(recipe, saved)
+        elif folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
+        elif main:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_text(saved, to_yaml(recipe))
+    except OSError as error:
+        raise UserError(f"run: the folder {folder.path} cannot be written: {error.strerror}.") from None
+    return folder
+
+
+def _same_recipe(recipe: Recipe, saved: Path) -> None:
+    old = Recipe.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
+    changed = changed_keys(recipe_key(old), recipe_key(recipe))
+    if changed:
+        raise UserError(
+            f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
+            "Choose another folder with run=FOLDER, or leave `run` out to have one per recipe."
+        )

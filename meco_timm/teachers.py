@@ -1,0 +1,168 @@
+"""5 · The zoo: load teachers or train them, freeze them, choose one per step."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from meco_timm.data import DataSource
+from meco_timm.distiller import Supervised
+from meco_timm.errors import UserError
+from meco_timm.export import export
+from meco_timm.loop import Training, total_steps
+from meco_timm.losses import mean_logits
+from meco_timm.progress import say
+from meco_timm.randomness import derive
+from meco_timm.reading import fingerprint
+from meco_timm.recipe import Alignment, Loop, Network, Recipe
+from meco_timm.streams import Outputs, Stream, build_stream
+
+KEY_VERSION = 1  # a change of what a trained network depends on, so that older ones are not taken for it
+LOGITS_ONLY = Alignment(blocks=0)
+
+
+def draw(seed: int, step: int, teachers: int) -> int:
+    """Which teacher teaches step `step`: uniform, and a pure function of (seed, step)."""
+    return derive(seed, "teacher", step) % teachers
+
+
+class Zoo:
+    """Frozen teachers by name. They stay outside `accelerator.prepare`, in eval mode and out of every checkpoint."""
+
+    def __init__(self, streams: dict[str, Stream], recipe: Recipe, accelerator: Accelerator):
+        self.streams = {name: s.to(accelerator.device).eval().requires_grad_(False) for name, s in streams.items()}
+        self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
+        self.temperature, self.accelerator = recipe.losses.temperature, accelerator
+
+    def outputs(self, image: Tensor, step: int) -> Outputs:
+        """The outputs that step `step` learns from: those of the drawn teacher, or the mean of all."""
+        with torch.no_grad(), self.accelerator.autocast():
+            if self.sampling == "average":
+                return self._average([stream(image) for stream in self.streams.values()])
+            names = list(self.streams)
+            return self.streams[names[draw(self.seed, step, len(names))]](image)
+
+    def _average(self, outputs: list[Outputs]) -> Outputs:
+        blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs), strict=True)]
+        return Outputs(blocks, mean_logits([o.logits for o in outputs], self.temperature))
+
+
+def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Zoo:
+    """Every teacher of the recipe, trained first where it says `train`.
+
+    Raises:
+        UserError: a teacher cannot be had or does not fit the data set.
+    """
+    streams: dict[str, Stream] = {}
+    copies: dict[str, int] = {}
+    for i, teacher in enumerate(recipe.teachers):
+        copy = copies[teacher.model] = copies.get(teacher.model, 0) + 1
+        name = teacher.model.rstrip("/").split("/")[-1] + (f" ({copy})" if copy > 1 else "")
+        network: Network = teacher
+        if teacher.train:
+            steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
+            key = {"role": "teacher", "copy": copy}
+            folder = trained_on_labels(network, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
+            network = Network(model=f"local-dir:{folder}", args=_build_args(teacher))
+        streams[name] = build_stream(
+            network,
+            recipe.alignment,
+            len(data.classes),
+            recipe.data.image_size,
+            role=f"teachers.{i}",
+            size=teacher.size,
+            keep_head=True,
+        )
+    return Zoo(streams, recipe, accelerator)
+
+
+def _build_args(network: Network) -> dict[str, Any]:
+    """Arguments that a checkpoint's config does not record (drop rates) do not matter to a frozen network."""
+    return {}
+
+
+def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
+    """The student's network with the same initial weights, budget and augmentation, trained on the labels only."""
+    key = {"role": "student"}
+    folder = trained_on_labels(recipe.student, recipe.loop, steps, recipe, data, accelerator, key, "student alone")
+    network = Network(model=f"local-dir:{folder}")
+    size = recipe.data.image_size
+    stream = build_stream(network, LOGITS_ONLY, len(data.classes), size, role="student", keep_head=True)
+    return stream.to(accelerator.device)
+
+
+def trained_on_labels(
+    network: Network,
+    loop: Loop,
+    steps: int,
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    role: dict[str, Any],
+    title: str,
+) -> Path:
+    """The zoo's folder of this network trained on the labelled images; trained now unless it is already there.
+
+    Its name holds a hash of all that makes it: data, network, loop, role and seed.
+    """
+    key = training_key(network, loop, steps, recipe, data, accelerator, role)
+    folder = Path(recipe.zoo.folder) / f"{network.model.replace('/', '_').replace(':', '_')}-{fingerprint(key)}"
+    if (folder / "config.json").exists():
+        if accelerator.is_main_process:
+            say(f"{title}: taken from {folder}")
+        return folder
+    work = folder.with_name(folder.name + ".training")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
+    seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
+    stream = build_stream(
+        network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=(seed, "weights")
+    )
+    training = Training(
+        Supervised(stream, loop.label_smoothing),
+        loop,
+        accelerator,
+        data=data,
+        images=data.labelled,
+        steps=steps,
+        seed=seed,
+        folder=work,
+        title=title,
+    )
+    stream = training.run()
+    if accelerator.is_main_process:
+        metrics = (work / "metrics.jsonl").read_text()
+        export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
+        for file in work.iterdir():
+            file.unlink()
+        work.rmdir()
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def training_key(
+    network: Network,
+    loop: Loop,
+    steps: int,
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    role: dict[str, Any],
+) -> dict[str, Any]:
+    """All that a network trained on labels depends on."""
+    seen = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
+    return {
+        "version": KEY_VERSION,
+        "data": data.identity,
+        "views": seen,
+        "network": network.model_dump(mode="json", include={"model", "args"}),
+        "loop": loop.model_dump(mode="json", exclude={"log_every", "epochs", "steps"}) | {"steps": steps},
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "seed": recipe.seed,
+        **role,
+    }
