@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else EXIT_CODE
     try:
         recipe = load_recipe(arguments[0], arguments[1:])  # before torch is imported: a wrong recipe is told at once
-        from meco_timm.distill import distill
+        from meco_timm import distill
 
         distill(recipe)
     except UserError as error:

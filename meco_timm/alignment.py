@@ -29,7 +29,7 @@ def grid(maps: Tensor, length: int) -> Tensor:
 
 
 def attention(maps: Tensor, length: int) -> Tensor:
-    """Energy per position: mean of squares over channels, pooled to √length × √length (Zagoruyko and Komodakis 2017)."""
+    """Energy per position: mean of squares over channels, pooled to √length × √length (Zagoruyko 2017)."""
     return F.adaptive_avg_pool2d(maps.square().mean(1, keepdim=True), isqrt(length)).flatten(1)
 
 
@@ -47,7 +47,7 @@ def align(maps: Tensor, method: str, length: int) -> Tensor:
 
 
 def choose_blocks(available: int, wanted: int) -> list[int]:
-    """Indices of the last block of each of `wanted` equal parts of the network: equal relative depth in any two networks.
+    """Indices of the last block of each of `wanted` equal parts of a network: alike in relative depth between any two.
 
     `choose_blocks(12, 4)` is [2, 5, 8, 11], `choose_blocks(5, 4)` is [1, 2, 3, 4].
     """

@@ -28,11 +28,11 @@ NO_LABEL = -1
 
 
 class Batch(NamedTuple):
-    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. index: int64, B, row in the source split."""
+    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. row: int64, B, place in the source split."""
 
     image: Tensor
     label: Tensor
-    index: Tensor
+    row: Tensor
 
 
 class Images(torch.utils.data.Dataset):
@@ -196,12 +196,12 @@ def load_data(settings: Data, seed: int) -> DataSource:
 
 def _transforms(settings: Data) -> tuple[Any, Any]:
     """timm's transforms for training and evaluation, both ending in uint8 3×H×W."""
-    common: dict[str, Any] = dict(
-        input_size=settings.image_size,
-        interpolation=settings.interpolation,
-        crop_pct=settings.crop_pct,
-        normalize=False,
-    )
+    common: dict[str, Any] = {
+        "input_size": settings.image_size,
+        "interpolation": settings.interpolation,
+        "crop_pct": settings.crop_pct,
+        "normalize": False,
+    }
     a = settings.augmentation
     view = create_transform(
         **common,

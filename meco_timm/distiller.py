@@ -1,4 +1,4 @@
-"""8 · One step: Outputs × Outputs → named losses. All that is trained sits in one module: one optimizer, one backward."""
+"""8 · One step: Outputs × Outputs → named losses. All that learns is one module: one optimizer, one backward."""
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Distiller(nn.Module):
         return terms
 
     def _games(self, teacher: Outputs, student: Outputs) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
-        """(name, discriminator, teacher's side, student's side) of every discriminator; of logits it sees the softmax."""
+        """(name, discriminator, teacher's side, student's side) of each; of logits a discriminator sees the softmax."""
         if not self.discriminators:
             return []
         pairs = [(str(i), t, s) for i, (t, s) in enumerate(zip(teacher.blocks, student.blocks, strict=True))]

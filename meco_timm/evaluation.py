@@ -39,7 +39,7 @@ def negative_log_likelihood(logits: Tensor, label: Tensor) -> float:
 
 
 def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): Σ share of bin · |accuracy − confidence| over equal bins, per cent."""
+    """Expected calibration error (Guo 2017): Σ share of bin · |accuracy − confidence| over equal bins, per cent."""
     confidence, predicted = logits.double().softmax(1).max(1)
     gap = (predicted == label).double() - confidence
     place = (confidence * bins).long().clamp(max=bins - 1)
@@ -61,9 +61,9 @@ def predict(
     parts: list[list[Tensor]] = []
     for batch in data.in_order(images, batch_size, accelerator.process_index, accelerator.num_processes):
         image = batch.image.to(accelerator.device, non_blocking=True)
-        parts.append([batch.index, batch.label, *(f(image).float().cpu() for f in predictors.values())])
-    index, label, *logits = (torch.cat(column) for column in _gathered(parts, accelerator))
-    order = index.argsort()
+        parts.append([batch.row, batch.label, *(f(image).float().cpu() for f in predictors.values())])
+    row, label, *logits = (torch.cat(column) for column in _gathered(parts, accelerator))
+    order = row.argsort()
     return {name: z[order] for name, z in zip(predictors, logits, strict=True)}, label[order]
 
 
@@ -140,9 +140,10 @@ def print_table(rows: list[Row], title: str) -> None:
 
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     table.add_column("")
-    for head, *cells in _columns(rows):
+    heads, *lines = zip(*_columns(rows), strict=True)
+    for head in heads:
         table.add_column(head, justify="right")
-    for row, cells in zip(rows, zip(*(c[1:] for c in _columns(rows)), strict=True), strict=True):
+    for row, cells in zip(rows, lines, strict=True):
         table.add_row(row.name, *cells, style="bold" if row.name == "student" else None)
     Console(width=None if Console().is_terminal else 110).print(table)
 

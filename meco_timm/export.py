@@ -1,4 +1,4 @@
-"""11 · A timm checkpoint in a folder: model.safetensors and config.json, for plain `timm.create_model("local-dir:…")`."""
+"""11 · A timm checkpoint in a folder: what `timm.create_model("local-dir:…", pretrained=True)` reads."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
     """
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    model = deepcopy(stream.model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    model = deepcopy(stream.model).to(device="cpu", dtype=torch.float32).to(memory_format=torch.contiguous_format)
     channels = stream.mean.shape[1]
     data_config = {
         "input_size": (channels, stream.size, stream.size),

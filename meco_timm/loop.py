@@ -195,8 +195,8 @@ class MetricLines:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
-                f"loop: at step {step} {broken[-1]} is not finite. Lower loop.lr, or write mixed precision off; the last "
-                "good checkpoint is kept and the same command continues from it."
+                f"loop: at step {step} {broken[-1]} is not finite. Lower loop.lr or do without mixed precision. "
+                "The last good checkpoint is kept; the same command continues from it."
             )
         self._write({"step": step, "lr": lr, "images_per_s": images_per_s, **values})
         return f"{images_per_s:.0f} images/s  " + _note(values)

@@ -34,7 +34,9 @@ class Ticker:
     def step(self, done: int, note: str = "") -> None:
         """`done` steps are behind us; `note` (images/s, losses) replaces the last one unless empty."""
         if self.bar:
-            self.bar.update(self.task, completed=done, **({"note": note} if note else {}))
+            self.bar.update(self.task, completed=done)
+            if note:
+                self.bar.update(self.task, note=note)
         elif self.shown and note and (time.monotonic() - self.last_line > LINE_SECONDS or done == self.total):
             self.last_line = time.monotonic()
             left = (self.last_line - self.began) / max(done - self.start, 1) * (self.total - done)

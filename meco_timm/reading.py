@@ -44,7 +44,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 def _key_lines(node: yaml.Node | None, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
     """(path of a key, its line counted from 1) for every key and list item below `node`."""
     if isinstance(node, yaml.MappingNode):
-        items = [(str(key.value), key.start_mark, value) for key, value in node.value]
+        items: list[tuple[str | int, Any, Any]] = [(str(key.value), key.start_mark, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
         items = [(i, value.start_mark, value) for i, value in enumerate(node.value)]
     else:
@@ -87,7 +87,7 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
     if not equals or not dotted:
         raise UserError(f"{COMMAND_LINE}: {argument!r} is not an override. Write key=value, for example loop.lr=5e-4.")
     value, _ = _parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
-    keys: Path_ = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
+    keys: tuple[Any, ...] = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
     target: Any = raw
     for key in keys[:-1]:
         if isinstance(target, list) and isinstance(key, int) and key < len(target):

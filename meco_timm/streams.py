@@ -32,15 +32,16 @@ class Outputs(NamedTuple):
 class Stream(nn.Module):
     """normalise → size → timm model → taps → alignment. The only forward in the project."""
 
+    model: Any  # a timm model: mypy knows nothing of forward_intermediates and its like
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, alignment: Alignment, size: int, data_config: dict[str, Any]):
+    def __init__(self, model: Any, alignment: Alignment, size: int, data_config: dict[str, Any]):
         super().__init__()
         self.model, self.alignment, self.size = model, alignment, size
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
-        self.taps = choose_blocks(len(model.feature_info), alignment.blocks)  # type: ignore[arg-type]
+        self.taps = choose_blocks(len(model.feature_info), alignment.blocks)
         for name in ("mean", "std"):  # not persistent: the state dict is the model's alone
             self.register_buffer(name, torch.tensor(data_config[name]).view(1, -1, 1, 1), persistent=False)
 
@@ -87,7 +88,7 @@ def build_stream(
     role: str,
     size: int | None = None,
     keep_head: bool = False,
-    seed: tuple[int | str, ...] = (0,),
+    seed: int = 0,
 ) -> Stream:
     """The stream of a network of the recipe.
 
@@ -100,19 +101,19 @@ def build_stream(
     check_name(network.model, role)
     model_args = dict(network.args) if keep_head else {"num_classes": classes, **network.args}
     probe = _create(network, model_args, role, pretrained=False, device="meta")
-    own_size = int(probe.pretrained_cfg["input_size"][-1])  # type: ignore[index]
+    own_size = int(probe.pretrained_cfg["input_size"][-1])
     size = size or (own_size if keep_head else image_size)
     takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
-    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):  # type: ignore[operator]
+    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
         model_args = {"img_size": size, **model_args}
-    reseed(*seed)  # type: ignore[arg-type]
+    reseed(seed, "weights")
     model = _create(network, model_args, role, pretrained=network.names_weights)
     if model.num_classes != classes:
         raise UserError(
             f"{role}: {network.model} has {model.num_classes} classes, the data set has {classes}. Choose weights of "
             f"the same classes, or let it learn them with `train: {network.model}`."
         )
-    available = len(model.feature_info)  # type: ignore[arg-type]
+    available = len(model.feature_info)
     if alignment.blocks > available:
         raise UserError(
             f"alignment.blocks: {network.model} ({role}) has {available} blocks to compare, not {alignment.blocks}."
@@ -135,7 +136,7 @@ def check_name(name: str, role: str) -> None:
         raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
 
 
-def _create(network: Network, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> nn.Module:
+def _create(network: Network, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> Any:
     try:
         with torch.device(device):
             return timm.create_model(network.model, pretrained=pretrained, **args)

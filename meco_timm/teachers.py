@@ -65,7 +65,7 @@ def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> 
             steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
             key = {"role": "teacher", "copy": copy}
             folder = trained_on_labels(network, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
-            network = Network(model=f"local-dir:{folder}", args=_build_args(teacher))
+            network = Network(model=f"local-dir:{folder}")
         streams[name] = build_stream(
             network,
             recipe.alignment,
@@ -76,11 +76,6 @@ def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> 
             keep_head=True,
         )
     return Zoo(streams, recipe, accelerator)
-
-
-def _build_args(network: Network) -> dict[str, Any]:
-    """Arguments that a checkpoint's config does not record (drop rates) do not matter to a frozen network."""
-    return {}
 
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
@@ -119,9 +114,7 @@ def trained_on_labels(
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
     seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
-    stream = build_stream(
-        network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=(seed, "weights")
-    )
+    stream = build_stream(network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=seed)
     training = Training(
         Supervised(stream, loop.label_smoothing),
         loop,

@@ -28,7 +28,10 @@ def main() -> None:
     features = datasets.Features(
         image=datasets.Image(), label=datasets.ClassLabel(names=[str(n) for n in digits.target_names])
     )
-    rows = [{"image": {"bytes": png(i), "path": None}, "label": int(t)} for i, t in zip(digits.images, digits.target)]
+    rows = [
+        {"image": {"bytes": png(i), "path": None}, "label": int(t)}
+        for i, t in zip(digits.images, digits.target, strict=True)
+    ]
     for name, part in (("test", rows[::3]), ("train", [row for n, row in enumerate(rows) if n % 3])):
         split = datasets.Dataset.from_list(part, features=features)
         split.to_parquet(HERE / f"{name}.parquet")

@@ -50,7 +50,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         len(data.classes),
         recipe.data.image_size,
         role="student",
-        seed=(seed, "weights"),
+        seed=seed,
     )
     zoo = assemble_zoo(recipe, data, accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
