@@ -209,18 +209,3 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
 def to_yaml(recipe: Recipe) -> str:
     """The whole recipe, every default written out; reads back as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def schema() -> str:
-    """JSON schema of a recipe, for editors. A network may be written as its name, a teacher as `train: name`."""
-    tree = Recipe.model_json_schema()
-    definitions = tree["$defs"]
-    definitions["Teacher"]["properties"]["train"]["type"] = ["boolean", "string"]
-    definitions["Teacher"]["required"] = []
-    for holder, key in ((tree["properties"]["teachers"], "items"), (tree["properties"], "student")):
-        holder[key] = {"anyOf": [{"type": "string"}, holder[key]]}
-    return json.dumps(tree, indent=1) + "\n"
-
-
-if __name__ == "__main__":
-    print(schema(), end="")
