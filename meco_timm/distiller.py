@@ -1,5 +1,8 @@
 """8 · One step: Outputs × Outputs → named losses. All that learns is one module: one optimizer, one backward."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +26,13 @@ class Supervised(nn.Module):
         return {"total": loss, "labels": loss.detach()}
 
 
+class Seen(NamedTuple):
+    """What the distiller compares of the student: projected blocks, each B×d, and logits B×K."""
+
+    blocks: list[Tensor]
+    logits: Tensor
+
+
 class Distiller(nn.Module):
     """Student stream, projections and discriminators, and the paper's objective over them."""
 
@@ -33,54 +43,71 @@ class Distiller(nn.Module):
         self.block_weights = recipe.block_weights
         blocks, length = recipe.alignment.blocks, recipe.alignment.length
         self.projections = nn.ModuleList(_identity(length) for _ in range(blocks if recipe.alignment.projection else 0))
-        places = [("blocks", [length] * blocks), ("logits", [classes])]
-        lengths = [n for place, widths in places if self.adversary.on in (place, "all") for n in widths]
-        self.discriminators = nn.ModuleList(Discriminator(n) for n in lengths if self.adversary.adversary != "none")
+        lengths = {str(i): length for i in range(blocks)} if self.adversary.on in ("blocks", "all") else {}
+        if self.adversary.on in ("logits", "all"):
+            lengths["logits"] = classes
+        if self.adversary.adversary == "none":
+            lengths = {}
+        self.discriminators = nn.ModuleDict({name: Discriminator(n) for name, n in lengths.items()})
 
     def forward(self, image: Tensor, label: Tensor, teacher: Outputs) -> dict[str, Tensor]:
         """image uint8 B×3×H×W, label B, the teacher's outputs on the same images → {"total": …, each term: …}.
 
         Only "total" carries a gradient.
         """
-        student = self._project(self.student(image))
+        outputs = self.student(image)
+        assert outputs.logits is not None  # a student has a head
+        student = Seen(self._project(outputs.blocks), outputs.logits)
         terms = self._similarities(teacher, student)
         if self.settings.labels:
             terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label))
-        total = torch.stack([weight * loss for weight, loss in terms.values()]).sum()
+        total = self._idle(teacher, student) + sum(weight * loss for weight, loss in terms.values())
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
-        for name, discriminator, of_teacher, of_student in self._games(teacher, student):
+        for name, of_teacher, of_student in self._pairs(teacher, student):
             loss, right = adversarial(
-                discriminator, of_teacher, of_student, self.adversary.adversary, self.adversary.weight
+                self.discriminators[name], of_teacher, of_student, self.adversary.adversary, self.adversary.weight
             )
             total = total + loss
             named |= {f"adversary/{name}": loss.detach(), f"discriminator_accuracy/{name}": right}
         return {"total": total, **named}
 
-    def _project(self, outputs: Outputs) -> Outputs:
+    def _project(self, blocks: list[Tensor]) -> list[Tensor]:
         if not self.projections:
-            return outputs
-        return outputs._replace(blocks=[p(b) for p, b in zip(self.projections, outputs.blocks, strict=True)])
+            return blocks
+        return [project(block) for project, block in zip(self.projections, blocks, strict=True)]
 
-    def _similarities(self, teacher: Outputs, student: Outputs) -> dict[str, tuple[float, Tensor]]:
+    def _similarities(self, teacher: Outputs, student: Seen) -> dict[str, tuple[float, Tensor]]:
+        """name → (weight, loss) of what this teacher gives and the recipe weighs."""
         s = self.settings
         terms = {}
-        if s.logits:
+        if s.logits and teacher.logits is not None:
             loss = losses.between_logits(s.similarity, teacher.logits, student.logits, s.temperature)
             terms["similarity/logits"] = (s.logits, loss)
-        for i, weight in enumerate(self.block_weights):
+        for i, (weight, of_teacher) in enumerate(zip(self.block_weights, teacher.blocks, strict=False)):
             if weight:
-                loss = losses.between_blocks(s.block_similarity, teacher.blocks[i], student.blocks[i])
+                loss = losses.between_blocks(s.block_similarity, of_teacher, student.blocks[i])
                 terms[f"similarity/{i}"] = (weight, loss)
         return terms
 
-    def _games(self, teacher: Outputs, student: Outputs) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
-        """(name, discriminator, teacher's side, student's side) of each; of logits a discriminator sees the softmax."""
-        if not self.discriminators:
-            return []
-        pairs = [(str(i), t, s) for i, (t, s) in enumerate(zip(teacher.blocks, student.blocks, strict=True))]
-        logits = [("logits", teacher.logits.float().softmax(1), student.logits.float().softmax(1))]
-        seen = {"blocks": pairs, "logits": logits, "all": pairs + logits}[self.adversary.on]
-        return [(name, d, t, s) for d, (name, t, s) in zip(self.discriminators, seen, strict=True)]
+    def _pairs(self, teacher: Outputs, student: Seen) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, teacher's side, student's side) for each discriminator; of logits it sees the softmax."""
+        for i, (of_teacher, of_student) in enumerate(zip(teacher.blocks, student.blocks, strict=False)):
+            if str(i) in self.discriminators:
+                yield str(i), of_teacher, of_student
+        if "logits" in self.discriminators and teacher.logits is not None:
+            yield "logits", teacher.logits.float().softmax(1), student.logits.float().softmax(1)
+
+    def _idle(self, teacher: Outputs, student: Seen) -> Tensor:
+        """Zero, through every parameter that a teacher of blocks only, or of logits only, leaves unused this step.
+
+        DistributedDataParallel wants a gradient for each parameter in each step, without searching the graph.
+        """
+        used = {name for name, _, _ in self._pairs(teacher, student)}
+        unused = [d for name, d in self.discriminators.items() if name not in used]
+        idle = [block.sum() for block in student.blocks[len(teacher.blocks) :]]
+        idle += [p.sum() for d in unused for p in d.parameters()]
+        idle += [student.logits.sum()] if teacher.logits is None else []
+        return 0.0 * torch.stack(idle).sum() if idle else student.logits.new_zeros(())
 
 
 def _identity(length: int) -> nn.Linear:

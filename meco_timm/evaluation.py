@@ -82,7 +82,7 @@ def _gathered(parts: list[list[Tensor]], accelerator: Accelerator) -> Iterator[l
 def validate(stream: Stream, data: DataSource, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
     """top1 (per cent) and nll on the validation split."""
     stream.eval()
-    logits, label = predict({"": lambda image: stream(image).logits}, data, data.validation, accelerator, batch_size)
+    logits, label = predict({"": stream.logits}, data, data.validation, accelerator, batch_size)
     return {"top1": accuracy(logits[""], label), "nll": negative_log_likelihood(logits[""], label)}
 
 
@@ -94,22 +94,26 @@ def make_table(
     accelerator: Accelerator,
     batch_size: int = 64,
 ) -> list[Row]:
-    """All rows on the test split: teachers, true ensemble (mean of their softmax), student alone, student."""
+    """All rows on the test split: teachers, true ensemble (mean of their softmax), student alone, student.
+
+    Teachers that give no logits have no row and no say in the ensemble.
+    """
+    teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
     streams = {**teachers, "student alone": alone, "student": student}
     predictors = {name: _logits_of([stream]) for name, stream in streams.items()}
     logits, label = predict(predictors, data, data.test, accelerator, batch_size)
-    logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
-    members = {name: [stream] for name, stream in streams.items()} | {"true ensemble": list(teachers.values())}
-    return [
-        _row(name, members[name], logits[name], label, accelerator.device)
-        for name in (*teachers, "true ensemble", "student alone", "student")
-    ]
+    members = {name: [stream] for name, stream in streams.items()}
+    if teachers:
+        members["true ensemble"] = list(teachers.values())
+        logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
+    order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
+    return [_row(name, members[name], logits[name], label, accelerator.device) for name in order]
 
 
 def _logits_of(streams: list[Stream]) -> Predictor:
     for stream in streams:
         stream.eval()
-    return lambda image: mean_logits([stream(image).logits for stream in streams])
+    return lambda image: mean_logits([stream.logits(image) for stream in streams])
 
 
 def _row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:

@@ -15,7 +15,7 @@ from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.recipe import Recipe
 from meco_timm.run_folder import RunFolder, open_run_folder
-from meco_timm.streams import build_stream
+from meco_timm.streams import student_stream
 from meco_timm.teachers import assemble_zoo, student_alone
 
 
@@ -44,14 +44,7 @@ def distill(recipe: Recipe) -> list[Row]:
 def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
     data = load_data(recipe.data, recipe.seed)
     seed = derive(recipe.seed, "role=student")
-    student = build_stream(
-        recipe.student,
-        recipe.alignment,
-        len(data.classes),
-        recipe.data.image_size,
-        role="student",
-        seed=seed,
-    )
+    student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
     zoo = assemble_zoo(recipe, data, accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     alone = student_alone(recipe, steps, data, accelerator)

@@ -131,6 +131,8 @@ class Network(Section):
     """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`."""
     args: dict[str, Any] = {}
     """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`."""
+    weights: str | None = None
+    """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -139,7 +141,7 @@ class Network(Section):
 
     @property
     def names_weights(self) -> bool:
-        return "." in self.model or ":" in self.model
+        return self.weights is not None or "." in self.model or ":" in self.model
 
 
 class Teacher(Network):
@@ -150,6 +152,13 @@ class Teacher(Network):
     size: Annotated[int, Field(gt=0)] | None = None
     """Input size in pixels; by default the size it was trained at, `data.image_size` for a network trained here.
     The batch is resized for it."""
+    gives: Literal["all", "blocks", "logits"] = "all"
+    """What the student learns from it. A network without a head (DINO, CLIP, SAM encoders) gives its blocks only."""
+    classes: str | list[int | str] | None = None
+    """Where its class set differs: a file with the teacher's class names, one a line, or a list with the teacher's
+    class (number or name) for each class of the data set. By default found by name, if its config has names."""
+    missing: Literal["error", "mask"] = "error"
+    """Classes of the data set that the teacher does not know: refused, or `mask`: it never speaks of them."""
     loop: Loop = Loop()
     """What differs from `zoo.loop` in this teacher's training."""
 

@@ -4,10 +4,8 @@ Each stream resizes to its network's own input size and normalises with its own 
 images as it was trained to see them. Logits and blocks come from one forward.
 """
 
-import inspect
 from typing import Any, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_data_config
@@ -15,18 +13,23 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from meco_timm.alignment import align, choose_blocks
-from meco_timm.errors import UserError, did_you_mean
-from meco_timm.randomness import reseed
-from meco_timm.recipe import Alignment, Network
+from meco_timm.classes import MISSING, find_map
+from meco_timm.errors import UserError
+from meco_timm.networks import make_network
+from meco_timm.recipe import Alignment, Network, Teacher
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
+NEVER = -1e4  # logit of a class that a teacher does not know: finite, so that no loss becomes 0 · ∞
 
 
 class Outputs(NamedTuple):
-    """blocks: one B×d per compared block, first block first. logits: B×K."""
+    """blocks: one B×d per compared block, first block first. logits: B×K; None from a teacher of blocks only.
+
+    A teacher of logits only has no blocks.
+    """
 
     blocks: list[Tensor]
-    logits: Tensor
+    logits: Tensor | None
 
 
 class Stream(nn.Module):
@@ -36,12 +39,24 @@ class Stream(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, alignment: Alignment, size: int, data_config: dict[str, Any]):
+    class_map: Tensor | None
+
+    def __init__(
+        self,
+        model: Any,
+        alignment: Alignment,
+        size: int,
+        data_config: dict[str, Any],
+        gives: str = "all",
+        class_map: list[int] | None = None,
+    ):
         super().__init__()
         self.model, self.alignment, self.size = model, alignment, size
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
-        self.taps = choose_blocks(len(model.feature_info), alignment.blocks)
+        self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
+        self.has_logits = gives != "blocks"
+        self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
         for name in ("mean", "std"):  # not persistent: the state dict is the model's alone
             self.register_buffer(name, torch.tensor(data_config[name]).view(1, -1, 1, 1), persistent=False)
 
@@ -49,10 +64,26 @@ class Stream(nn.Module):
         """image B×3×H×W, uint8 or float in [0, 1] → Outputs."""
         x = self.prepare(image)
         if not self.taps:
-            return Outputs([], self.model(x))
-        final, maps = self.model.forward_intermediates(x, indices=self.taps, output_fmt="NCHW")
-        blocks = [align(m, self.alignment.method, self.alignment.length) for m in maps]
-        return Outputs(blocks, self.model.forward_head(final))
+            return Outputs([], self._mapped(self.model(x)))
+        wanted: dict[str, Any] = {"indices": self.taps, "output_fmt": "NCHW"}
+        if self.has_logits:
+            final, maps = self.model.forward_intermediates(x, **wanted)
+            logits = self._mapped(self.model.forward_head(final))
+        else:
+            maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
+        return Outputs([align(m, self.alignment.method, self.alignment.length) for m in maps], logits)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """image as for `forward` → B×K, of a network that has a head."""
+        logits = self(image).logits
+        assert logits is not None
+        return logits
+
+    def _mapped(self, logits: Tensor) -> Tensor:
+        """B × the network's classes → B×K, the data set's classes."""
+        if self.class_map is None:
+            return logits
+        return logits[:, self.class_map].masked_fill(self.class_map == MISSING, NEVER)
 
     def prepare(self, image: Tensor) -> Tensor:
         """The network's own view of the batch: its size, its channels, its normalisation."""
@@ -79,77 +110,65 @@ class Stream(nn.Module):
         return counter.get_total_flops() // 2
 
 
-def build_stream(
-    network: Network,
-    alignment: Alignment,
-    classes: int,
-    image_size: int,
-    *,
-    role: str,
-    size: int | None = None,
-    keep_head: bool = False,
-    seed: int = 0,
+def student_stream(
+    network: Network, alignment: Alignment, classes: int, image_size: int, *, role: str = "student", seed: int = 0
 ) -> Stream:
-    """The stream of a network of the recipe.
+    """A trainable stream with a head for `classes` that sees `image_size` pixels.
 
-    `keep_head`: the weights' own head and input size stay, as for a pretrained teacher; otherwise the network gets a
-    new head for `classes` and sees `image_size`. `role` ("student", "teachers.0") says where an error is.
+    From the weights that the network names, with a new head where their classes are not as many; else from random
+    ones, a function of `seed`. `role` says where an error is.
 
     Raises:
-        UserError: unknown name, class counts that differ, too many blocks, or an image size that it cannot take.
+        UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
     """
-    check_name(network.model, role)
-    model_args = dict(network.args) if keep_head else {"num_classes": classes, **network.args}
-    probe = _create(network, model_args, role, pretrained=False, device="meta")
-    own_size = int(probe.pretrained_cfg["input_size"][-1])
-    size = size or (own_size if keep_head else image_size)
-    takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
-    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
-        model_args = {"img_size": size, **model_args}
-    reseed(seed, "weights")
-    model = _create(network, model_args, role, pretrained=network.names_weights)
+    model, size = make_network(network, {"num_classes": classes}, network.names_weights, image_size, role, seed)
     if model.num_classes != classes:
+        model.reset_classifier(classes)
+    return _checked(Stream(model, alignment, size, _data_config(model)), network.model, role)
+
+
+def teacher_stream(teacher: Teacher, alignment: Alignment, classes: list[str], *, role: str = "teachers.0") -> Stream:
+    """The stream of a network whose weights are ready, with their own head, input size, and a map of its classes.
+
+    Raises:
+        UserError: as for a student, and class sets that do not fit (classes.py).
+    """
+    own = teacher.args.get("num_classes")
+    model, size = make_network(teacher, {}, True, teacher.size, role)
+    if own is not None and teacher.weights is None and own != model.pretrained_cfg.get("num_classes"):
         raise UserError(
-            f"{role}: {network.model} has {model.num_classes} classes, the data set has {classes}. Choose weights of "
-            f"the same classes, or let it learn them with `train: {network.model}`."
+            f"{role}.args: num_classes {own} would replace the head of {teacher.model} by a random one. Leave it out, "
+            f"and map its classes with {role}.classes."
         )
-    available = len(model.feature_info)
-    if alignment.blocks > available:
+    gives = teacher.gives
+    if gives != "blocks" and not model.num_classes:
+        if gives == "logits" or not alignment.blocks:
+            raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
+        gives = "blocks"
+    mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
+    return _checked(Stream(model, alignment, size, _data_config(model), gives, mapped), teacher.model, role)
+
+
+def _data_config(model: Any) -> dict[str, Any]:
+    return resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+
+
+def _checked(stream: Stream, name: str, role: str) -> Stream:
+    """One image through the network, so that what it cannot do is found before any training."""
+    available = len(stream.model.feature_info)
+    if stream.alignment.blocks > available:
         raise UserError(
-            f"alignment.blocks: {network.model} ({role}) has {available} blocks to compare, not {alignment.blocks}."
+            f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )
-    stream = Stream(model, alignment, size, resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model))
-    _try_forward(stream, network.model, role)
-    return stream
-
-
-def check_name(name: str, role: str) -> None:
-    """Refuse a name that timm does not know, with the nearest that it does."""
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        return
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise UserError(f"{role}: timm has no model {name!r}.{did_you_mean(architecture, timm.list_models())}")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        known_tags = ", ".join(tags) or "none"
-        raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
-
-
-def _create(network: Network, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> Any:
-    try:
-        with torch.device(device):
-            return timm.create_model(network.model, pretrained=pretrained, **args)
-    except Exception as error:  # a constructor's own complaint, a missing file, the network: all are the recipe's
-        told = str(error).strip().splitlines() or [repr(error)]
-        raise UserError(f"{role}: {network.model} cannot be made with {args}: {told[-1]}") from error
-
-
-def _try_forward(stream: Stream, name: str, role: str) -> None:
-    """One image through the network, so that a size it cannot take is found before any training."""
     try:
         with torch.no_grad():
             stream.eval()(torch.zeros(1, 3, stream.size, stream.size))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{role}: {name} has no head to classify with; as a teacher it can give blocks: {error}"
+        ) from error
     except Exception as error:
         key = "data.image_size" if role == "student" else f"{role}.size"
-        raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {error}") from error
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {told}") from error
+    return stream

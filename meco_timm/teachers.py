@@ -16,8 +16,8 @@ from meco_timm.losses import mean_logits
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
-from meco_timm.recipe import Alignment, Loop, Network, Recipe
-from meco_timm.streams import Outputs, Stream, build_stream
+from meco_timm.recipe import Alignment, Loop, Network, Recipe, Teacher
+from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
 
 KEY_VERSION = 1  # a change of what a trained network depends on, so that older ones are not taken for it
 LOGITS_ONLY = Alignment(blocks=0)
@@ -45,8 +45,10 @@ class Zoo:
             return self.streams[names[draw(self.seed, step, len(names))]](image)
 
     def _average(self, outputs: list[Outputs]) -> Outputs:
-        blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs), strict=True)]
-        return Outputs(blocks, mean_logits([o.logits for o in outputs], self.temperature))
+        """The mean over those that give blocks, and over those that give logits."""
+        blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
+        logits = [o.logits for o in outputs if o.logits is not None]
+        return Outputs(blocks, mean_logits(logits, self.temperature) if logits else None)
 
 
 def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Zoo:
@@ -60,20 +62,16 @@ def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> 
     for i, teacher in enumerate(recipe.teachers):
         copy = copies[teacher.model] = copies.get(teacher.model, 0) + 1
         name = teacher.model.rstrip("/").split("/")[-1] + (f" ({copy})" if copy > 1 else "")
-        network: Network = teacher
         if teacher.train:
             steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
             key = {"role": "teacher", "copy": copy}
-            folder = trained_on_labels(network, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
-            network = Network(model=f"local-dir:{folder}")
-        streams[name] = build_stream(
-            network,
-            recipe.alignment,
-            len(data.classes),
-            recipe.data.image_size,
-            role=f"teachers.{i}",
-            size=teacher.size,
-            keep_head=True,
+            folder = trained_on_labels(teacher, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
+            teacher = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+        streams[name] = teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
+    if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
+        raise UserError(
+            "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
+            "head, or the labels with losses.labels=1."
         )
     return Zoo(streams, recipe, accelerator)
 
@@ -82,10 +80,7 @@ def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Acc
     """The student's network with the same initial weights, budget and augmentation, trained on the labels only."""
     key = {"role": "student"}
     folder = trained_on_labels(recipe.student, recipe.loop, steps, recipe, data, accelerator, key, "student alone")
-    network = Network(model=f"local-dir:{folder}")
-    size = recipe.data.image_size
-    stream = build_stream(network, LOGITS_ONLY, len(data.classes), size, role="student", keep_head=True)
-    return stream.to(accelerator.device)
+    return teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, data.classes).to(accelerator.device)
 
 
 def trained_on_labels(
@@ -114,7 +109,7 @@ def trained_on_labels(
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
     seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
-    stream = build_stream(network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=seed)
+    stream = student_stream(network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=seed)
     training = Training(
         Supervised(stream, loop.label_smoothing),
         loop,
@@ -152,7 +147,7 @@ def training_key(
         "version": KEY_VERSION,
         "data": data.identity,
         "views": seen,
-        "network": network.model_dump(mode="json", include={"model", "args"}),
+        "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
         "loop": loop.model_dump(mode="json", exclude={"log_every", "epochs", "steps"}) | {"steps": steps},
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,

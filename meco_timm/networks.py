@@ -1,0 +1,126 @@
+"""3 · A timm network as the recipe names it: a timm tag, `hf-hub:`, `local-dir:`, or an architecture and a state dict.
+
+What cannot be had is refused with a reason; weights of another shape are an error, never a random head.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor
+
+from meco_timm.errors import UserError, did_you_mean
+from meco_timm.randomness import reseed
+from meco_timm.recipe import Network
+
+
+def make_network(
+    network: Network, args: dict[str, Any], pretrained: bool, size: int | None, role: str, seed: int = 0
+) -> tuple[Any, int]:
+    """(the timm model on the CPU, its input size in pixels).
+
+    `size` None is the weights' own; a network of fixed size is made for another where it can (`img_size`). Random
+    weights are a function of `seed`. `role` ("student", "teachers.0") says where an error is.
+
+    Raises:
+        UserError: an unknown name, arguments it does not take, or weights that are missing, unsafe or do not fit.
+    """
+    check_name(network.model, role)
+    args = {**args, **network.args}
+    if network.weights:
+        state = _read_weights(network.weights, role)
+        args["num_classes"] = network.args.get("num_classes", _classes_in(state, network, args, role))
+    probe = _create(network.model, args, role, pretrained=False, device="meta")
+    own_size = int(args.get("img_size") or probe.pretrained_cfg["input_size"][-1])
+    size = size or own_size
+    takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
+    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
+        args = {"img_size": size, **args}
+    reseed(seed, "weights")
+    model = _create(network.model, args, role, pretrained=pretrained and not network.weights)
+    if network.weights:
+        _load(model, state, network.weights, role)
+    return model, size
+
+
+def _read_weights(file: str, role: str) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise UserError(f"{role}.weights: there is no file {file}.")
+    try:
+        return load_state_dict(file, weights_only=True)
+    except Exception as error:
+        what = (
+            "holds more than tensors, and loading it could run code" if "weights_only" in str(error) else "is damaged"
+        )
+        told = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{role}.weights: {file} cannot be read or {what}: {told} Save its state_dict() alone."
+        ) from error
+
+
+def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any], role: str) -> int:
+    """How many classes the head of a state dict has."""
+    probe = _create(network.model, args, role, pretrained=False, device="meta")
+    heads = probe.pretrained_cfg.get("classifier") or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        for name in (f"{head}.weight", f"{head}.bias"):
+            if name in state:
+                return state[name].shape[0]
+    return 0
+
+
+def _load(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
+    own = model.state_dict()
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    odd = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys()) or sorted(wrong)
+    if odd:
+        there = "lacks" if odd[0] not in state else "has, unlike the network," if odd[0] not in own else "misshapes"
+        raise UserError(
+            f"{role}.weights: {file} does not fit: it {there} {odd[0]} ({len(odd)} such). Is `model` the right "
+            "architecture, with the right `args`?"
+        )
+    model.load_state_dict(state)
+
+
+def check_name(name: str, role: str) -> None:
+    """Refuse a name that timm does not know, with the nearest that it does."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(f"{role}: timm has no model {name!r}.{did_you_mean(architecture, timm.list_models())}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known_tags = ", ".join(tags) or "none"
+        raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
+
+
+def _create(name: str, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> Any:
+    try:
+        with torch.device(device):
+            return timm.create_model(name, pretrained=pretrained, **args)
+    except Exception as error:  # a constructor's own complaint, a missing file, the network: all are the recipe's
+        raise UserError(f"{role}: {name} cannot be made{f' with {args}' if args else ''}: {_why(error)}") from error
+
+
+HINTS = {
+    "GatedRepoError": "The repository is gated: accept its terms on huggingface.co, then `hf auth login`.",
+    "RepositoryNotFoundError": "There is no such repository, or it is private: check the name, then `hf auth login`.",
+    "RevisionNotFoundError": "The repository has no such revision.",
+    "LocalEntryNotFoundError": "The weights are not in the local cache and the Hub cannot be reached. Run once with a "
+    "connection, or name a file with `weights:` or a folder with `local-dir:`.",
+}
+HINTS |= dict.fromkeys(("OfflineModeIsEnabled", "ConnectError", "ConnectionError"), HINTS["LocalEntryNotFoundError"])
+
+
+def _why(error: BaseException) -> str:
+    """The first line that says something, and what to do about failures of the Hub."""
+    chain: list[BaseException] = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
+    return f"{told} {hints[0]}" if hints else told
