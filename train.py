@@ -1,6 +1,8 @@
 """From an ensemble of timm models to one student.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …]
+accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan]
+
+--plan   print networks, sizes, class maps, blocks, cost and memory, and train nothing
 """
 
 import sys
@@ -10,14 +12,18 @@ from meco_timm.reading import load_recipe
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not set(arguments) - {"--plan"} or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else EXIT_CODE
     try:
-        recipe = load_recipe(arguments[0], arguments[1:])  # before torch is imported: a wrong recipe is told at once
-        from meco_timm import distill
+        path, *overrides = [argument for argument in arguments if argument != "--plan"]
+        recipe = load_recipe(path, overrides)  # before torch is imported: a wrong recipe is told at once
+        from meco_timm import distill, plan
 
-        distill(recipe)
+        if "--plan" in arguments:
+            print(plan(recipe), end="")
+        else:
+            distill(recipe)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_CODE

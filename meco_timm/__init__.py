@@ -10,14 +10,14 @@ from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
 if TYPE_CHECKING:
-    from meco_timm.pipeline import distill
+    from meco_timm.pipeline import distill, plan
 
-__all__ = ["UserError", "distill", "load_recipe"]
+__all__ = ["UserError", "distill", "load_recipe", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "distill":  # torch is imported only when something is to be trained
-        from meco_timm.pipeline import distill
+    if name in ("distill", "plan"):  # torch is imported only when something is to be done
+        from meco_timm import pipeline
 
-        return distill
+        return getattr(pipeline, name)
     raise AttributeError(f"module 'meco_timm' has no attribute {name!r}")

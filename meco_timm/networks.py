@@ -18,9 +18,15 @@ from meco_timm.recipe import Network
 
 
 def make_network(
-    network: Network, args: dict[str, Any], pretrained: bool, size: int | None, role: str, seed: int = 0
+    network: Network,
+    args: dict[str, Any],
+    pretrained: bool,
+    size: int | None,
+    role: str,
+    seed: int = 0,
+    weightless: bool = False,
 ) -> tuple[Any, int]:
-    """(the timm model on the CPU, its input size in pixels).
+    """(the timm model on the CPU, its input size in pixels). `weightless`: on the meta device, all but the values.
 
     `size` None is the weights' own; a network of fixed size is made for another where it can (`img_size`). Random
     weights are a function of `seed`. `role` ("student", "teachers.0") says where an error is.
@@ -39,6 +45,8 @@ def make_network(
     takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
     if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
         args = {"img_size": size, **args}
+    if weightless:
+        return _create(network.model, args, role, pretrained=False, device="meta"), size
     reseed(seed, "weights")
     model = _create(network.model, args, role, pretrained=pretrained and not network.weights)
     if network.weights:
@@ -87,6 +95,8 @@ def _load(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
 
 def check_name(name: str, role: str) -> None:
     """Refuse a name that timm does not know, with the nearest that it does."""
+    if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+        raise UserError(f"{role}: {name} is not a folder with a timm config.json.")
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return
     architecture, _, tag = name.partition(".")

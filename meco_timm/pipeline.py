@@ -1,5 +1,6 @@
 """The whole: recipe → data → zoo → student → table → checkpoint, a call each."""
 
+import os
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,10 +12,11 @@ from meco_timm.distiller import Distiller
 from meco_timm.evaluation import Row, make_table, print_table
 from meco_timm.export import export
 from meco_timm.loop import Training, total_steps
+from meco_timm.planning import make_plan
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.recipe import Recipe
-from meco_timm.run_folder import RunFolder, open_run_folder
+from meco_timm.run_folder import RunFolder, find_run_folder
 from meco_timm.streams import student_stream
 from meco_timm.teachers import assemble_zoo, student_alone
 
@@ -28,8 +30,7 @@ def distill(recipe: Recipe) -> list[Row]:
     """
     accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
     accelerator = Accelerator(gradient_accumulation_plugin=accumulation)
-    folder = open_run_folder(recipe, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    folder = find_run_folder(recipe)
     rows = folder.finished_rows()
     if rows is None:
         rows = _distill(recipe, folder, accelerator)
@@ -41,8 +42,18 @@ def distill(recipe: Recipe) -> list[Row]:
     return rows
 
 
+def plan(recipe: Recipe) -> str:
+    """What `distill` would do, without doing it: nothing is trained, downloaded or written."""
+    return make_plan(recipe, load_data(recipe.data, recipe.seed), int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
     data = load_data(recipe.data, recipe.seed)
+    plan = make_plan(recipe, data, accelerator.num_processes)  # refuses what cannot work, before anything is written
+    if accelerator.is_main_process:
+        folder.create(recipe, plan)
+        say(plan)
+    accelerator.wait_for_everyone()
     seed = derive(recipe.seed, "role=student")
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
     zoo = assemble_zoo(recipe, data, accelerator)

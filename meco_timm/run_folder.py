@@ -13,7 +13,7 @@ from meco_timm.recipe import Recipe
 
 
 class RunFolder:
-    """recipe.yaml (every default written out), metrics.jsonl, checkpoint.pt while training, table.json, student/."""
+    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoint.pt in training, table.json, student/."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -31,12 +31,25 @@ class RunFolder:
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
         write_json(self.table, {"rows": [row._asdict() for row in rows]})
 
+    def create(self, recipe: Recipe, plan: str) -> None:
+        """Make the folder, with the recipe and the plan; does nothing where it is made already.
 
-def open_run_folder(recipe: Recipe, main: bool) -> RunFolder:
-    """The folder `recipe.run`, made if need be (by the main process).
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "plan.txt", plan)
+            write_text(self.path / "recipe.yaml", to_yaml(recipe))
+        except OSError as error:
+            raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
+
+
+def find_run_folder(recipe: Recipe) -> RunFolder:
+    """The folder `recipe.run`, which may not exist yet.
 
     Raises:
-        UserError: it holds another recipe's run, or cannot be written.
+        UserError: it holds another recipe's run, or something else.
     """
     folder = RunFolder(Path(recipe.run or "run"))
     saved = folder.path / "recipe.yaml"
@@ -45,11 +58,8 @@ def open_run_folder(recipe: Recipe, main: bool) -> RunFolder:
             _same_recipe(recipe, saved)
         elif folder.path.exists() and any(folder.path.iterdir()):
             raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
-        elif main:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            write_text(saved, to_yaml(recipe))
     except OSError as error:
-        raise UserError(f"run: the folder {folder.path} cannot be written: {error.strerror}.") from None
+        raise UserError(f"run: the folder {folder.path} cannot be used: {error.strerror}.") from None
     return folder
 
 

@@ -111,7 +111,14 @@ class Stream(nn.Module):
 
 
 def student_stream(
-    network: Network, alignment: Alignment, classes: int, image_size: int, *, role: str = "student", seed: int = 0
+    network: Network,
+    alignment: Alignment,
+    classes: int,
+    image_size: int,
+    *,
+    role: str = "student",
+    seed: int = 0,
+    weightless: bool = False,
 ) -> Stream:
     """A trainable stream with a head for `classes` that sees `image_size` pixels.
 
@@ -121,20 +128,23 @@ def student_stream(
     Raises:
         UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
     """
-    model, size = make_network(network, {"num_classes": classes}, network.names_weights, image_size, role, seed)
+    wanted = {"num_classes": classes}
+    model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
     if model.num_classes != classes:
         model.reset_classifier(classes)
     return _checked(Stream(model, alignment, size, _data_config(model)), network.model, role)
 
 
-def teacher_stream(teacher: Teacher, alignment: Alignment, classes: list[str], *, role: str = "teachers.0") -> Stream:
+def teacher_stream(
+    teacher: Teacher, alignment: Alignment, classes: list[str], *, role: str = "teachers.0", weightless: bool = False
+) -> Stream:
     """The stream of a network whose weights are ready, with their own head, input size, and a map of its classes.
 
     Raises:
         UserError: as for a student, and class sets that do not fit (classes.py).
     """
     own = teacher.args.get("num_classes")
-    model, size = make_network(teacher, {}, True, teacher.size, role)
+    model, size = make_network(teacher, {}, True, teacher.size, role, weightless=weightless)
     if own is not None and teacher.weights is None and own != model.pretrained_cfg.get("num_classes"):
         raise UserError(
             f"{role}.args: num_classes {own} would replace the head of {teacher.model} by a random one. Leave it out, "
@@ -160,9 +170,10 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
         raise UserError(
             f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )
+    device = next(stream.model.parameters()).device
     try:
         with torch.no_grad():
-            stream.eval()(torch.zeros(1, 3, stream.size, stream.size))
+            stream.to(device).eval()(torch.zeros(1, 3, stream.size, stream.size, device=device))
     except NotImplementedError as error:
         raise UserError(
             f"{role}: {name} has no head to classify with; as a teacher it can give blocks: {error}"

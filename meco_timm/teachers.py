@@ -57,23 +57,53 @@ def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> 
     Raises:
         UserError: a teacher cannot be had or does not fit the data set.
     """
-    streams: dict[str, Stream] = {}
-    copies: dict[str, int] = {}
-    for i, teacher in enumerate(recipe.teachers):
-        copy = copies[teacher.model] = copies.get(teacher.model, 0) + 1
-        name = teacher.model.rstrip("/").split("/")[-1] + (f" ({copy})" if copy > 1 else "")
+    streams = {}
+    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
         if teacher.train:
-            steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
-            key = {"role": "teacher", "copy": copy}
-            folder = trained_on_labels(teacher, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
+            folder = _trained_teacher(name, teacher, recipe, data, accelerator)
             teacher = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
         streams[name] = teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
+    return Zoo(streams, recipe, accelerator)
+
+
+def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
+    """The teachers' streams on the meta device: all that can be known and refused before anything is trained.
+
+    Raises:
+        UserError: a teacher cannot be made or does not fit the data set, or nothing would train the student's head.
+    """
+    streams = {}
+    size, blocks = recipe.data.image_size, recipe.alignment
+    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
+        role = f"teachers.{i}"
+        if teacher.train:
+            student_stream(teacher, LOGITS_ONLY, len(classes), size, role=role, weightless=True)
+            stream = student_stream(teacher, blocks, len(classes), teacher.size or size, role=role, weightless=True)
+        else:
+            stream = teacher_stream(teacher, blocks, classes, role=role, weightless=True)
+        streams[name] = stream
     if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
         raise UserError(
             "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
             "head, or the labels with losses.labels=1."
         )
-    return Zoo(streams, recipe, accelerator)
+    return streams
+
+
+def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
+    """The recipe's teachers by a short name that tells them apart."""
+    named: dict[str, Teacher] = {}
+    for teacher in recipe.teachers:
+        name = teacher.model.rstrip("/").split("/")[-1]
+        same = sum(known.partition(" (")[0] == name for known in named)
+        named[f"{name} ({same + 1})" if same else name] = teacher
+    return named
+
+
+def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Path:
+    steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
+    key = {"role": "teacher", "name": name}
+    return trained_on_labels(teacher, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
 
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
