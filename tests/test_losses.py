@@ -71,9 +71,7 @@ def test_nothing_is_lost_between_equals(kind):
 def test_ce_is_kl_and_the_teachers_entropy():
     teacher, student = pair()
     entropy = between_logits("ce", teacher, teacher)
-    torch.testing.assert_close(
-        between_logits("ce", teacher, student), between_logits("kl", teacher, student) + entropy
-    )
+    torch.testing.assert_close(between_logits("ce", teacher, student), between_logits("kl", teacher, student) + entropy)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

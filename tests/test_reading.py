@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from conftest import ROOT
+
 from meco_timm.errors import UserError, did_you_mean
 from meco_timm.reading import changed_keys, fingerprint, load_recipe, recipe_key, to_yaml
 from meco_timm.recipe import Recipe
