@@ -158,18 +158,26 @@ def load_data(settings: Data, seed: int) -> DataSource:
         UserError: the source, a split, a column or the labels are not what the recipe says.
     """
     source = _open(settings)
-    train_split, test_split = _choose_splits(source, settings, seed)
+    train_split, found_test = _choose_splits(source, settings)
     train_split, classes, labels = _columns(train_split, settings)
-    test_split, test_classes, test_labels = _columns(test_split, settings)
+    _check_labels(labels, classes, settings.train_split)
+    if found_test is None:
+        size = round(settings.test_fraction * len(labels))
+        held_out = _stratified(labels, np.arange(len(labels)), size, derive(seed, "test"), leave_one=True)
+        rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        test_split, test_classes, test_labels = train_split.select(held_out), classes, labels[held_out]
+        train_split, labels = train_split.select(rest), labels[rest]
+    else:
+        test_split, test_classes, test_labels = _columns(found_test, settings, classes)
     if classes != test_classes:
         raise UserError(
             f"data.source: the training split has {len(classes)} classes, the test split {len(test_classes)}: "
             f"{', '.join(sorted(set(classes) ^ set(test_classes))[:5])} stand only in one of them."
         )
-    _check_labels(labels, classes, settings.train_split)
     _check_labels(test_labels, classes, "test", every_class=False)
     rows = np.arange(len(labels))
-    validation = _stratified(labels, rows, round(settings.validation * len(rows)), derive(seed, "validation"))
+    size = round(settings.validation * len(rows))
+    validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
     train = np.setdiff1d(rows, validation)
     labelled = train
     if settings.labelled is not None:
@@ -252,10 +260,8 @@ def _check_class_folders(folder: Path) -> None:
                 raise UserError(f"data.source: the class folder {name} is empty. Fill it or take it away.")
 
 
-def _choose_splits(
-    source: datasets.DatasetDict, settings: Data, seed: int
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and test split by name, or one split cut in two."""
+def _choose_splits(source: datasets.DatasetDict, settings: Data) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Training and test split by name; None where the test images must be taken out of the training split."""
     names = list(source)
     for key, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
         if name is not None and name not in names:
@@ -266,27 +272,34 @@ def _choose_splits(
         return train, source[found]
     if not settings.test_fraction:
         raise UserError("data.test_fraction: the source has no test split, so a share of its images must be held out.")
-    order = np.random.default_rng(derive(seed, "test")).permutation(len(train))
-    size = round(settings.test_fraction * len(train))
-    return train.select(np.sort(order[size:])), train.select(np.sort(order[:size]))
+    return train, None
 
 
-def _columns(split: datasets.Dataset, settings: Data) -> tuple[datasets.Dataset, list[str], np.ndarray]:
-    """The split with its image column as `image` (undecoded), its class names and its labels."""
+def _columns(
+    split: datasets.Dataset, settings: Data, known: list[str] | None = None
+) -> tuple[datasets.Dataset, list[str], np.ndarray]:
+    """The split with its image column as `image` (undecoded), its class names and its labels.
+
+    `known` are the classes of a column that does not name its own: a test split need not show all of them.
+    """
     features = split.features
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     image = _one_column("image_column", settings.image_column, images, list(features))
     classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     plain = [name for name in ("label", "labels", "class", "cls", "target") if name in features]
     label = _one_column("label_column", settings.label_column, classed or plain, list(features))
-    if not isinstance(features[label], datasets.ClassLabel) and "int" not in getattr(features[label], "dtype", ""):
-        split = split.class_encode_column(label)
-    kind = split.features[label]
-    labels = np.asarray(split.with_format("numpy")[label][:], dtype=np.int64)
-    names = list(kind.names) if isinstance(kind, datasets.ClassLabel) else [str(i) for i in range(labels.max() + 1)]
+    kind = features[label]
+    if isinstance(kind, datasets.ClassLabel) or "int" in getattr(kind, "dtype", ""):
+        labels = np.asarray(split.with_format("numpy")[label][:], dtype=np.int64)
+        names = kind.names if isinstance(kind, datasets.ClassLabel) else known or map(str, range(labels.max(initial=-1) + 1))
+    else:
+        words = [str(word) for word in split.with_format(None)[label][:]]
+        names = sorted({*words, *(known or [])})
+        place = {name: i for i, name in enumerate(names)}
+        labels = np.array([place[word] for word in words], dtype=np.int64)
     split = split.select_columns([image])
     split = split if image == "image" else split.rename_column(image, "image")
-    return split.cast_column("image", datasets.Image(decode=False)), names, labels
+    return split.cast_column("image", datasets.Image(decode=False)), list(names), labels
 
 
 def _one_column(key: str, named: str | None, found: list[str], columns: list[str]) -> str:
@@ -317,8 +330,11 @@ def _check_labels(labels: np.ndarray, classes: list[str], split: str, every_clas
         raise UserError(f"data.source: empty class(es): {', '.join(empty)}. The {split} split has no image of them.")
 
 
-def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded."""
+def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
+    """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
+
+    `leave_one`: the last image of a class is taken last, so that the rest has one of each class.
+    """
     if size == 0:
         return rows[:0]
     generator = np.random.default_rng(seed)
@@ -329,6 +345,8 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int) -> n
     # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
     share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)
     share[rank_in_class == 0] -= 1 if size >= np.count_nonzero(sizes) else 0
+    if leave_one:
+        share[rank_in_class == np.repeat(sizes, sizes) - 1] = 2
     return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
 
 
