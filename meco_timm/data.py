@@ -291,7 +291,8 @@ def _columns(
     kind = features[label]
     if isinstance(kind, datasets.ClassLabel) or "int" in getattr(kind, "dtype", ""):
         labels = np.asarray(split.with_format("numpy")[label][:], dtype=np.int64)
-        names = kind.names if isinstance(kind, datasets.ClassLabel) else known or map(str, range(labels.max(initial=-1) + 1))
+        named = kind.names if isinstance(kind, datasets.ClassLabel) else known
+        names = list(named or map(str, range(labels.max(initial=-1) + 1)))
     else:
         words = [str(word) for word in split.with_format(None)[label][:]]
         names = sorted({*words, *(known or [])})
@@ -299,7 +300,7 @@ def _columns(
         labels = np.array([place[word] for word in words], dtype=np.int64)
     split = split.select_columns([image])
     split = split if image == "image" else split.rename_column(image, "image")
-    return split.cast_column("image", datasets.Image(decode=False)), list(names), labels
+    return split.cast_column("image", datasets.Image(decode=False)), names, labels
 
 
 def _one_column(key: str, named: str | None, found: list[str], columns: list[str]) -> str:
