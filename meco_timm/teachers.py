@@ -1,10 +1,14 @@
 """5 · The zoo: load teachers or train them, freeze them, choose one per step."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from meco_timm.data import DataSource
@@ -136,30 +140,51 @@ def trained_on_labels(
     work = folder.with_name(folder.name + ".training")
     try:
         work.mkdir(parents=True, exist_ok=True)
+        (work.parent / ".locks").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
-    seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
-    stream = student_stream(network, LOGITS_ONLY, len(data.classes), recipe.data.image_size, role=title, seed=seed)
-    training = Training(
-        Supervised(stream, loop.label_smoothing),
-        loop,
-        accelerator,
-        data=data,
-        images=data.labelled,
-        steps=steps,
-        seed=seed,
-        folder=work,
-        title=title,
-    )
-    stream = training.run()
+    with _alone_in(work, accelerator):
+        if not (folder / "config.json").exists():  # another run may have made it while this one waited
+            seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
+            size = recipe.data.image_size
+            stream = student_stream(network, LOGITS_ONLY, len(data.classes), size, role=title, seed=seed)
+            objective = Supervised(stream, loop.label_smoothing)
+            training = Training(
+                objective,
+                loop,
+                accelerator,
+                data=data,
+                images=data.labelled,
+                steps=steps,
+                seed=seed,
+                folder=work,
+                title=title,
+            )
+            stream = training.run()
+            if accelerator.is_main_process:
+                metrics = (work / "metrics.jsonl").read_text()
+                export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
+            accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        metrics = (work / "metrics.jsonl").read_text()
-        export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
-        for file in work.iterdir():
-            file.unlink()
-        work.rmdir()
-    accelerator.wait_for_everyone()
+        shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _alone_in(work: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Two runs that want the same teacher train it once: the second waits for the first."""
+    lock = FileLock(work.parent / ".locks" / work.stem)  # outlives the work folder, so that a waiting run finds it
+    try:
+        if accelerator.is_main_process:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"waiting for another run that is training {work.stem}")
+                lock.acquire()
+        accelerator.wait_for_everyone()
+        yield
+    finally:
+        lock.release()
 
 
 def training_key(
