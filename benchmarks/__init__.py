@@ -1,0 +1,1 @@
+"""Speed and accuracy, a command each: `python -m benchmarks.step --help`. What they share is form.py."""

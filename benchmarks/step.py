@@ -1,0 +1,145 @@
+"""What a step of ours costs over the least that distillation can cost.
+
+bare    a loop by hand over the same networks: frozen teacher, KL between logits, AdamW; images come normalised
+logits  our step, logits only: alignment.blocks=0, no adversary
+full    our step with the recipe's defaults: four blocks, a discriminator on each and on the logits, clipping
+
+    OMP_NUM_THREADS=1 python -m benchmarks.step
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from timm.data import resolve_data_config
+
+from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
+from meco_timm.data import Batch
+from meco_timm.distiller import Distiller
+from meco_timm.loop import Training
+from meco_timm.recipe import Recipe
+from meco_timm.streams import Stream
+from meco_timm.teachers import Zoo
+
+SIDES = ("bare", "logits", "full")
+CLASSES = 100
+Step = Callable[[], object]
+
+
+def make_step(side: str, args: argparse.Namespace) -> Step:
+    """One step of a side over four batches in memory, round and round. Every side has the same initial weights."""
+    torch.manual_seed(0)
+    student, teacher = (timm.create_model(name, num_classes=CLASSES) for name in (args.student, args.teacher))
+    images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
+    if side == "bare":
+        return bare(student, teacher, images)
+    changes: dict[str, Any] = {} if side == "full" else {"alignment": {"blocks": 0}}
+    changes |= {} if side == "full" else {"discriminators": {"adversary": "none"}}
+    return ours(student, teacher, images, recipe(args, changes))
+
+
+def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
+    told = {
+        "data": {"source": "memory", "image_size": args.size},
+        "teachers": [{"model": args.teacher}],
+        "student": args.student,
+        "losses": {"similarity": "kl"},
+        "loop": {"steps": 1_000_000, "warmup": 0.0, "batch_size": args.batch},
+    }
+    return Recipe.model_validate(told | changes)
+
+
+def ours(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> Step:
+    """The package's own step."""
+    streams = [
+        Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
+        for model in (student, teacher)
+    ]
+    accelerator = Accelerator(cpu=True)
+    zoo = Zoo({settings.teachers[0].model: streams[1]}, settings, accelerator)
+    unused = cast(Any, None)  # data and images: the batches below stand in for them
+    training = Training(
+        Distiller(streams[0], settings, CLASSES),
+        settings.loop,
+        accelerator,
+        data=unused,
+        images=unused,
+        steps=settings.loop.steps or 0,
+        seed=settings.seed,
+        folder=Path(tempfile.gettempdir()),  # nothing is written
+        title="student",
+        teach=zoo.outputs,
+        discriminator_lr=settings.discriminators.lr,
+    )
+    rows = torch.arange(images.shape[1])
+    batches: Iterator[Batch] = itertools.cycle([Batch(image, rows % CLASSES, rows) for image in images])
+
+    def step() -> None:
+        training._one_step(batches)
+        training.step += 1
+
+    return step
+
+
+def bare(student: Any, teacher: Any, images: torch.Tensor) -> Step:
+    """Written by hand, nothing but the networks, KL and the optimizer."""
+    batches = itertools.cycle(images.float() / 255 - 0.5)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.05, fused=True)  # as ours
+    student.train()
+    teacher.eval().requires_grad_(False)
+
+    def step() -> None:
+        image = next(batches)
+        with torch.no_grad():
+            of_teacher = teacher(image).log_softmax(1)
+        of_student = student(image).log_softmax(1)
+        F.kl_div(of_student, of_teacher, reduction="batchmean", log_target=True).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def memory(side: str, args: argparse.Namespace) -> tuple[float, float]:
+    """(peak of a process that takes three steps, peak without its imports), MiB."""
+    imports = peak_mib()
+    step = make_step(side, args)
+    for _ in range(3):
+        step()
+    return peak_mib(), peak_mib() - imports
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=7)
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--teacher", default="resnet34")
+    parser.add_argument("--size", type=int, default=64, help="pixels (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each side in a round (default %(default)s)")
+    args = parser.parse_args()
+
+    peaks = {side: in_own_process(memory, side, args) for side in SIDES}
+    steps = {side: make_step(side, args) for side in SIDES}
+    seconds = by_turns(steps, args.rounds, args.steps)
+    rows: list[Row] = []
+    for side in SIDES:
+        ms = [1000 * s / args.batch for s in seconds[side]]
+        over = [a / b for a, b in zip(seconds[side], seconds["bare"], strict=True)]
+        row = {"side": side, "CPU ms/image": median(ms), "min – max": spread(ms)}
+        row |= {"over bare": median(over), "ratio min – max": spread(over)}
+        rows.append(row | {"peak MiB": peaks[side][0], "peak less imports": peaks[side][1]})
+    figures = {f"ratio_{side}": ratio(seconds, side, "bare") for side in ("logits", "full")}
+    figures["memory_ratio"] = peaks["full"][1] / peaks["bare"][1]
+    report("step", rows, figures, args.json)
+
+
+if __name__ == "__main__":
+    main()
