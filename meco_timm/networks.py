@@ -45,8 +45,9 @@ def make_network(
     takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
     if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
         args = {"img_size": size, **args}
+        probe = _create(network.model, args, role, pretrained=False, device="meta")
     if weightless:
-        return _create(network.model, args, role, pretrained=False, device="meta"), size
+        return probe, size
     reseed(seed, "weights")
     model = _create(network.model, args, role, pretrained=pretrained and not network.weights)
     if network.weights:

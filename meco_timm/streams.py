@@ -130,6 +130,11 @@ def student_stream(
     """
     wanted = {"num_classes": classes}
     model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
+    if model.num_classes != classes and not hasattr(model, "reset_classifier"):
+        raise UserError(
+            f"{role}: {network.model} is an encoder only, with no place for a head to classify with. As a teacher it "
+            "can give its blocks."
+        )
     if model.num_classes != classes:
         model.reset_classifier(classes)
     return _checked(Stream(model, alignment, size, _data_config(model)), network.model, role)
