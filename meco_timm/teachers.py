@@ -23,7 +23,7 @@ from meco_timm.reading import fingerprint
 from meco_timm.recipe import Alignment, Loop, Network, Recipe, Teacher
 from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
 
-KEY_VERSION = 1  # a change of what a trained network depends on, so that older ones are not taken for it
+KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it
 LOGITS_ONLY = Alignment(blocks=0)
 
 
