@@ -16,6 +16,9 @@ from meco_timm.errors import UserError, did_you_mean
 from meco_timm.randomness import reseed
 from meco_timm.recipe import Network
 
+# Their forward reads numbers out of tensors (`.item()`), which the meta device cannot: random weights instead.
+NEED_VALUES = ("timm.models.gemma4_vit",)
+
 
 def make_network(
     network: Network,
@@ -46,11 +49,11 @@ def make_network(
     if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
         args = {"img_size": size, **args}
         probe = _create(network.model, args, role, pretrained=False, device="meta")
-    if weightless:
+    if weightless and type(probe).__module__ not in NEED_VALUES:
         return probe, size
     reseed(seed, "weights")
-    model = _create(network.model, args, role, pretrained=pretrained and not network.weights)
-    if network.weights:
+    model = _create(network.model, args, role, pretrained=pretrained and not (network.weights or weightless))
+    if network.weights and not weightless:
         _load(model, state, network.weights, role)
     return model, size
 

@@ -113,7 +113,7 @@ def _tap_cells(stream: Stream) -> list[str]:
     """`layer2 64×4×4 → 256` for each block."""
     if not stream.taps:
         return ["none: logits only"]
-    image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device="meta"))
+    image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
     maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
     names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
     length = stream.alignment.length

@@ -128,6 +128,11 @@ def student_stream(
     Raises:
         UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
     """
+    if role == "student" and alignment.blocks and network.args.get("patch_drop_rate"):
+        raise UserError(
+            f"{role}.args: patch_drop_rate leaves holes in the maps that alignment.blocks compares. Leave it out, or "
+            "compare logits only with alignment.blocks=0."
+        )
     wanted = {"num_classes": classes}
     model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
     if model.num_classes != classes and not hasattr(model, "reset_classifier"):
