@@ -82,7 +82,7 @@ def base_recipe(source: Path | str, folder: Path) -> dict[str, Any]:
         },
         "teachers": [{"train": "test_resnet"}, {"train": "test_vit"}],
         "student": "test_efficientnet",
-        "alignment": {"blocks": 2, "length": 32},
+        "alignment": {"blocks": 2, "method": "grid", "length": 32},
         "zoo": {"folder": str(folder / "zoo")},
         "loop": {"steps": 4, "batch_size": 8, "lr": 2e-3, "validations": 2, "log_every": 1},
     }

@@ -20,7 +20,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "data": {"source": "x", "image_size": 32},
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_efficientnet",
-        "alignment": {"blocks": BLOCKS, "length": LENGTH},
+        "alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH},
     }
     return Recipe.model_validate(tree | changes)
 
@@ -84,7 +84,7 @@ def test_only_the_total_carries_a_gradient(stream):
 @pytest.mark.parametrize("word", ["minimax", "non_saturating", "cooperative", "none"])
 @pytest.mark.parametrize("projection", [True, False])
 def test_all_that_is_trainable_learns(stream, word, projection):
-    changes = {"alignment": {"blocks": BLOCKS, "length": LENGTH, "projection": projection}}
+    changes = {"alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH, "projection": projection}}
     distiller = make_distiller(stream, discriminators={"adversary": word}, **changes)
     learns = moved(distiller, distiller(*batch()))
     families = {name.split(".")[0] for name in learns}
@@ -134,7 +134,7 @@ def test_a_weight_of_zero_leaves_the_term_out(stream):
 
 def test_projections_begin_as_the_identity(stream):
     plain = make_distiller(stream, discriminators={"adversary": "none"})(*batch())
-    changes = {"alignment": {"blocks": BLOCKS, "length": LENGTH, "projection": True}}
+    changes = {"alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH, "projection": True}}
     projected = make_distiller(stream, discriminators={"adversary": "none"}, **changes)(*batch())
     torch.testing.assert_close(projected["total"], plain["total"])
 

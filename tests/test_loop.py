@@ -100,7 +100,7 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "data": {"source": "x", "image_size": 32},
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_resnet",
-        "alignment": {"blocks": 2, "length": 32, "projection": True},
+        "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream(alignment=recipe.alignment), recipe, 3)
@@ -274,7 +274,7 @@ def test_each_parameter_has_its_rate_and_decay():
         "data": {"source": "x"},
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_vit",
-        "alignment": {"blocks": 2, "length": 32, "projection": True},
+        "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream("test_vit", recipe.alignment), recipe, 3)

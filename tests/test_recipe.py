@@ -78,7 +78,7 @@ def test_one_block_weight_is_for_all_blocks():
         ({"loop": {"epochs": 1, "steps": 1}}, "epochs and steps exclude each other"),
         ({"losses": {"blocks": [1.0]}}, "losses.blocks has 1 weights but alignment.blocks is 4"),
         ({"losses": {"logits": 0.0}}, "nothing would train the student's head"),
-        ({"alignment": {"length": 40}}, "not a multiple of 16"),
+        ({"alignment": {"length": 40, "method": "grid"}}, "not a multiple of 16"),
         ({"alignment": {"length": 32, "method": "attention"}}, "not a square"),
         ({"loop": {"lr": float("inf")}}, "finite number"),
         ({"loop": {"batch_size": 8.0}}, "valid integer"),

@@ -14,7 +14,7 @@ from meco_timm.recipe import Alignment, Network
 from meco_timm.streams import Stream, student_stream
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "test_mambaout"]
-ALIGNMENT = Alignment(blocks=2, length=32)
+ALIGNMENT = Alignment(blocks=2, method="grid", length=32)
 
 
 def make(name: str, size: int = 32, seed: int = 0, **options: Any) -> Stream:

@@ -17,9 +17,16 @@ from meco_timm.recipe import Recipe
 from meco_timm.teachers import Zoo, assemble_zoo, draw, student_alone, trained_on_labels
 
 
+@pytest.fixture(scope="module")
+def zoo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests, which is what a zoo is for."""
+    return tmp_path_factory.mktemp("shared") / "zoo"
+
+
 @pytest.fixture
-def made(recipe: dict[str, Any]) -> Recipe:
+def made(recipe: dict[str, Any], zoo_folder: Path) -> Recipe:
     recipe["loop"]["steps"] = 2
+    recipe["zoo"]["folder"] = str(zoo_folder)
     return Recipe.model_validate(recipe)
 
 
@@ -94,9 +101,10 @@ def test_teachers_are_frozen_whatever_is_done_with_them(made, data, accelerator)
         assert all(torch.equal(after[key], before[name][key]) for key in after)
 
 
-def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, capsys):
+def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, capsys, tmp_path):
+    folder = tmp_path / "zoo"
+    made.zoo.folder = str(folder)
     assemble_zoo(made, data, accelerator)
-    folder = Path(made.zoo.folder)
     names = sorted(p.name for p in folder.iterdir() if p.name != ".locks")
     assert [name.rpartition("-")[0] for name in names] == ["test_resnet", "test_vit"]
     wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl"}
