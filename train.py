@@ -7,14 +7,14 @@ accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan]
 
 import sys
 
-from meco_timm.errors import EXIT_CODE, UserError
+from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
 
 def main(arguments: list[str]) -> int:
     if not set(arguments) - {"--plan"} or {"-h", "--help"} & set(arguments):
         print(__doc__)
-        return 0 if arguments else EXIT_CODE
+        return 0 if arguments else UserError.exit_code
     try:
         path, *overrides = [argument for argument in arguments if argument != "--plan"]
         recipe = load_recipe(path, overrides)  # before torch is imported: a wrong recipe is told at once
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
             distill(recipe)
     except UserError as error:
         print(error, file=sys.stderr)
-        return EXIT_CODE
+        return error.exit_code
     return 0
 
 

@@ -1,10 +1,10 @@
 """The one error that people see: what was wrong, where, what to write instead."""
 
-EXIT_CODE = 2
-
 
 class UserError(Exception):
-    """Something that the user can mend: a recipe, a data set, a folder. Printed without a traceback; exit code 2."""
+    """Something that the user can mend: a recipe, a data set, a folder. Printed without a traceback."""
+
+    exit_code = 2
 
 
 def did_you_mean(word: object, known: list[str] | tuple[str, ...]) -> str:

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -26,19 +24,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Tensors and plain values; read back with `load_state`."""
-    beside = path.with_name(path.name + ".tmp")
-    torch.save(state, beside)
-    _flush(beside)
-    beside.replace(path)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote. Only tensors and plain values are read, never pickled code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def move_into_place(beside: Path, folder: Path) -> None:

@@ -4,32 +4,30 @@ One loop trains a teacher, the student alone and the student. An objective is a 
 to keep and whose forward gives named losses; `teach`, if any, gives the teacher's outputs for a step.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import timm.optim
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
+from meco_timm.checkpoint import Checkpoints, Interrupted, StopSign, listen
 from meco_timm.data import Batch, DataSource, Images
-from meco_timm.errors import UserError, did_you_mean
+from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
-from meco_timm.files import load_state, save_state
-from meco_timm.progress import Ticker
+from meco_timm.metrics import MetricLines
+from meco_timm.optimizers import make_optimizer, make_schedule
+from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
 from meco_timm.recipe import Loop
 from meco_timm.streams import Outputs, Stream
 
-FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for their step: on a CPU 5 × as fast
 Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's outputs
 
 
@@ -75,32 +73,93 @@ class Training:
         self.objective, self.optimizer = accelerator.prepare(objective.to(accelerator.device), optimizer)
         self.student: Stream = accelerator.unwrap_model(self.objective).student
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
+        self.checkpoints = Checkpoints(folder / "checkpoints")
         self.best: Best | None = None
         self.step = 0
+        self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
 
     def run(self) -> Stream:
-        """Train from the last checkpoint, if there is one, to the end."""
+        """Train from the last checkpoint, if there is one, to the end.
+
+        Raises:
+            Interrupted: the process was asked to stop; the state is saved, the same command goes on.
+            UserError: an image cannot be read, a loader process died, or the loss is not finite.
+        """
         self._resume()
+        self._logged = (time.monotonic(), self.step)
         self.accelerator.gradient_accumulation_steps = self.settings.accumulation  # a teacher's may be another
         self.accelerator.step = 0
-        lines = MetricLines(self.folder / "metrics.jsonl", self.step, self.accelerator.is_main_process)
-        batches = self._batches()
-        last_time, last_step = time.monotonic(), self.step
-        with Ticker(self.title, self.steps, self.step, self.accelerator.is_main_process) as ticker:
-            while self.step < self.steps:
-                losses = self._one_step(batches)
-                self.step += 1
-                note = ""
-                if self.step % self.settings.log_every == 0 or self.step == self.steps:
-                    seconds, last_time = time.monotonic() - last_time, time.monotonic()
-                    speed = (self.step - last_step) * self._images_per_step / seconds
-                    last_step = self.step
-                    note = lines.losses(self.step, losses, self.optimizer.param_groups[0]["lr"], speed)
-                ticker.step(self.step, note)
-                if self._time_to_validate():
-                    lines.validation(self.step, self._validate())
-                    self._checkpoint()
+        main = self.accelerator.is_main_process
+        lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
+        with Ticker(self.title, self.steps, self.step, main) as ticker, listen() as stop:
+            self._steps(lines, ticker, stop)
         return self._finish()
+
+    def _steps(self, lines: MetricLines, ticker: Ticker, stop: StopSign) -> None:
+        batches = self._batches()
+        saved_at = self._logged[0]
+        while self.step < self.steps:
+            try:
+                losses = self._one_step(batches)
+            except RuntimeError as error:
+                self._explain(error, stop)
+                raise
+            self.step += 1
+            logs = self.step % self.settings.log_every == 0 or self.step == self.steps
+            ticker.step(self.step, self._log(lines, losses) if logs else "")
+            if self._time_to_validate():
+                lines.validation(self.step, self._validate())
+            if self._asked_to_stop(stop, logs):
+                self._checkpoint()
+                raise self._interrupted()
+            if self._time_to_save(saved_at):
+                self._checkpoint()
+                saved_at = time.monotonic()
+
+    def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
+        """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
+        validation."""
+        (then, step), self._logged = self._logged, (time.monotonic(), self.step)
+        facts = {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": (self.step - step) * self._images_per_step / max(self._logged[0] - then, 1e-9),
+            "skipped_steps": int(self.skipped[0]),
+        }
+        return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
+
+    def _time_to_save(self, saved_at: float) -> bool:
+        s = self.settings
+        by_steps = s.checkpoint_steps is not None and self.step % s.checkpoint_steps == 0
+        return by_steps or self.step == self.steps or time.monotonic() - saved_at > 60 * s.checkpoint_minutes
+
+    def _asked_to_stop(self, stop: StopSign, logs: bool) -> bool:
+        """Whether any process has been; many processes agree on it when they log, so that all stop at one step."""
+        if self.accelerator.num_processes == 1:
+            return stop.seen
+        if not logs:
+            return False
+        seen = torch.tensor([float(stop.seen)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(seen).item())
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on from here.")
+
+    def _explain(self, error: RuntimeError, stop: StopSign) -> None:
+        """Say what a failure of the machinery means, where we know; the weights are those before the failed step."""
+        text = str(error)
+        if "DataLoader worker" in text:
+            if stop.seen:  # the signal went to the whole group of processes, loaders included
+                self._checkpoint()
+                raise self._interrupted()
+            raise UserError(
+                f"data.workers: a loader process died at step {self.step} of {self.title} ({text.splitlines()[0]}). "
+                "Was it out of memory? Write fewer; the same command goes on from the last checkpoint."
+            ) from error
+        if self.accelerator.num_processes > 1 and ("peer" in text or "NCCL" in text or "Gloo" in text.title()):
+            raise UserError(
+                f"{self.title}: another process was lost at step {self.step} ({text.splitlines()[0]}). The same "
+                "command goes on from the last checkpoint."
+            ) from error
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         reseed(self.seed, "step", self.step, self.accelerator.process_index)  # dropout and its like
@@ -113,13 +172,29 @@ class Training:
             with self.accelerator.accumulate(self.objective):
                 losses = self.objective(batch.image, batch.label, teacher)
                 self.accelerator.backward(losses["total"])
-                if self.accelerator.sync_gradients and self.settings.clip_grad:
-                    self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.clip_grad)
+                if self.accelerator.sync_gradients:
+                    self._clip_and_guard()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.student, step=self.step)
         return losses
+
+    def _clip_and_guard(self) -> None:
+        """Clip the student's gradient, and let a step whose gradient is not finite change nothing; no host sync."""
+        a, limit = self.accelerator, self.settings.clip_grad or math.inf
+        norm = a.clip_grad_norm_(self.student.parameters(), limit)
+        own = {id(p) for p in self.student.parameters()}
+        others = [p.grad for p in self.objective.parameters() if p.grad is not None and id(p) not in own]
+        bad = ~(norm + get_total_norm(others)).isfinite() if others else ~norm.isfinite()
+        self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
+        if a.scaler is None:  # fp16's scaler skips such steps itself
+            if self.optimizer.defaults.get("fused"):
+                self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
+            else:
+                for p in self.objective.parameters():
+                    if p.grad is not None:
+                        p.grad.masked_fill_(bad, 0.0)
 
     @property
     def _images_per_step(self) -> int:
@@ -151,110 +226,28 @@ class Training:
         self.accelerator.free_memory(self.objective, self.optimizer)
         return self.student.eval()
 
-    @property
-    def _checkpoint_file(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
     def _checkpoint(self) -> None:
-        if not self.accelerator.is_main_process or self.best is None:
+        if not self.accelerator.is_main_process or self.skipped[1]:  # a state amid failing steps may be spoilt
             return
         state = {
             "step": self.step,
             "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
-            "best": tuple(self.best),
+            "skipped": self.skipped,
+            "best": tuple(self.best) if self.best else None,
         }
-        save_state(self._checkpoint_file, state)
+        self.checkpoints.save(self.step, state)
 
     def _resume(self) -> None:
-        if not self._checkpoint_file.exists():
+        state = self.checkpoints.newest()
+        if state is None:
             return
-        state = load_state(self._checkpoint_file)
         self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.best, self.step = Best(*state["best"]), state["step"]
-
-
-class MetricLines:
-    """metrics.jsonl: a line of losses every `log_every` steps, a line per validation; a resumed run repeats none."""
-
-    def __init__(self, path: Path, start: int, main: bool):
-        self.path, self.main = path, main
-        if main:
-            old = path.read_text().splitlines(keepends=True) if path.exists() else []
-            path.write_text("".join(line for line in old if json.loads(line)["step"] <= start))
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self.main:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def losses(self, step: int, losses: dict[str, Tensor], lr: float, images_per_s: float) -> str:
-        """Write the line and return the note for the progress bar. Reads the device: once per `log_every` steps."""
-        values = {name: loss.item() for name, loss in losses.items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(
-                f"loop: at step {step} {broken[-1]} is not finite. Lower loop.lr or do without mixed precision. "
-                "The last good checkpoint is kept; the same command continues from it."
-            )
-        self._write({"step": step, "lr": lr, "images_per_s": images_per_s, **values})
-        return f"{images_per_s:.0f} images/s  " + _note(values)
-
-    def validation(self, step: int, scores: dict[str, float]) -> None:
-        self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
-
-
-def _note(values: dict[str, float]) -> str:
-    """The terms in short: blocks and discriminators as their means."""
-    groups: dict[str, list[float]] = {}
-    short = {"similarity": "blocks", "adversary": "adversary", "discriminator_accuracy": "D right"}
-    for name, value in values.items():
-        family = name.split("/")[0]
-        label = "logits" if name == "similarity/logits" else short.get(family, family)
-        groups.setdefault(label, []).append(value)
-    return "  ".join(f"{label} {sum(group) / len(group):.3f}" for label, group in groups.items())
-
-
-def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate)."""
-    known = timm.optim.list_optimizers()
-    if settings.optimizer not in known:
-        raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, known)}")
-    model = objective.student.model  # type: ignore[union-attr]
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
-    rates = {"projections": settings.lr, "discriminators": discriminator_lr}
-    for name, rate in rates.items():
-        extra = list(getattr(objective, name, nn.ModuleList()).parameters())
-        if extra:
-            groups.append({"params": extra, "lr": rate, "weight_decay": 0.0})
-    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
-    if settings.optimizer in FUSED:
-        common["fused"] = True
-    try:
-        return create_optimizer_v2(groups, settings.optimizer, **common)
-    except (ValueError, TypeError, ImportError, RuntimeError, AssertionError) as error:
-        raise UserError(f"loop.optimizer: {settings.optimizer} cannot be made: {error}") from error
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:
-    """timm's schedule in steps: a function of the step alone. None for `none`."""
-    if settings.schedule == "none":
-        return None
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        settings.schedule,
-        num_epochs=steps,
-        warmup_epochs=int(settings.warmup * steps),
-        warmup_lr=0.0,
-        decay_epochs=steps / 3,
-        decay_rate=1.0 if settings.schedule == "poly" else 0.1,  # timm takes it for poly's power: linear
-        decay_milestones=[round(share * steps) for share in settings.milestones],
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-    return schedule
+        self.best = Best(*state["best"]) if state["best"] else None
+        self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
+        if self.accelerator.is_main_process:
+            say(f"{self.title}: going on from step {self.step}")

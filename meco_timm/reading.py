@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from meco_timm.errors import UserError, did_you_mean
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import WATCHING, Recipe
 
 Path_ = tuple[str | int, ...]
 COMMAND_LINE = "command line"
@@ -186,7 +186,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     """All of a recipe that decides the result: without the run folder and without how often and how fast to look."""
     key = recipe.model_dump(mode="json", exclude={"run": True, "data": {"workers"}})
     for loop in (key["loop"], key["zoo"]["loop"], *(teacher["loop"] for teacher in key["teachers"])):
-        loop.pop("log_every")
+        for name in WATCHING:
+            loop.pop(name)
     key["zoo"].pop("folder")
     return key
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Similarity = Literal["l1", "l2", "kl", "ce"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -106,6 +107,10 @@ class Loop(Section):
     """Decay of the weights' moving average, which then is what is evaluated and kept; 0 for none."""
     validations: Annotated[int, Field(gt=0)] = 20
     """How often per run the validation split is looked at, evenly spread."""
+    checkpoint_minutes: Positive = 5.0
+    """Minutes between two checkpoints, from which an interrupted run goes on exactly; the last two are kept."""
+    checkpoint_steps: Annotated[int, Field(gt=0)] | None = None
+    """Steps between two checkpoints, besides."""
     log_every: Annotated[int, Field(gt=0)] = 10
     """Steps between two lines of metrics.jsonl; the only moments when the loss is read from the device."""
 
@@ -187,7 +192,7 @@ class Alignment(Section):
 
     blocks: Annotated[int, Field(ge=0)] = 4
     """Blocks compared per network, chosen by relative depth; 0 compares logits only."""
-    method: Literal["flatten", "channel_mean", "grid", "attention"] = "grid"
+    method: Literal["flatten", "channel_mean", "grid", "attention"] = "attention"
     """`flatten`: adaptive pooling of all values in a row (the paper). `channel_mean`: pooled over positions, mean over
     channels (the released code). `grid`: channels and positions pooled apart, so positions are kept. `attention`:
     energy per position, comparable between any two networks."""
@@ -210,13 +215,13 @@ class Losses(Section):
 
     similarity: Similarity = "ce"
     """Between softened logits. The paper found `ce` best of the four."""
-    temperature: Positive = 1.0
+    temperature: Positive = 4.0
     """Softens both sides; `ce` and `kl` are multiplied by its square."""
     logits: NotNegative = 1.0
     """Weight of the logits' similarity."""
     block_similarity: Similarity = "l2"
     """Between aligned blocks: l1 and l2 on standardised vectors, kl and ce on their softmax."""
-    blocks: NotNegative | list[NotNegative] = 0.1
+    blocks: NotNegative | list[NotNegative] = 0.3
     """Weight of the blocks' similarity: one for all or a list, first block first."""
     labels: NotNegative = 0.0
     """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""

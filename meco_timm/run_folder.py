@@ -1,6 +1,7 @@
 """The run folder: one recipe's run and nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,7 @@ from meco_timm.recipe import Recipe
 
 
 class RunFolder:
-    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoint.pt in training, table.json, student/."""
+    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoints/ in training, table.json, student/."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -28,7 +29,7 @@ class RunFolder:
 
     def finish(self, rows: list[Row]) -> None:
         """Write the table; its presence says that the run has ended, so it is the last file written."""
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         write_json(self.table, {"rows": [row._asdict() for row in rows]})
 
     def create(self, recipe: Recipe, plan: str) -> None:

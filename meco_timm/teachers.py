@@ -20,7 +20,7 @@ from meco_timm.losses import mean_logits
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
-from meco_timm.recipe import Alignment, Loop, Network, Recipe, Teacher
+from meco_timm.recipe import WATCHING, Alignment, Loop, Network, Recipe, Teacher
 from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
 
 KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it
@@ -203,7 +203,7 @@ def training_key(
         "data": data.identity,
         "views": seen,
         "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
-        "loop": loop.model_dump(mode="json", exclude={"log_every", "epochs", "steps"}) | {"steps": steps},
+        "loop": loop.model_dump(mode="json", exclude={*WATCHING, "epochs"}) | {"steps": steps},
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "seed": recipe.seed,

@@ -161,12 +161,12 @@ def interrupt_after(run: Training, checkpoints: int) -> None:
     ids=["adamw", "sgd", "ema"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data, name, changes):
-    settings = loop(steps=4, validations=4, **changes)
+    settings = loop(steps=4, validations=4, checkpoint_steps=1, **changes)
     whole = training(tmp_path / "whole", data, settings, name)
     expected = state(whole.run().model)
     for checkpoints in (1, 2):
         interrupt_after(training(tmp_path / "cut", data, settings, name), checkpoints)
-        assert tree(tmp_path / "cut") == {"checkpoint.pt", "metrics.jsonl"}
+        assert {name.split("/")[0] for name in tree(tmp_path / "cut")} == {"checkpoints", "metrics.jsonl"}
     resumed = training(tmp_path / "cut", data, settings, name)
     found = state(resumed.run().model)
     assert same(found, expected)
@@ -175,7 +175,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data
 
 
 def test_a_run_interrupted_between_checkpoints_repeats_the_steps_since(tmp_path, data):
-    settings = loop(steps=6, validations=2)
+    settings = loop(steps=6, validations=2, checkpoint_steps=3)
     expected = state(training(tmp_path / "whole", data, settings).run().model)
     run = training(tmp_path / "cut", data, settings)
     step = run._one_step
@@ -229,7 +229,7 @@ def test_metric_lines(tmp_path, data):
     training(tmp_path, data, loop(steps=5, log_every=2, validations=1)).run()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5, 5]
-    assert all(line.keys() == {"step", "lr", "images_per_s", "total", "labels"} for line in lines[:3])
+    assert all(line.keys() == {"step", "lr", "images_per_s", "skipped_steps", "total", "labels"} for line in lines[:3])
     assert lines[3].keys() == {"step", "validation/top1", "validation/nll"}
     assert all(line["images_per_s"] > 0 for line in lines[:3])
 
@@ -240,9 +240,40 @@ def test_validations_are_spread_evenly_and_the_last_step_has_one(tmp_path, data,
     assert [line["step"] for line in metrics(tmp_path) if "validation/top1" in line] == at
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data):
-    with pytest.raises(UserError, match=r"at step \d+ .* is not finite. Lower loop.lr"):
-        training(tmp_path, data, loop(**(PLAIN | {"lr": 1e30}))).run()
+def spoilt(objective: nn.Module, steps: range) -> nn.Module:
+    """The objective with a loss that is not a number in some of its calls."""
+    forward, calls = objective.forward, iter(range(10**6))
+
+    def spoil(*args: Any) -> dict[str, Tensor]:
+        losses = forward(*args)
+        return {
+            name: loss * (math.nan if step in steps else 1) for step in [next(calls)] for name, loss in losses.items()
+        }
+
+    objective.forward = spoil  # type: ignore[method-assign]
+    return objective
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
+def test_a_step_without_a_finite_gradient_leaves_no_trace_and_is_counted(tmp_path, data, optimizer):
+    stream = student_stream(Network(model="test_vit"), LOGITS, 3, 32, seed=1)
+    settings = loop(steps=1, log_every=1, validations=1, optimizer=optimizer, schedule="none")
+    before = state(stream.model)
+    training(tmp_path, data, settings, objective=spoilt(Supervised(stream), range(1))).run()
+    assert metrics(tmp_path)[0]["skipped_steps"] == 1
+    after = state(stream.model)
+    if optimizer == "lamb":  # not fused: its gradient is zero, weight decay and momentum go on
+        assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    else:
+        assert same(after, before)
+
+
+def test_steps_without_a_finite_gradient_in_a_row_stop_the_run_and_keep_the_good_checkpoint(tmp_path, data):
+    stream = student_stream(Network(model="test_vit"), LOGITS, 3, 32, seed=1)
+    settings = loop(steps=40, log_every=1, validations=1, checkpoint_steps=2)
+    with pytest.raises(UserError, match=r"at step 24 labels is not finite, for 20 steps in a row. Lower loop.lr"):
+        training(tmp_path, data, settings, objective=spoilt(Supervised(stream), range(4, 40))).run()
+    assert [name.split("-")[1] for name in sorted(tree(tmp_path / "checkpoints"))] == ["000000002", "000000004"]
 
 
 # Budget, optimizer, schedule

@@ -1,0 +1,105 @@
+"""9 · Checkpoints that are whole or not there, and stopping when asked to.
+
+A checkpoint's file name ends in the digest of its bytes: one rename makes it valid, and a damaged one is known.
+Only tensors and plain values are read back, never pickled code.
+"""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meco_timm.errors import UserError
+from meco_timm.progress import say
+
+NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+class Checkpoints:
+    """The newest `keep` states of a run in `folder`."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+
+    def save(self, step: int, state: dict[str, Any]) -> bool:
+        """Write the state of `step`, then drop the oldest; False, said aloud, where the disk has no room for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / "unfinished.tmp"
+        try:
+            with beside.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            beside.unlink(missing_ok=True)
+            kept = f"that of step {old[0][0]} is kept" if (old := self._found()) else "there is none yet"
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            say(f"warning: the checkpoint of step {step} could not be written to {self.folder} ({why}); {kept}")
+            return False
+        beside.rename(self.folder / f"step-{step:09d}-{_digest(beside)}.pt")
+        for _, path in self._found()[self.keep :]:
+            path.unlink()
+        return True
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest state that is whole; damaged ones are named and passed over."""
+        for step, path in self._found():
+            match = NAME.fullmatch(path.name)
+            if match and match[2] == _digest(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
+            say(f"warning: the checkpoint of step {step} is damaged and passed over ({path})")
+        return None
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """(step, file), newest first."""
+        paths = self.folder.glob("step-*.pt") if self.folder.is_dir() else ()
+        return sorted(((int(m[1]), path) for path in paths if (m := NAME.fullmatch(path.name))), reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.blake2b(digest_size=8)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Interrupted(UserError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_code = 143
+
+
+class StopSign:
+    """Whether the process has been asked to stop (SIGTERM, or Ctrl-C; a second Ctrl-C stops at once)."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.seen = True
+
+
+@contextmanager
+def listen() -> Iterator[StopSign]:
+    """Turn SIGTERM and SIGINT into a sign that the loop looks at after each step."""
+    sign = StopSign()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        old = [signal.signal(number, sign._handle) for number in numbers]
+    except ValueError:  # not in the main thread, as in a notebook's executor: then a signal ends the process as usual
+        yield sign
+        return
+    try:
+        yield sign
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+"""9 · metrics.jsonl: what a training run tells about itself."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from meco_timm.errors import UserError
+
+PATIENCE = 20  # steps in a row without a finite gradient, after which the run stops
+
+
+class MetricLines:
+    """metrics.jsonl: a line of losses every `log_every` steps, a line per validation; a resumed run repeats none."""
+
+    def __init__(self, path: Path, start: int, main: bool):
+        self.path, self.main = path, main
+        if main:
+            old = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
+            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.main:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
+        """Write the line and return the note for the progress bar. Reads the device: once per `log_every` steps.
+
+        Raises:
+            UserError: `PATIENCE` steps in a row had no finite gradient; names the term.
+        """
+        values = {name: loss.item() for name, loss in losses.items()}
+        if bad_in_row >= PATIENCE:
+            broken = [name for name, value in values.items() if not math.isfinite(value)] or ["the gradient"]
+            raise UserError(
+                f"loop: at step {step} {broken[-1]} is not finite, for {bad_in_row} steps in a row. Lower loop.lr or "
+                "do without mixed precision. These steps changed nothing; the last good checkpoint is kept."
+            )
+        self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
+        skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
+        return f"{facts['images_per_s']:.0f} images/s  {_note(values)}{skipped}"
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
+
+
+def _note(values: dict[str, float]) -> str:
+    """The terms in short: blocks and discriminators as their means."""
+    groups: dict[str, list[float]] = {}
+    short = {"similarity": "blocks", "adversary": "adversary", "discriminator_accuracy": "D right"}
+    for name, value in values.items():
+        family = name.split("/")[0]
+        label = "logits" if name == "similarity/logits" else short.get(family, family)
+        groups.setdefault(label, []).append(value)
+    return "  ".join(f"{label} {sum(group) / len(group):.3f}" for label, group in groups.items())

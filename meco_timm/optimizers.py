@@ -1,0 +1,55 @@
+"""9 · timm's optimizers and schedules over what an objective trains."""
+
+from typing import Any
+
+import timm.optim
+import torch
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from meco_timm.errors import UserError, did_you_mean
+from meco_timm.recipe import Loop
+
+FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for their step: on a CPU 5 × as fast
+
+
+def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float) -> torch.optim.Optimizer:
+    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate)."""
+    known = timm.optim.list_optimizers()
+    if settings.optimizer not in known:
+        raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, known)}")
+    model = objective.student.model  # type: ignore[union-attr]
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
+    rates = {"projections": settings.lr, "discriminators": discriminator_lr}
+    for name, rate in rates.items():
+        extra = list(getattr(objective, name, nn.ModuleList()).parameters())
+        if extra:
+            groups.append({"params": extra, "lr": rate, "weight_decay": 0.0})
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+    if settings.optimizer in FUSED:
+        common["fused"] = True
+    try:
+        return create_optimizer_v2(groups, settings.optimizer, **common)
+    except (ValueError, TypeError, ImportError, RuntimeError, AssertionError) as error:
+        raise UserError(f"loop.optimizer: {settings.optimizer} cannot be made: {error}") from error
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:
+    """timm's schedule in steps: a function of the step alone. None for `none`."""
+    if settings.schedule == "none":
+        return None
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        settings.schedule,
+        num_epochs=steps,
+        warmup_epochs=int(settings.warmup * steps),
+        warmup_lr=0.0,
+        decay_epochs=steps / 3,
+        decay_rate=1.0 if settings.schedule == "poly" else 0.1,  # timm takes it for poly's power: linear
+        decay_milestones=[round(share * steps) for share in settings.milestones],
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return schedule
