@@ -5,6 +5,7 @@ those places, so that its softmax runs over the mapped classes alone.
 """
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def find_map(
         return _from_list(model.num_classes, names_of_teacher(model), classes, said, role)
     names = _read_names(said, model.num_classes, role) if said else names_of_teacher(model)
     found = _by_name(names or [], classes)
-    if said is None and missing == "error" and len(classes) == model.num_classes and MISSING in found:
+    if said is None and missing == "error" and MISSING in found and in_order(found, model.num_classes):
         return None  # as many classes, not all known by name: in the same order, as every trainer assumes
     absent = [name for name, place in zip(classes, found, strict=True) if place == MISSING]
     if len(absent) == len(classes) or (absent and missing == "error"):
@@ -49,18 +50,32 @@ def find_map(
     return None if found == list(range(model.num_classes)) else found
 
 
+def in_order(found: list[int], count: int) -> bool:
+    """As many classes as the teacher's, and those that are known by name at the same places."""
+    return len(found) == count and all(place in (i, MISSING) for i, place in enumerate(found))
+
+
+def known_by_name(model: Any, classes: list[str]) -> bool:
+    """Whether the teacher's config names every class of the data set."""
+    return MISSING not in _by_name(names_of_teacher(model) or [], classes)
+
+
 def _by_name(names: list[str], classes: list[str]) -> list[int]:
     """Places of `classes` in `names`: by the name itself, else by ImageNet's description of it; MISSING if neither."""
-    wanted = _as_synsets(classes)
-    exact = {name: i for i, name in enumerate(names)}
-    described: dict[str, int] = {}
+    wanted, names = _as_synsets(classes), _as_synsets(names)
+    exact, described = _places(names), {}
     if names and names[0].startswith("n0"):
-        texts = [_lemmas().get(name, name) for name in names]
-        twice = {text for text, count in Counter(texts).items() if count > 1}
-        described = {text: i for i, text in enumerate(texts) if text not in twice}
+        described = _places([_lemmas().get(name, name) for name in names])
     return [exact.get(name, described.get(name, MISSING)) for name in wanted]
 
 
+def _places(names: list[str]) -> dict[str, int]:
+    """Where each name stands; what two classes are called names neither."""
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return {name: i for i, name in enumerate(names) if name not in twice}
+
+
+@cache  # reading them takes a third of a second
 def _lemmas() -> dict[str, str]:
     return ImageNetInfo("imagenet-22k")._lemmas | ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
 
@@ -78,8 +93,9 @@ def _as_synsets(classes: list[str]) -> list[str]:
 def _read_names(file: str, count: int, role: str) -> list[str]:
     try:
         names = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{role}.classes: the file of class names {file} cannot be read: {error.strerror}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "it is not text in UTF-8")
+        raise UserError(f"{role}.classes: the file of class names {file} cannot be read: {why}.") from None
     if len(names) != count:
         raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the teacher {count} classes.")
     return names
@@ -88,7 +104,7 @@ def _read_names(file: str, count: int, role: str) -> list[str]:
 def _from_list(count: int, names: list[str] | None, classes: list[str], said: list[int | str], role: str) -> list[int]:
     if len(said) != len(classes):
         raise UserError(f"{role}.classes: the list has {len(said)} entries, the data set {len(classes)} classes.")
-    places = {name: i for i, name in enumerate(names or [])}
+    places = _places(names or [])
     for entry in said:
         if isinstance(entry, str) and entry not in places:
             hint = did_you_mean(entry, list(places)) or " Its class names are unknown; write numbers." * (not places)
@@ -99,14 +115,19 @@ def _from_list(count: int, names: list[str] | None, classes: list[str], said: li
 
 
 def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
-    theirs = f" ({', '.join(names[:3])}, …)" if names else " (names unknown)"
-    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({', '.join(classes[:3])}, …)"
+    theirs = f" ({_some(names, 3)})" if names else " (names unknown)"
+    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({_some(classes, 3)})"
     if names and len(absent) < len(classes):
         return (
-            f"{text}; it lacks {len(absent)}: {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}. "
+            f"{text}; it lacks {len(absent)}: {_some(absent, 5)}. "
             f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
         )
     return (
-        f"{text}, and no names in common. Give {role}.classes (a file of the teacher's class names, or a list with its "
-        f"class for each of the data set's), train it on these with `train:`, or take its blocks only: `gives: blocks`."
+        f"{text}, and {'no names in common' if names else 'nothing says which is which'}. Give {role}.classes (a file "
+        f"of the teacher's class names, or a list with its class for each of the data set's), train it on these with "
+        "`train:`, or take its blocks only: `gives: blocks`."
     )
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -19,10 +19,11 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from meco_timm.errors import UserError, did_you_mean
+from meco_timm.errors import UserError
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import fingerprint
 from meco_timm.recipe import Data
+from meco_timm.sources import Split, read_source
 
 NO_LABEL = -1
 
@@ -124,11 +125,7 @@ class DataSource:
         self, images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Training batches `start` to `stop`; raises `UserError` naming an image that cannot be read."""
-        if len(images) < batch_size * world:
-            raise UserError(
-                f"loop.batch_size: {batch_size} × {world} process(es) is more than the {len(images)} training images "
-                f"there are. Write at most {len(images) // world}."
-            )
+        check_batch(images, batch_size, world)
         order = BatchStream(len(images), batch_size, seed, start, stop, rank, world)
         workers = self.workers if stop - start > 1 else 0
         return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
@@ -144,6 +141,15 @@ class DataSource:
         return DataLoader(images, collate_fn=_collate, pin_memory=pin, **options)
 
 
+def check_batch(images: Images, batch_size: int, world: int) -> None:
+    """Refuse a batch of more images than there are."""
+    if len(images) < batch_size * world:
+        raise UserError(
+            f"loop.batch_size: {batch_size} × {world} process(es) is more than the {len(images)} training images "
+            f"there are. Write at most {len(images) // world}."
+        )
+
+
 def _checked(loader: DataLoader) -> Iterator[Batch]:
     for batch in loader:
         if isinstance(batch, UserError):
@@ -157,24 +163,13 @@ def load_data(settings: Data, seed: int) -> DataSource:
     Raises:
         UserError: the source, a split, a column or the labels are not what the recipe says.
     """
-    source = _open(settings)
-    train_split, found_test = _choose_splits(source, settings)
-    train_split, classes, labels = _columns(train_split, settings)
-    _check_labels(labels, classes, settings.train_split)
-    if found_test is None:
+    classes, (images, labels), test = read_source(settings)
+    if test is None:
         size = round(settings.test_fraction * len(labels))
         held_out = _stratified(labels, np.arange(len(labels)), size, derive(seed, "test"), leave_one=True)
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
-        test_split, test_classes, test_labels = train_split.select(held_out), classes, labels[held_out]
-        train_split, labels = train_split.select(rest), labels[rest]
-    else:
-        test_split, test_classes, test_labels = _columns(found_test, settings, classes)
-    if classes != test_classes:
-        raise UserError(
-            f"data.source: the training split has {len(classes)} classes, the test split {len(test_classes)}: "
-            f"{', '.join(sorted(set(classes) ^ set(test_classes))[:5])} stand only in one of them."
-        )
-    _check_labels(test_labels, classes, "test", every_class=False)
+        test = Split(images.select(held_out), labels[held_out])
+        images, labels = images.select(rest), labels[rest]
     rows = np.arange(len(labels))
     size = round(settings.validation * len(rows))
     validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
@@ -190,13 +185,13 @@ def load_data(settings: Data, seed: int) -> DataSource:
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
     view, plain = _transforms(settings)
-    parts = [classes, labels.tolist(), labelled.tolist(), validation.tolist(), len(test_labels), _sample(train_split)]
+    parts = [classes, labels.tolist(), labelled.tolist(), validation.tolist(), len(test.labels), _sample(images)]
     return DataSource(
         classes=classes,
-        train=Images(train_split, hidden, train, view),
-        labelled=Images(train_split, labels, labelled, view),
-        validation=Images(train_split, labels, validation, plain),
-        test=Images(test_split, test_labels, np.arange(len(test_labels)), plain),
+        train=Images(images, hidden, train, view),
+        labelled=Images(images, labels, labelled, view),
+        validation=Images(images, labels, validation, plain),
+        test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
         workers=settings.workers,
     )
@@ -223,112 +218,6 @@ def _transforms(settings: Data) -> tuple[Any, Any]:
         auto_augment=a.auto_augment,
     )
     return view, create_transform(**common, is_training=False)
-
-
-def _open(settings: Data) -> datasets.DatasetDict:
-    """All splits of the source: a folder (class folders or parquet) or a Hub id; `datasets` tells them apart."""
-    folder = Path(settings.source)
-    looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
-    if folder.is_dir():
-        _check_class_folders(folder)
-    elif looks_local or folder.exists() or folder.parent.is_dir():
-        near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"data.source: there is no folder {folder}.{did_you_mean(folder, near)}")
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else settings.source)
-    except Exception as error:  # the library raises many kinds; all of them mean that the source cannot be used
-        raise UserError(f"data.source: {settings.source}: cannot be loaded: {_last_line(error)}") from error
-
-
-def _last_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else cause!r}"
-
-
-def _check_class_folders(folder: Path) -> None:
-    """`datasets` drops an empty class folder silently, and with it a class; say so instead."""
-    if any(folder.rglob("*.parquet")):
-        return
-    splits = [p for p in folder.iterdir() if p.is_dir() and p.name in ("train", "test", "validation", "val")]
-    for split in splits or [folder]:
-        classes = sorted(p for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
-        if len(classes) < 2:
-            raise UserError(f"data.source: {split} holds {len(classes)} class folder(s); at least 2 are needed.")
-        for name in classes:
-            if not any(p.is_file() for p in name.rglob("*")):
-                raise UserError(f"data.source: the class folder {name} is empty. Fill it or take it away.")
-
-
-def _choose_splits(source: datasets.DatasetDict, settings: Data) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and test split by name; None where the test images must be taken out of the training split."""
-    names = list(source)
-    for key, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
-        if name is not None and name not in names:
-            raise UserError(f"data.{key}: {name!r} is not a split of {settings.source}, which has {', '.join(names)}.")
-    train = source[settings.train_split]
-    found = settings.test_split or next((n for n in ("test", "validation") if n in names), None)
-    if found is not None and found != settings.train_split:
-        return train, source[found]
-    if not settings.test_fraction:
-        raise UserError("data.test_fraction: the source has no test split, so a share of its images must be held out.")
-    return train, None
-
-
-def _columns(
-    split: datasets.Dataset, settings: Data, known: list[str] | None = None
-) -> tuple[datasets.Dataset, list[str], np.ndarray]:
-    """The split with its image column as `image` (undecoded), its class names and its labels.
-
-    `known` are the classes of a column that does not name its own: a test split need not show all of them.
-    """
-    features = split.features
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image = _one_column("image_column", settings.image_column, images, list(features))
-    classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [name for name in ("label", "labels", "class", "cls", "target") if name in features]
-    label = _one_column("label_column", settings.label_column, classed or plain, list(features))
-    kind = features[label]
-    if isinstance(kind, datasets.ClassLabel) or "int" in getattr(kind, "dtype", ""):
-        labels = np.asarray(split.with_format("numpy")[label][:], dtype=np.int64)
-        named = kind.names if isinstance(kind, datasets.ClassLabel) else known
-        names = list(named or map(str, range(labels.max(initial=-1) + 1)))
-    else:
-        words = [str(word) for word in split.with_format(None)[label][:]]
-        names = sorted({*words, *(known or [])})
-        place = {name: i for i, name in enumerate(names)}
-        labels = np.array([place[word] for word in words], dtype=np.int64)
-    split = split.select_columns([image])
-    split = split if image == "image" else split.rename_column(image, "image")
-    return split.cast_column("image", datasets.Image(decode=False)), names, labels
-
-
-def _one_column(key: str, named: str | None, found: list[str], columns: list[str]) -> str:
-    if named is not None:
-        if named not in columns:
-            raise UserError(f"data.{key}: there is no column {named!r}; the data set has {', '.join(columns)}.")
-        return named
-    if len(found) != 1:
-        what = "none was found" if not found else f"several fit ({', '.join(found)})"
-        raise UserError(f"data.{key}: {what}; name one of the columns {', '.join(columns)}.")
-    return found[0]
-
-
-def _check_labels(labels: np.ndarray, classes: list[str], split: str, every_class: bool = True) -> None:
-    if len(labels) == 0:
-        raise UserError(f"data.source: the {split} split has no images.")
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        raise UserError(
-            f"data.source: labels out of range: row {wrong[0]} of the {split} split has label {labels[wrong[0]]}, "
-            f"but there are {len(classes)} classes (0 to {len(classes) - 1}); {len(wrong)} such row(s)."
-        )
-    counts = np.bincount(labels, minlength=len(classes))
-    if len(classes) < 2:
-        raise UserError(f"data.source: only one class ({classes[0]}); at least 2 are needed.")
-    if every_class and (counts == 0).any():
-        empty = [classes[i] for i in np.flatnonzero(counts == 0)[:5]]
-        raise UserError(f"data.source: empty class(es): {', '.join(empty)}. The {split} split has no image of them.")
 
 
 def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:

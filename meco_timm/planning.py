@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
-from meco_timm.data import DataSource
+from meco_timm.data import DataSource, check_batch
 from meco_timm.loop import total_steps
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.streams import Stream, student_stream
@@ -21,8 +21,10 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int) -> str:
     """The plan as text.
 
     Raises:
-        UserError: any network that cannot be made, does not fit the data, or cannot take its images.
+        UserError: any network that cannot be made, does not fit the data, or cannot take its images; too large a batch.
     """
+    for loop in (recipe.loop, *(teacher.loop for teacher in recipe.teachers if teacher.train)):
+        check_batch(data.labelled, loop.batch_size, processes)  # the student alone and the teachers learn from these
     student = student_stream(
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )

@@ -35,6 +35,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if str(key.value) in seen:
             raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
         seen.add(str(key.value))
+        if key.tag == "tag:yaml.org,2002:bool":
+            key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
     return loader.construct_mapping(node, deep=True)
 
 
@@ -107,7 +109,8 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
         raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has nothing of that name to change.")
     for stale in [path for path in lines if path[: len(keys)] == keys]:
         del lines[stale]
-    lines[keys] = COMMAND_LINE
+    for depth in range(1, len(keys) + 1):
+        lines.setdefault(keys[:depth], COMMAND_LINE)
 
 
 def _section_at(loc: Path_) -> type[BaseModel] | None:

@@ -58,6 +58,15 @@ def test_a_word_with_an_e_stays_a_word(path):
     assert load_recipe(path).student.model == "2e-4x"
 
 
+def test_keys_are_words_also_where_yaml_knows_better(path):
+    """`on` is true in YAML 1.1, and a key of the recipe."""
+    path.write_text(TEXT + "discriminators: {on: logits}\n")
+    assert load_recipe(path).discriminators.on == "logits"
+    assert load_recipe(path, ["discriminators={on: blocks}"]).discriminators.on == "blocks"
+    path.write_text(to_yaml(load_recipe(path)))
+    assert load_recipe(path).discriminators.on == "logits"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "what"),
     [
@@ -153,6 +162,7 @@ def test_a_whole_list_can_be_overridden(path):
         ("loop.lr=fast", "command line: loop.lr: input should be a valid number, but it is 'fast'"),
         ("loop.lr=.inf", "command line: loop.lr: input should be a finite number"),
         ("losses.similarity=klx", "command line: losses.similarity: 'klx' is not one of its words: l1, l2, kl, ce."),
+        ("lop.lr=1", "command line: lop: there is no such key. Did you mean 'loop'?"),
         ("teachers.5.size=64", "command line: teachers.5.size: the recipe has nothing of that name to change."),
         ("seed.x=1", "command line: seed.x: the recipe has nothing of that name to change."),
         ("teachers=[a, b", "command line: teachers:1: not valid YAML"),
