@@ -25,7 +25,11 @@ def channel_mean(maps: Tensor, length: int) -> Tensor:
 
 def grid(maps: Tensor, length: int) -> Tensor:
     """Positions pooled to 4×4 and channels to length/16, apart, so that a value keeps its place in the image."""
-    return F.adaptive_avg_pool3d(maps.unsqueeze(1), (length // GRID**2, GRID, GRID)).flatten(1)
+    groups = length // GRID**2
+    if maps.shape[1] % groups:  # groups of channels overlap
+        return F.adaptive_avg_pool3d(maps.unsqueeze(1), (groups, GRID, GRID)).flatten(1)
+    by_group = maps.unflatten(1, (groups, -1)).mean(2)  # the same, some three times faster
+    return F.adaptive_avg_pool2d(by_group, GRID).flatten(1)
 
 
 def attention(maps: Tensor, length: int) -> Tensor:

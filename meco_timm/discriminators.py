@@ -50,8 +50,8 @@ def adversarial(
     helps the discriminator (`cooperative`, the released code).
     """
     sign = {"minimax": -weight, "cooperative": weight, "non_saturating": 0.0}[adversary]
-    on_teacher = discriminator(teacher.detach())
-    on_student = discriminator(scale_gradient(student, sign) if sign else student.detach())
+    of_student = scale_gradient(student, sign) if sign else student.detach()
+    on_teacher, on_student = discriminator(torch.cat([teacher.detach(), of_student])).chunk(2)
     loss = _bce(on_teacher, 1) + _bce(on_student, 0)
     if adversary == "non_saturating":
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
