@@ -62,11 +62,11 @@ def known_by_name(model: Any, classes: list[str]) -> bool:
 
 def _by_name(names: list[str], classes: list[str]) -> list[int]:
     """Places of `classes` in `names`: by the name itself, else by ImageNet's description of it; MISSING if neither."""
-    wanted, names = _as_synsets(classes), _as_synsets(names)
-    exact, described = _places(names), {}
-    if names and names[0].startswith("n0"):
-        described = _places([_lemmas().get(name, name) for name in names])
-    return [exact.get(name, described.get(name, MISSING)) for name in wanted]
+    synsets, names = _as_synsets(classes), _as_synsets(names)
+    places = _places(names)
+    if names and names[0][:1] == "n" and names[0][1:].isdigit():  # a WordNet synset
+        places = _places([_lemmas().get(name, name) for name in names]) | places
+    return [places.get(synset, places.get(name, MISSING)) for synset, name in zip(synsets, classes, strict=True)]
 
 
 def _places(names: list[str]) -> dict[str, int]:

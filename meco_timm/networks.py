@@ -4,6 +4,8 @@ What cannot be had is refused with a reason; weights of another shape are an err
 """
 
 import inspect
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,34 +45,47 @@ def make_network(
         state = _read_weights(network.weights, role)
         args["num_classes"] = network.args.get("num_classes", _classes_in(state, network, args, role))
     probe = _create(network.model, args, role, pretrained=False, device="meta")
-    own_size = int(args.get("img_size") or probe.pretrained_cfg["input_size"][-1])
+    own_size = _own_size(args.get("img_size") or probe.pretrained_cfg["input_size"])
+    if network.weights:
+        _check_fit(probe, state, network.weights, role)
+    elif pretrained and not (is_place(network.model) or timm.is_model_pretrained(network.model)):
+        raise UserError(f"{role}: timm has no weights of {network.model}. Name a file with `weights:`, or `train:` it.")
     size = size or own_size
     takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
     if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
-        args = {"img_size": size, **args}
+        args = {**args, "img_size": size} if network.weights else {"img_size": size, **args}
         probe = _create(network.model, args, role, pretrained=False, device="meta")
     if weightless and type(probe).__module__ not in NEED_VALUES:
         return probe, size
     reseed(seed, "weights")
     model = _create(network.model, args, role, pretrained=pretrained and not (network.weights or weightless))
     if network.weights and not weightless:
-        _load(model, state, network.weights, role)
+        _load(model, state, network, size, role)
     return model, size
+
+
+def _own_size(said: Any) -> int:
+    return int(said[-1] if isinstance(said, (list, tuple)) else said)
 
 
 def _read_weights(file: str, role: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise UserError(f"{role}.weights: there is no file {file}.")
     try:
-        return load_state_dict(file, weights_only=True)
+        state = load_state_dict(file, weights_only=True)
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError
+    except (TypeError, AttributeError):
+        raise UserError(f"{role}.weights: {file} holds no state dict. Save the network's state_dict().") from None
     except Exception as error:
-        what = (
-            "holds more than tensors, and loading it could run code" if "weights_only" in str(error) else "is damaged"
-        )
-        told = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{role}.weights: {file} cannot be read or {what}: {told} Save its state_dict() alone."
-        ) from error
+        if "weights_only" in str(error):
+            named = re.search(r"(?:Unsupported globals: |GLOBAL )(\S+)", str(error))
+            what = f" ({named[1].rstrip('.,')})" if named else ""
+            told = f"holds more than tensors{what}, and loading it could run code. Save its state_dict() alone."
+        else:
+            told = f"cannot be read: it is damaged, or not a state dict ({_first_line(error)})."
+        raise UserError(f"{role}.weights: {file} {told}") from error
+    return state
 
 
 def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any], role: str) -> int:
@@ -84,7 +99,7 @@ def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any]
     return 0
 
 
-def _load(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
+def _check_fit(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
     own = model.state_dict()
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     odd = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys()) or sorted(wrong)
@@ -94,14 +109,27 @@ def _load(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
             f"{role}.weights: {file} does not fit: it {there} {odd[0]} ({len(odd)} such). Is `model` the right "
             "architecture, with the right `args`?"
         )
-    model.load_state_dict(state)
+
+
+def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, role: str) -> None:
+    """Load what fits the network at its own size; made at another, timm resamples what counts positions."""
+    own = model.state_dict()
+    if any(own[name].shape != tensor.shape for name, tensor in state.items()):
+        resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, model: state)
+        state = resample(state, model)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{role}: the weights of {network.model} cannot be made to fit images of {size} × {size}: {_why(error)}"
+        ) from error
 
 
 def check_name(name: str, role: str) -> None:
     """Refuse a name that timm does not know, with the nearest that it does."""
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{role}: {name} is not a folder with a timm config.json.")
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if is_place(name):
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -112,12 +140,18 @@ def check_name(name: str, role: str) -> None:
         raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
 
 
+def is_place(name: str) -> bool:
+    """A repository or a folder, not a name of timm's."""
+    return name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+
+
 def _create(name: str, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> Any:
     try:
         with torch.device(device):
             return timm.create_model(name, pretrained=pretrained, **args)
     except Exception as error:  # a constructor's own complaint, a missing file, the network: all are the recipe's
-        raise UserError(f"{role}: {name} cannot be made{f' with {args}' if args else ''}: {_why(error)}") from error
+        what = "its weights cannot be loaded" if pretrained else f"cannot be made{f' with {args}' if args else ''}"
+        raise UserError(f"{role}: {name}{':' * pretrained} {what}: {_why(error)}") from error
 
 
 HINTS = {
@@ -135,6 +169,12 @@ def _why(error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(deeper)
-    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    told = _first_line(error)
     hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
     return f"{told} {hints[0]}" if hints else told
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line that says what: torch puts a heading over the list of tensors that do not fit."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_data_config
+from timm.models import get_model_input_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -142,7 +143,7 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
-    return _checked(Stream(model, alignment, size, _data_config(model)), network.model, role)
+    return _checked(Stream(model, alignment, size, _data_config(model, role)), network.model, role)
 
 
 def teacher_stream(
@@ -161,16 +162,26 @@ def teacher_stream(
             f"and map its classes with {role}.classes."
         )
     gives = teacher.gives
+    if gives == "blocks" and not alignment.blocks:
+        raise UserError(f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing.")
     if gives != "blocks" and not model.num_classes:
         if gives == "logits" or not alignment.blocks:
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
-    return _checked(Stream(model, alignment, size, _data_config(model), gives, mapped), teacher.model, role)
+    return _checked(Stream(model, alignment, size, _data_config(model, role), gives, mapped), teacher.model, role)
 
 
-def _data_config(model: Any) -> dict[str, Any]:
-    return resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+def _data_config(model: Any, role: str) -> dict[str, Any]:
+    """timm's data config; one mean and std for a network of grey images, whatever its tag's colours have."""
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+    channels = get_model_input_config(model)["input_size"][0]
+    if channels not in (1, 3):
+        raise UserError(f"{role}: the network takes images of {channels} channels; they can have 3, or 1 (grey).")
+    for key in ("mean", "std"):
+        if len(config[key]) != channels:
+            config[key] = (sum(config[key]) / len(config[key]),) * channels
+    return config
 
 
 def _checked(stream: Stream, name: str, role: str) -> Stream:
