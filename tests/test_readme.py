@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import tomllib
 from conftest import ROOT
 
 from meco_timm import load_recipe
@@ -74,10 +73,8 @@ def test_the_schema_for_editors_is_the_recipes():
 
 
 def test_the_main_command_is_two_lines():
-    assert commands()[:2] == [
-        ["pip", "install", "."],
-        shlex.split("accelerate launch train.py recipes/quickstart.yaml"),
-    ]
+    assert commands()[0] == ["pip", "install", "."]
+    assert commands()[1] == ["accelerate", "launch", "train.py", "recipes/quickstart.yaml"]
 
 
 @pytest.mark.parametrize("arguments", trainings(), ids=lambda words: " ".join(words)[:60])
@@ -87,8 +84,8 @@ def test_every_command_names_a_recipe_and_overrides_that_exist(arguments):
 
 
 def test_the_test_command_uses_what_the_extra_installs():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = {re.split(r"[>=\[]", line)[0] for line in project["optional-dependencies"]["dev"]}
+    dev = re.search(r"^dev = \[(.+)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    extra = set(re.findall(r'"([\w-]+)', dev[1]))  # type: ignore[index]
     tools = {"ruff", "mypy", "pytest"}
     assert tools <= {words[0] for words in commands()}
     assert {*tools, "pytest-xdist"} <= extra
@@ -122,7 +119,7 @@ def test_every_example_in_python_names_what_exists(text):
     assert names
     for node in ast.walk(ast.parse(text)):
         chain = ast.unparse(node).split(".") if isinstance(node, ast.Attribute) else []
-        if chain and chain[0] in names:
+        if all(part.isidentifier() for part in chain) and chain and chain[0] in names:
             value = names[chain[0]]
             for attribute in chain[1:]:
                 value = getattr(value, attribute)
@@ -209,12 +206,12 @@ def test_keys_and_files_in_passing_exist(text):
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         if match := re.fullmatch(r"([a-z]+(?:\.[a-z_]+)+)(?:(?:=|: )(\S+))?", code):
             key, value = match.groups()
-            if key.split(".")[0] in Recipe.model_fields:
+            if key.endswith(".py"):
+                assert (ROOT / key).is_file() or (ROOT / "meco_timm" / key).is_file(), key
+            elif key.split(".")[0] in Recipe.model_fields:
                 field_of(key)
                 overrides = [f"{key}={value}"] if value else []
                 load_recipe(ROOT / "recipes/quickstart.yaml", overrides)
-            elif key.endswith(".py"):
-                assert (ROOT / key).is_file() or (ROOT / "meco_timm" / key).is_file(), key
 
 
 def test_no_file_is_larger_than_it_should_be():
