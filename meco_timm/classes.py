@@ -115,11 +115,11 @@ def _from_list(count: int, names: list[str] | None, classes: list[str], said: li
 
 
 def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
-    theirs = f" ({_some(names, 3)})" if names else " (names unknown)"
-    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({_some(classes, 3)})"
+    theirs = f" ({some(names, 3)})" if names else " (names unknown)"
+    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({some(classes, 3)})"
     if names and len(absent) < len(classes):
         return (
-            f"{text}; it lacks {len(absent)}: {_some(absent, 5)}. "
+            f"{text}; it lacks {len(absent)}: {some(absent, 5)}. "
             f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
         )
     return (
@@ -129,5 +129,6 @@ def _no_map(count: int, names: list[str] | None, classes: list[str], absent: lis
     )
 
 
-def _some(names: list[str], count: int) -> str:
+def some(names: list[str], count: int) -> str:
+    """The first `count`, for a message."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -18,7 +18,7 @@ from meco_timm.randomness import derive
 from meco_timm.recipe import Recipe
 from meco_timm.run_folder import RunFolder, find_run_folder
 from meco_timm.streams import student_stream
-from meco_timm.teachers import assemble_zoo, student_alone
+from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
 
 
 def distill(recipe: Recipe) -> list[Row]:
@@ -50,13 +50,14 @@ def plan(recipe: Recipe) -> str:
 def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
     data = load_data(recipe.data, recipe.seed)
     plan = make_plan(recipe, data, accelerator.num_processes)  # refuses what cannot work, before anything is written
+    seed = derive(recipe.seed, "role=student")
+    student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
+    ready = ready_teachers(recipe, data)
     if accelerator.is_main_process:
         folder.create(recipe, plan)
         say(plan)
     accelerator.wait_for_everyone()
-    seed = derive(recipe.seed, "role=student")
-    student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
-    zoo = assemble_zoo(recipe, data, accelerator)
+    zoo = assemble_zoo(recipe, data, accelerator, ready)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     alone = student_alone(recipe, steps, data, accelerator)
     training = Training(

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
+from meco_timm.classes import known_by_name, some
 from meco_timm.data import DataSource, check_batch
 from meco_timm.loop import total_steps
 from meco_timm.recipe import Network, Recipe, Teacher
@@ -175,6 +176,10 @@ def _warnings(recipe: Recipe, student: Stream, teachers: dict[str, Stream], clas
                 f"warning: {name} sees images of {student.size} px enlarged to {stream.size}: slow and blurred; "
                 "a smaller `size`, or a larger data.image_size, may serve better"
             )
-        if stream.has_logits and not teacher.train and stream.class_map is None and len(classes) != 1000:
+        told = teacher.train or teacher.classes or stream.class_map is not None
+        if stream.has_logits and not told and not known_by_name(stream.model, classes):
             lines.append(f"note: {name} has as many classes as the data set; taken to be in the same order")
+        if stream.unknown:
+            names = some([classes[i] for i in stream.unknown], 5)
+            lines.append(f"note: {name} never speaks of {len(stream.unknown)} class(es) that it lacks: {names}")
     return lines

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from meco_timm.alignment import align, choose_blocks
 from meco_timm.classes import MISSING, find_map
 from meco_timm.errors import UserError
-from meco_timm.networks import make_network
+from meco_timm.networks import is_place, make_network
 from meco_timm.recipe import Alignment, Network, Teacher
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
@@ -57,6 +57,7 @@ class Stream(nn.Module):
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
         self.has_logits = gives != "blocks"
+        self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
         self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
         for name in ("mean", "std"):  # not persistent: the state dict is the model's alone
             self.register_buffer(name, torch.tensor(data_config[name]).view(1, -1, 1, 1), persistent=False)
@@ -156,10 +157,16 @@ def teacher_stream(
     """
     own = teacher.args.get("num_classes")
     model, size = make_network(teacher, {}, True, teacher.size, role, weightless=weightless)
-    if own is not None and teacher.weights is None and own != model.pretrained_cfg.get("num_classes"):
+    in_weights = model.num_classes if teacher.weights else model.pretrained_cfg.get("num_classes")
+    if own is not None and own != in_weights:
         raise UserError(
             f"{role}.args: num_classes {own} would replace the head of {teacher.model} by a random one. Leave it out, "
             f"and map its classes with {role}.classes."
+        )
+    if is_place(teacher.model) and model.num_classes != in_weights:
+        raise UserError(
+            f"{role}: the config of {teacher.model} contradicts itself: the network has {model.num_classes} classes, "
+            f"its weights {in_weights}. Its head would be random."
         )
     gives = teacher.gives
     if gives == "blocks" and not alignment.blocks:

@@ -55,19 +55,34 @@ class Zoo:
         return Outputs(blocks, mean_logits(logits, self.temperature) if logits else None)
 
 
-def assemble_zoo(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Zoo:
-    """Every teacher of the recipe, trained first where it says `train`.
+def ready_teachers(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
+    """Those that need no training, with their weights: had first, since a download or a file may be missing.
 
     Raises:
         UserError: a teacher cannot be had or does not fit the data set.
     """
-    streams = {}
+    return {
+        name: teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
+        for i, (name, teacher) in enumerate(named_teachers(recipe).items())
+        if not teacher.train
+    }
+
+
+def assemble_zoo(
+    recipe: Recipe, data: DataSource, accelerator: Accelerator, ready: dict[str, Stream] | None = None
+) -> Zoo:
+    """Every teacher of the recipe, trained first where it says `train`. `ready`: `ready_teachers`, if had already.
+
+    Raises:
+        UserError: a teacher cannot be had or does not fit the data set.
+    """
+    streams = ready_teachers(recipe, data) if ready is None else ready
     for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
         if teacher.train:
             folder = _trained_teacher(name, teacher, recipe, data, accelerator)
             teacher = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
-        streams[name] = teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
-    return Zoo(streams, recipe, accelerator)
+            streams[name] = teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
+    return Zoo({name: streams[name] for name in named_teachers(recipe)}, recipe, accelerator)
 
 
 def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
