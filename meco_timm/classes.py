@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from meco_timm.errors import UserError, did_you_mean
 
 MISSING = -1
+imagenet = cache(ImageNetInfo)  # reading its names takes a third of a second
 
 
 def names_of_teacher(model: Any) -> list[str] | None:
@@ -24,7 +25,7 @@ def names_of_teacher(model: Any) -> list[str] | None:
     if names and len(names) == model.num_classes:
         return [str(name) for name in names]
     subset = infer_imagenet_subset(model)
-    return list(ImageNetInfo(subset).label_names()) if subset else None
+    return list(imagenet(subset).label_names()) if subset else None
 
 
 def find_map(
@@ -75,14 +76,14 @@ def _places(names: list[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(names) if name not in twice}
 
 
-@cache  # reading them takes a third of a second
+@cache
 def _lemmas() -> dict[str, str]:
-    return ImageNetInfo("imagenet-22k")._lemmas | ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    return imagenet("imagenet-22k")._lemmas | imagenet("imagenet-1k").label_descriptions(as_dict=True)
 
 
 def _as_synsets(classes: list[str]) -> list[str]:
     """ImageNet-1k written in words, where two classes are called 'crane' and two 'maillot', as synsets."""
-    info = ImageNetInfo("imagenet-1k")
+    info = imagenet("imagenet-1k")
     if len(classes) == info.num_classes():
         same = sum(a == b for a, b in zip(classes, info.label_descriptions(), strict=True))
         if same > 0.9 * len(classes):
