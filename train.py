@@ -1,8 +1,9 @@
 """From an ensemble of timm models to one student.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan]
+accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh]
 
---plan   print networks, sizes, class maps, blocks, cost and memory, and train nothing
+--plan    print networks, sizes, class maps, blocks, cost and memory, and train nothing
+--fresh   move an older run of this recipe aside and start anew; trained teachers are kept
 """
 
 import sys
@@ -10,20 +11,22 @@ import sys
 from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
+OPTIONS = {"--plan", "--fresh"}
+
 
 def main(arguments: list[str]) -> int:
-    if not set(arguments) - {"--plan"} or {"-h", "--help"} & set(arguments):
+    if not set(arguments) - OPTIONS or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else UserError.exit_code
     try:
-        path, *overrides = [argument for argument in arguments if argument != "--plan"]
+        path, *overrides = [argument for argument in arguments if argument not in OPTIONS]
         recipe = load_recipe(path, overrides)  # before torch is imported: a wrong recipe is told at once
         from meco_timm import distill, plan
 
         if "--plan" in arguments:
             print(plan(recipe), end="")
         else:
-            distill(recipe)
+            distill(recipe, fresh="--fresh" in arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -85,10 +85,20 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
     in the row of all epochs' permutations, so 2 processes × B see what 1 process × 2B sees.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+    ):
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
-        self._epoch, self._view_seed, self._order = -1, 0, [0]
+        self.start, self.stop, self.rank, self.world, self.repeats = start, stop, rank, world, repeats
+        self._epoch, self._views, self._order = -1, [0], [0]
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -99,13 +109,14 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
             yield [self._at(position) for position in range(first, first + self.batch_size)]
 
     def _at(self, position: int) -> tuple[int, int]:
-        """(seed of the epoch's views, which image) at a position in the row of all epochs."""
-        epoch, i = divmod(position, self.size)
+        """(seed of the view, which image) at a position in the row of all epochs."""
+        image, view = divmod(position, self.repeats)
+        epoch, i = divmod(image, self.size)
         if self._epoch != epoch:
             generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
-            self._order = torch.randperm(self.size, generator=generator).tolist()
-            self._epoch, self._view_seed = epoch, derive(self.seed, "view", epoch)
-        return self._view_seed, self._order[i]
+            self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
+            self._views = [derive(self.seed, "view", epoch, n) for n in range(self.repeats)]
+        return self._views[view], self._order[i]
 
 
 @dataclass
@@ -120,13 +131,14 @@ class DataSource:
     test: Images
     identity: str
     workers: int
+    repeats: int = 1
 
     def batches(
         self, images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Training batches `start` to `stop`; raises `UserError` naming an image that cannot be read."""
         check_batch(images, batch_size, world)
-        order = BatchStream(len(images), batch_size, seed, start, stop, rank, world)
+        order = BatchStream(len(images), batch_size, seed, start, stop, rank, world, self.repeats)
         workers = self.workers if stop - start > 1 else 0
         return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
 
@@ -194,6 +206,7 @@ def load_data(settings: Data, seed: int) -> DataSource:
         test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
         workers=settings.workers,
+        repeats=settings.augmentation.repeats,
     )
 
 

@@ -22,7 +22,8 @@ from meco_timm.data import Batch, DataSource, Images
 from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
 from meco_timm.metrics import MetricLines
-from meco_timm.optimizers import make_optimizer, make_schedule
+from meco_timm.mixing import Mixing
+from meco_timm.optimizers import make_optimizer, make_schedule, set_memory
 from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
 from meco_timm.recipe import Loop
@@ -34,7 +35,7 @@ Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's output
 class Best(NamedTuple):
     """The best validation so far; without a validation split, the last weights. `state` is on the CPU."""
 
-    top1: float
+    score: float
     step: int
     state: dict[str, Tensor]
 
@@ -65,6 +66,7 @@ class Training:
         teach: Teach | None = None,
         discriminator_lr: float = 0.0,
     ):
+        set_memory(objective, settings)
         self.settings, self.accelerator, self.teach = settings, accelerator, teach
         self.data, self.images, self.steps, self.seed = data, images, steps, seed
         self.folder, self.title = folder, title
@@ -73,6 +75,7 @@ class Training:
         self.objective, self.optimizer = accelerator.prepare(objective.to(accelerator.device), optimizer)
         self.student: Stream = accelerator.unwrap_model(self.objective).student
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
+        self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.best: Best | None = None
         self.step = 0
@@ -98,7 +101,7 @@ class Training:
     def _steps(self, lines: MetricLines, ticker: Ticker, stop: StopSign) -> None:
         batches = self._batches()
         saved_at = self._logged[0]
-        while self.step < self.steps:
+        while self.step < self.steps and not self._out_of_patience:
             try:
                 losses = self._one_step(batches)
             except RuntimeError as error:
@@ -125,6 +128,10 @@ class Training:
             "images_per_s": (self.step - step) * self._images_per_step / max(self._logged[0] - then, 1e-9),
             "skipped_steps": int(self.skipped[0]),
         }
+        if self.accelerator.trackers:
+            values = {name: loss.item() for name, loss in losses.items()}
+            tracked = {f"{self.title}/{name}": value for name, value in (facts | values).items()}
+            self.accelerator.log(tracked, step=self.step)
         return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
 
     def _time_to_save(self, saved_at: float) -> bool:
@@ -168,9 +175,10 @@ class Training:
         self.objective.train()
         for _ in range(self.settings.accumulation):
             batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
-            teacher = self.teach(batch.image, self.step) if self.teach else None
+            image, label = self.mixing(batch.image, batch.label)
+            teacher = self.teach(image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
-                losses = self.objective(batch.image, batch.label, teacher)
+                losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
                     self._clip_and_guard()
@@ -206,18 +214,28 @@ class Training:
         start, stop = self.step * parts, self.steps * parts
         return self.data.batches(self.images, size, seed, start, stop, a.process_index, a.num_processes)
 
+    @property
+    def _validate_every(self) -> int:
+        return max(1, self.steps // self.settings.validations)
+
     def _time_to_validate(self) -> bool:
-        every = max(1, self.steps // self.settings.validations)
-        return self.step % every == 0 or self.step == self.steps
+        return self.step % self._validate_every == 0 or self.step == self.steps
+
+    @property
+    def _out_of_patience(self) -> bool:
+        """Whether too many validations have passed since the best one; a function of what a checkpoint holds."""
+        patience = self.settings.patience
+        return bool(patience and self.best and self.step - self.best.step >= patience * self._validate_every)
 
     def _validate(self) -> dict[str, float]:
         stream = self.ema.module if self.ema else self.student
-        scores = {"top1": 0.0}
+        scores = {"top1": 0.0, "nll": 0.0}
         if len(self.data.validation):
             scores = validate(stream, self.data, self.accelerator, self.settings.batch_size)
-        if self.best is None or scores["top1"] >= self.best.top1:  # of equals the later, which has trained longer
+        score = -scores["nll"] if self.settings.best == "nll" else scores["top1"]
+        if self.best is None or score >= self.best.score:  # of equals the later, which has trained longer
             state = {name: tensor.detach().cpu().clone() for name, tensor in stream.model.state_dict().items()}
-            self.best = Best(scores["top1"], self.step, state)
+            self.best = Best(score, self.step, state)
         return scores
 
     def _finish(self) -> Stream:

@@ -52,9 +52,13 @@ def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with the labels B, mean over the images that have one (label ≥ 0); 0 when none has."""
-    known = (label >= 0).sum().clamp(min=1)
-    loss = F.cross_entropy(logits.float(), label, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    """Cross-entropy with the labels, mean over the images that have one; 0 when none has.
+
+    label: B class numbers, negative where unknown, or B×K shares of classes (mixed images), 0 where unknown.
+    """
+    known = (label >= 0 if label.ndim == 1 else label.sum(1) > 0).sum().clamp(min=1)
+    ignored = -1 if label.ndim == 1 else -100  # torch takes no ignore_index of shares but its default
+    loss = F.cross_entropy(logits.float(), label, label_smoothing=smoothing, reduction="sum", ignore_index=ignored)
     return loss / known
 
 

@@ -1,10 +1,10 @@
-"""9 · timm's optimizers and schedules over what an objective trains."""
+"""9 · timm's optimizers, schedules and memory settings for what an objective trains."""
 
 from typing import Any
 
 import timm.optim
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -21,7 +21,7 @@ def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float
         raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, known)}")
     model = objective.student.model  # type: ignore[union-attr]
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
+    groups = _groups(model, settings, exempt)
     rates = {"projections": settings.lr, "discriminators": discriminator_lr}
     for name, rate in rates.items():
         extra = list(getattr(objective, name, nn.ModuleList()).parameters())
@@ -34,6 +34,12 @@ def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float
         return create_optimizer_v2(groups, settings.optimizer, **common)
     except (ValueError, TypeError, ImportError, RuntimeError, AssertionError) as error:
         raise UserError(f"loop.optimizer: {settings.optimizer} cannot be made: {error}") from error
+
+
+def _groups(model: Any, settings: Loop, exempt: set[str]) -> list[dict[str, Any]]:
+    if settings.layer_decay is None:
+        return param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
+    return param_groups_layer_decay(model, settings.weight_decay, exempt, layer_decay=settings.layer_decay)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:
@@ -53,3 +59,15 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) 
         updates_per_epoch=1,
     )
     return schedule
+
+
+def set_memory(objective: nn.Module, settings: Loop) -> None:
+    """Gradient checkpointing and memory format of the network that is trained."""
+    model: Any = objective.student.model  # type: ignore[union-attr]
+    if settings.gradient_checkpointing:
+        try:
+            model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise UserError(f"loop.gradient_checkpointing: timm has none for {type(model).__name__}.") from error
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)

@@ -9,28 +9,31 @@ from accelerate.utils import GradientAccumulationPlugin
 from meco_timm.card import student_card
 from meco_timm.data import load_data
 from meco_timm.distiller import Distiller
+from meco_timm.errors import UserError
 from meco_timm.evaluation import Row, make_table, print_table
 from meco_timm.export import export
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.progress import say
 from meco_timm.randomness import derive
+from meco_timm.reading import to_yaml
 from meco_timm.recipe import Recipe
-from meco_timm.run_folder import RunFolder, find_run_folder
+from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
 from meco_timm.streams import student_stream
 from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
 
 
-def distill(recipe: Recipe) -> list[Row]:
+def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     """Train what is not trained yet, distil the zoo into the student, and return the table; a finished run is not
-    repeated.
+    repeated. `fresh` moves an older run of this recipe aside and starts anew (the zoo is kept).
 
     Raises:
         UserError: anything in the recipe that does not fit the data, the networks or the folders.
     """
-    accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
-    accelerator = Accelerator(gradient_accumulation_plugin=accumulation)
+    if fresh and os.environ.get("RANK", "0") == "0":
+        move_aside(recipe)
     folder = find_run_folder(recipe)
+    accelerator = _accelerator(recipe, folder)
     rows = folder.finished_rows()
     if rows is None:
         rows = _distill(recipe, folder, accelerator)
@@ -40,6 +43,24 @@ def distill(recipe: Recipe) -> list[Row]:
         _show(recipe, folder, rows)
     accelerator.end_training()
     return rows
+
+
+def _accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
+    """Devices, processes and precision as launched, or as the recipe says; trackers by name."""
+    # Batches are ours (data.py), not a prepared loader's, so their end does not cut an accumulation short.
+    accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=recipe.precision,
+            gradient_accumulation_plugin=accumulation,
+            log_with=list(recipe.trackers) or None,
+            project_dir=folder.path / "trackers" if recipe.trackers else None,
+        )
+    except ValueError as error:  # an unknown tracker, or a precision that this device has not
+        raise UserError(f"trackers, precision: {error}") from error
+    if missing := [name for name in recipe.trackers if name not in {str(t) for t in accelerator.log_with}]:
+        raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
+    return accelerator
 
 
 def plan(recipe: Recipe) -> str:
@@ -57,6 +78,8 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         folder.create(recipe, plan)
         say(plan)
     accelerator.wait_for_everyone()
+    if recipe.trackers:
+        accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
     zoo = assemble_zoo(recipe, data, accelerator, ready)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     alone = student_alone(recipe, steps, data, accelerator)

@@ -187,7 +187,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
     """All of a recipe that decides the result: without the run folder and without how often and how fast to look."""
-    key = recipe.model_dump(mode="json", exclude={"run": True, "data": {"workers"}})
+    key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "data": {"workers"}})
     for loop in (key["loop"], key["zoo"]["loop"], *(teacher["loop"] for teacher in key["teachers"])):
         for name in WATCHING:
             loop.pop(name)

@@ -39,6 +39,8 @@ class Augmentation(Section):
     """Strength of brightness, contrast and saturation jitter; 0 is none."""
     auto_augment: str | None = None
     """timm's word for a policy, for example `rand-m9-mstd0.5` (RandAugment) or `3a`."""
+    repeats: Annotated[int, Field(gt=0)] = 1
+    """Views of each image within one batch (repeated augmentation); an epoch then takes so many times the steps."""
 
 
 class Data(Section):
@@ -103,10 +105,26 @@ class Loop(Section):
     """Largest gradient norm; null for no clipping."""
     label_smoothing: Fraction = 0.0
     """For training on labels."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor of the learning rate from each layer to the one before it, for pretrained networks; null for none."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup; teacher and student see the same mixed image. 0 for none."""
+    cutmix: NotNegative = 0.0
+    """Alpha of cutmix; with mixup, each is drawn half of the time. 0 for none."""
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a rectangle of an image is blackened."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory, in networks that timm can do it for."""
+    channels_last: bool = False
+    """Memory format of the networks that are trained; faster for CNNs on GPUs with mixed precision."""
     ema: Fraction = 0.0
     """Decay of the weights' moving average, which then is what is evaluated and kept; 0 for none."""
     validations: Annotated[int, Field(gt=0)] = 20
     """How often per run the validation split is looked at, evenly spread."""
+    best: Literal["top1", "nll"] = "top1"
+    """What of the validation split decides which weights are kept."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Stop after so many validations without a better one; null for never."""
     checkpoint_minutes: Positive = 5.0
     """Minutes between two checkpoints, from which an interrupted run goes on exactly; the last two are kept."""
     checkpoint_steps: Annotated[int, Field(gt=0)] | None = None
@@ -181,6 +199,8 @@ class Zoo(Section):
     sampling: Literal["random", "average"] = "random"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `average`: the mean of all, every
     step, at the cost of all (MEAL V2)."""
+    scope: Literal["all", "process"] = "all"
+    """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
     folder: str = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()
@@ -248,6 +268,10 @@ class Recipe(Section):
     """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
     run: str | None = None
     """The run folder; by default `runs/<recipe>-<hash of the recipe>`."""
+    trackers: list[str] = []
+    """Accelerate's words for trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Mixed precision; by default what `accelerate launch` was told."""
     data: Data
     teachers: Annotated[list[Teacher], Field(min_length=1)]
     """The ensemble: change this list to change the experiment."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -44,6 +45,14 @@ class RunFolder:
             write_text(self.path / "recipe.yaml", to_yaml(recipe))
         except OSError as error:
             raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
+
+
+def move_aside(recipe: Recipe) -> None:
+    """Rename the run folder to the first free `NAME.old-N`, so that the run starts anew and nothing is lost."""
+    path = Path(recipe.run or "run")
+    if path.exists():
+        n = next(n for n in count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
+        path.rename(path.with_name(f"{path.name}.old-{n}"))
 
 
 def find_run_folder(recipe: Recipe) -> RunFolder:

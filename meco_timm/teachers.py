@@ -27,9 +27,9 @@ KEY_VERSION = 2  # a change of what a trained network depends on, so that older 
 LOGITS_ONLY = Alignment(blocks=0)
 
 
-def draw(seed: int, step: int, teachers: int) -> int:
-    """Which teacher teaches step `step`: uniform, and a pure function of (seed, step)."""
-    return derive(seed, "teacher", step) % teachers
+def draw(seed: int, step: int, teachers: int, *process: int) -> int:
+    """Which teacher teaches step `step` (on `process`, if given): uniform, and a pure function of its arguments."""
+    return derive(seed, "teacher", step, *process) % teachers
 
 
 class Zoo:
@@ -38,6 +38,7 @@ class Zoo:
     def __init__(self, streams: dict[str, Stream], recipe: Recipe, accelerator: Accelerator):
         self.streams = {name: s.to(accelerator.device).eval().requires_grad_(False) for name, s in streams.items()}
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
+        self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
 
     def outputs(self, image: Tensor, step: int) -> Outputs:
@@ -46,7 +47,7 @@ class Zoo:
             if self.sampling == "average":
                 return self._average([stream(image) for stream in self.streams.values()])
             names = list(self.streams)
-            return self.streams[names[draw(self.seed, step, len(names))]](image)
+            return self.streams[names[draw(self.seed, step, len(names), *self.scope)]](image)
 
     def _average(self, outputs: list[Outputs]) -> Outputs:
         """The mean over those that give blocks, and over those that give logits."""
