@@ -81,7 +81,7 @@ def test_the_average_is_the_mean_of_all(made, data, accelerator):
     batch = next(iter(data.in_order(data.test, 4)))
     each = [stream(batch.image) for stream in zoo.streams.values()]
     found = zoo.outputs(batch.image, 0)
-    torch.testing.assert_close(found.logits, mean_logits([o.logits for o in each]))
+    torch.testing.assert_close(found.logits, mean_logits([o.logits for o in each], made.losses.temperature))
     for block, parts in zip(found.blocks, zip(*(o.blocks for o in each), strict=True), strict=True):
         torch.testing.assert_close(block, sum(parts) / 2)
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -226,7 +227,9 @@ def test_another_recipe_in_the_same_run_folder_is_refused(finished, capsys, over
 
 def test_only_the_teachers_changed(finished, tmp_path, unmeasured):
     """The new teacher is trained, what is in the zoo is used again, and the student is another."""
-    said = run(finished.path, "teachers=[train: test_vit, train: test_mambaout]", f"run={tmp_path / 'run'}")
+    shutil.copytree(finished.folder / "zoo", tmp_path / "zoo")
+    places = (f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}")
+    said = run(finished.path, "teachers=[train: test_vit, train: test_mambaout]", *places)
     assert "teacher test_vit: taken from" in said
     assert "student alone: taken from" in said
     assert "teacher test_mambaout  step" in said
@@ -321,7 +324,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
     assert tree(tmp_path / "run") == RUN_FILES
     assert rows(tmp_path / "run") == rows(finished.folder / "run")
     assert lines(tmp_path / "run/metrics.jsonl") == lines(finished.folder / "run/metrics.jsonl")
-    weights = {name for name in tree(finished.folder) if name.endswith(".safetensors")}
+    weights = {name for name in tree(tmp_path) if name.endswith(".safetensors")}
     assert len(weights) == 4
     for name in weights:
         assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes(), name
