@@ -72,8 +72,8 @@ def test_each_stream_resizes_for_itself():
     torch.testing.assert_close(x, (resized - stream.mean) / stream.std)
 
 
-def test_a_network_of_one_channel_sees_luminance():
-    overlay = {"mean": [0.5], "std": [0.25], "input_size": [1, 32, 32]}
+@pytest.mark.parametrize("overlay", [{}, {"mean": [0.5], "std": [0.25], "input_size": [1, 32, 32]}])
+def test_a_network_of_one_channel_sees_luminance(overlay):
     stream = make("test_resnet", args={"in_chans": 1, "pretrained_cfg_overlay": overlay})
     x = stream.prepare(images())
     assert x.shape == (2, 1, 32, 32)
