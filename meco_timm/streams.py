@@ -57,6 +57,7 @@ class Stream(nn.Module):
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
         self.has_logits = gives != "blocks"
+        self._multiply_adds: int | None = None
         self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
         self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
         for name in ("mean", "std"):  # not persistent: the state dict is the model's alone
@@ -102,14 +103,17 @@ class Stream(nn.Module):
 
     @torch.no_grad()
     def multiply_adds(self) -> int:
-        """Multiply-adds of one image at this stream's input size."""
+        """Multiply-adds of one image at this stream's input size; counted once."""
+        if self._multiply_adds is not None:
+            return self._multiply_adds
         image = torch.zeros(1, 3, self.size, self.size, device=self.mean.device)
         was_training = self.training
         self.eval()
         with FlopCounterMode(display=False) as counter:
             self(image)
         self.train(was_training)
-        return counter.get_total_flops() // 2
+        self._multiply_adds = counter.get_total_flops() // 2
+        return self._multiply_adds
 
 
 def student_stream(

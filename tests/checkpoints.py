@@ -12,14 +12,26 @@ TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2}  # for deit_tiny_patch16_22
 
 
 def network(name: str, classes: int, seed: int = 0, **args: Any) -> Any:
-    """A timm network with random weights; head and norms too, so that each of its classes has another logit."""
+    """A timm network with random weights that keep a signal's size, so that other images have quite other logits.
+
+    As timm initialises them, many untrained networks say the same of all images to five digits.
+    """
     torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=classes, **args).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1 or not parameter.any():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+            else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        if norms:
+            size = args.get("img_size", 64)
+            model(torch.randn(8, args.get("in_chans", 3), size, size))
+    return model.eval()
 
 
 def local_dir(
