@@ -16,6 +16,7 @@ from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import named_teachers, weightless_zoo
 
 WIDTH = 118
+Taps = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
 
 
 def make_plan(recipe: Recipe, data: DataSource, processes: int) -> str:
@@ -30,11 +31,16 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int) -> str:
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
     teachers = weightless_zoo(recipe, data.classes)
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
     console.print(_data_line(recipe, data))
     console.print(_networks(recipe, student, teachers, data.classes))
-    console.print(_blocks(student, teachers))
-    for line in _cost(recipe, student, teachers, data, processes) + _warnings(recipe, student, teachers, data.classes):
+    tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
+    console.print(_blocks(recipe, tapped))
+    for line in (
+        *_cost(recipe, student, teachers, data, processes),
+        *_points(recipe, tapped),
+        *_warnings(recipe, student, teachers, data.classes),
+    ):
         console.print(line, highlight=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -51,7 +57,9 @@ def _data_line(recipe: Recipe, data: DataSource) -> str:
 def _plain_table(*heads: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if head.endswith((" M", "MiB", " px")) else "left", no_wrap=i == 0)
+        table.add_column(
+            head, justify="right" if head.endswith((" M", "MiB", " px")) else "left", no_wrap=i == 0, overflow="fold"
+        )
     return table
 
 
@@ -104,23 +112,23 @@ def _source(network: Network, stream: Stream) -> str:
     return f"{start}, trained first" if isinstance(network, Teacher) else f"{start}, new head"
 
 
-def _blocks(student: Stream, teachers: dict[str, Stream]) -> Table:
-    table = _plain_table("\nblocks", *(f"\n{i}" for i in range(len(student.taps))))
-    for name, stream in {"student": student, **teachers}.items():
-        table.add_row(name, *_tap_cells(stream))
+def _blocks(recipe: Recipe, tapped: dict[str, Taps]) -> Table:
+    """`layer2 64×4×4 → 256` for each block of each network."""
+    table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
+    for name, taps in tapped.items():
+        cells = [f"{module} {'×'.join(map(str, shape))} → {recipe.alignment.length}" for module, shape in taps]
+        table.add_row(name, *(cells or ["none: logits only"]))
     return table
 
 
 @torch.no_grad()
-def _tap_cells(stream: Stream) -> list[str]:
-    """`layer2 64×4×4 → 256` for each block."""
+def _tapped(stream: Stream) -> Taps:
     if not stream.taps:
-        return ["none: logits only"]
+        return []
     image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
     maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
     names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
-    length = stream.alignment.length
-    return [f"{n} {'×'.join(map(str, m.shape[1:]))} → {length}" for n, m in zip(names, maps, strict=True)]
+    return [(name, list(m.shape[1:])) for name, m in zip(names, maps, strict=True)]
 
 
 def _cost(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
@@ -163,6 +171,21 @@ def saved_bytes_per_image(stream: Stream) -> float:
     stream.eval()
     del outputs
     return sum(kept.values()) / 2
+
+
+def _points(recipe: Recipe, tapped: dict[str, Taps]) -> list[str]:
+    """Warnings of maps without extent where places are compared."""
+    if recipe.alignment.method != "attention" or not any(recipe.block_weights):
+        return []
+    lines = []
+    for name, taps in tapped.items():
+        points = [str(i) for i, (_, shape) in enumerate(taps) if shape[1:] == [1, 1]]
+        if points:
+            lines.append(
+                f"warning: block {', '.join(points)} of {name} is one point, and `attention` compares places: nothing "
+                "is learnt there; `flatten`, or larger images, may serve better"
+            )
+    return lines
 
 
 def _warnings(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> list[str]:

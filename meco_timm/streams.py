@@ -124,12 +124,13 @@ def student_stream(
     *,
     role: str = "student",
     seed: int = 0,
+    gives: str = "all",
     weightless: bool = False,
 ) -> Stream:
     """A trainable stream with a head for `classes` that sees `image_size` pixels.
 
     From the weights that the network names, with a new head where their classes are not as many; else from random
-    ones, a function of `seed`. `role` says where an error is.
+    ones, a function of `seed`. `role` says where an error is; `gives` is a teacher's.
 
     Raises:
         UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
@@ -148,7 +149,7 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
-    return _checked(Stream(model, alignment, size, _data_config(model, role)), network.model, role)
+    return _checked(Stream(model, alignment, size, _data_config(model, role), gives), network.model, role)
 
 
 def teacher_stream(
@@ -173,8 +174,6 @@ def teacher_stream(
             f"its weights {in_weights}. Its head would be random."
         )
     gives = teacher.gives
-    if gives == "blocks" and not alignment.blocks:
-        raise UserError(f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing.")
     if gives != "blocks" and not model.num_classes:
         if gives == "logits" or not alignment.blocks:
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
@@ -202,6 +201,8 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
         raise UserError(
             f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )
+    if not (stream.taps or stream.has_logits):
+        raise UserError(f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing.")
     device = next(stream.model.parameters()).device
     try:
         with torch.no_grad():

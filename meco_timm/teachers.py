@@ -97,8 +97,17 @@ def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
     for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
         role = f"teachers.{i}"
         if teacher.train:
-            student_stream(teacher, LOGITS_ONLY, len(classes), size, role=role, weightless=True)
-            stream = student_stream(teacher, blocks, len(classes), teacher.size or size, role=role, weightless=True)
+            if teacher.size not in (None, size) or teacher.gives == "blocks":  # trained otherwise than it teaches
+                student_stream(teacher, LOGITS_ONLY, len(classes), size, role=role, weightless=True)
+            stream = student_stream(
+                teacher,
+                blocks,
+                len(classes),
+                teacher.size or size,
+                role=role,
+                gives=teacher.gives,
+                weightless=True,
+            )
         else:
             stream = teacher_stream(teacher, blocks, classes, role=role, weightless=True)
         streams[name] = stream
