@@ -22,7 +22,8 @@ ROWS = ("true ensemble", "student alone", "student")
 
 def blocks(language: str, text: str = README) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for named, block in fenced if named == language]
 
 
 def commands(text: str = README) -> list[list[str]]:
