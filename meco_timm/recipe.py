@@ -212,7 +212,7 @@ class Alignment(Section):
 
     blocks: Annotated[int, Field(ge=0)] = 4
     """Blocks compared per network, chosen by relative depth; 0 compares logits only."""
-    method: Literal["flatten", "channel_mean", "grid", "attention"] = "attention"
+    method: Literal["flatten", "channel_mean", "grid", "attention"] = "grid"
     """`flatten`: adaptive pooling of all values in a row (the paper). `channel_mean`: pooled over positions, mean over
     channels (the released code). `grid`: channels and positions pooled apart, so positions are kept. `attention`:
     energy per position, comparable between any two networks."""
