@@ -15,7 +15,7 @@ from meco_timm.export import export
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.progress import say
-from meco_timm.randomness import derive
+from meco_timm.randomness import derive, reseed
 from meco_timm.reading import to_yaml
 from meco_timm.recipe import Recipe
 from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
@@ -83,6 +83,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
     zoo = assemble_zoo(recipe, data, accelerator, ready)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     alone = student_alone(recipe, steps, data, accelerator)
+    reseed(seed, "discriminators")
     training = Training(
         Distiller(student, recipe, len(data.classes)),
         recipe.loop,
