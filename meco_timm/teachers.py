@@ -173,19 +173,7 @@ def trained_on_labels(
             seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
             size = recipe.data.image_size
             stream = student_stream(network, LOGITS_ONLY, len(data.classes), size, role=title, seed=seed)
-            objective = Supervised(stream, loop.label_smoothing)
-            training = Training(
-                objective,
-                loop,
-                accelerator,
-                data=data,
-                images=data.labelled,
-                steps=steps,
-                seed=seed,
-                folder=work,
-                title=title,
-            )
-            stream = training.run()
+            stream = _supervise(stream, loop, steps, data, accelerator, seed, work, title)
             if accelerator.is_main_process:
                 metrics = (work / "metrics.jsonl").read_text()
                 export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
@@ -193,6 +181,31 @@ def trained_on_labels(
     if accelerator.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _supervise(
+    stream: Stream,
+    loop: Loop,
+    steps: int,
+    data: DataSource,
+    accelerator: Accelerator,
+    seed: int,
+    folder: Path,
+    title: str,
+) -> Stream:
+    """The stream trained on the labelled images, with its best weights."""
+    training = Training(
+        Supervised(stream, loop.label_smoothing),
+        loop,
+        accelerator,
+        data=data,
+        images=data.labelled,
+        steps=steps,
+        seed=seed,
+        folder=folder,
+        title=title,
+    )
+    return training.run()
 
 
 @contextmanager
