@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import ROOT, tree, write
 
 import train
@@ -85,7 +87,15 @@ def run(command: list[str], capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_all_options_at_once_and_a_fresh_start(recipe, tmp_path, capsys):
+@pytest.fixture
+def new_precision() -> Iterator[None]:
+    """Accelerate fixes the precision once per process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_all_options_at_once_and_a_fresh_start(recipe, tmp_path, capsys, new_precision):
     recipe["precision"] = "bf16"
     recipe["loop"] |= {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.2, "layer_decay": 0.9, "channels_last": True}
     recipe["loop"] |= {"gradient_checkpointing": False, "ema": 0.5, "best": "nll", "accumulation": 2}
