@@ -4,7 +4,6 @@ A checkpoint's file name ends in the digest of its bytes: one rename makes it va
 Only tensors and plain values are read back, never pickled code.
 """
 
-import hashlib
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from meco_timm.errors import UserError
+from meco_timm.files import digest_of
 from meco_timm.progress import say
 
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
@@ -42,7 +42,7 @@ class Checkpoints:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             say(f"warning: the checkpoint of step {step} could not be written to {self.folder} ({why}); {kept}")
             return False
-        beside.rename(self.folder / f"step-{step:09d}-{_digest(beside)}.pt")
+        beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
         for _, path in self._found()[self.keep :]:
             path.unlink()
         return True
@@ -51,7 +51,7 @@ class Checkpoints:
         """The newest state that is whole; damaged ones are named and passed over."""
         for step, path in self._found():
             match = NAME.fullmatch(path.name)
-            if match and match[2] == _digest(path):
+            if match and match[2] == digest_of(path):
                 return torch.load(path, map_location="cpu", weights_only=True)
             say(f"warning: the checkpoint of step {step} is damaged and passed over ({path})")
         return None
@@ -60,14 +60,6 @@ class Checkpoints:
         """(step, file), newest first."""
         paths = self.folder.glob("step-*.pt") if self.folder.is_dir() else ()
         return sorted(((int(m[1]), path) for path in paths if (m := NAME.fullmatch(path.name))), reverse=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.blake2b(digest_size=8)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Interrupted(UserError):

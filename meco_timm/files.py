@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, flushed, renamed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,3 +33,12 @@ def move_into_place(beside: Path, folder: Path) -> None:
         _flush(file)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+
+
+def digest_of(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.blake2b(digest_size=8)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

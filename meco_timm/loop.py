@@ -149,14 +149,15 @@ class Training:
         return bool(self.accelerator.reduce(seen).item())
 
     def _interrupted(self) -> Interrupted:
-        return Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on from here.")
+        return Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
 
     def _explain(self, error: RuntimeError, stop: StopSign) -> None:
         """Say what a failure of the machinery means, where we know; the weights are those before the failed step."""
         text = str(error)
         if "DataLoader worker" in text:
             if stop.seen:  # the signal went to the whole group of processes, loaders included
-                self._checkpoint()
+                if self.settings.accumulation == 1:  # else parts of this step have moved batch-norm statistics
+                    self._checkpoint()
                 raise self._interrupted()
             raise UserError(
                 f"data.workers: a loader process died at step {self.step} of {self.title} ({text.splitlines()[0]}). "

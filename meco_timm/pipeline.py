@@ -30,10 +30,12 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     Raises:
         UserError: anything in the recipe that does not fit the data, the networks or the folders.
     """
-    if fresh and os.environ.get("RANK", "0") == "0":
+    accelerator = _accelerator(recipe)
+    if fresh and accelerator.is_main_process:
         move_aside(recipe)
+    accelerator.wait_for_everyone()  # all processes see the same folder, moved aside or not, and before it is made
     folder = find_run_folder(recipe)
-    accelerator = _accelerator(recipe, folder)
+    accelerator.wait_for_everyone()
     rows = folder.finished_rows()
     if rows is None:
         rows = _distill(recipe, folder, accelerator)
@@ -45,7 +47,7 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     return rows
 
 
-def _accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
+def _accelerator(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision as launched, or as the recipe says; trackers by name."""
     # Batches are ours (data.py), not a prepared loader's, so their end does not cut an accumulation short.
     accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
@@ -54,7 +56,7 @@ def _accelerator(recipe: Recipe, folder: RunFolder) -> Accelerator:
             mixed_precision=recipe.precision,
             gradient_accumulation_plugin=accumulation,
             log_with=list(recipe.trackers) or None,
-            project_dir=folder.path / "trackers" if recipe.trackers else None,
+            project_dir=Path(recipe.run or "run") / "trackers" if recipe.trackers else None,
         )
     except ValueError as error:  # an unknown tracker, or a precision that this device has not
         raise UserError(f"trackers, precision: {error}") from error

@@ -41,8 +41,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "recipe.yaml", to_yaml(recipe))  # first: it says whose folder this is
             write_text(self.path / "plan.txt", plan)
-            write_text(self.path / "recipe.yaml", to_yaml(recipe))
         except OSError as error:
             raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
 
@@ -66,7 +66,7 @@ def find_run_folder(recipe: Recipe) -> RunFolder:
     try:
         if saved.exists():
             _same_recipe(recipe, saved)
-        elif folder.path.exists() and any(folder.path.iterdir()):
+        elif folder.path.exists() and {p.name for p in folder.path.iterdir()} - {"recipe.yaml.tmp"}:
             raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
     except OSError as error:
         raise UserError(f"run: the folder {folder.path} cannot be used: {error.strerror}.") from None

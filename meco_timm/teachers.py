@@ -15,6 +15,7 @@ from meco_timm.data import DataSource
 from meco_timm.distiller import Supervised
 from meco_timm.errors import UserError
 from meco_timm.export import export
+from meco_timm.files import digest_of
 from meco_timm.loop import Training, total_steps
 from meco_timm.losses import mean_logits
 from meco_timm.progress import say
@@ -225,6 +226,13 @@ def _alone_in(work: Path, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
+def _file_digest(network: Network) -> str | None:
+    """What stands in the local file that the training starts from: another may stand there tomorrow."""
+    folder = network.model.removeprefix("local-dir:")
+    file = network.weights or (f"{folder}/model.safetensors" if folder != network.model else "")
+    return digest_of(Path(file)) if Path(file).is_file() else None
+
+
 def training_key(
     network: Network,
     loop: Loop,
@@ -241,6 +249,7 @@ def training_key(
         "data": data.identity,
         "views": seen,
         "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
+        "starts_from": _file_digest(network),
         "loop": loop.model_dump(mode="json", exclude={*WATCHING, "epochs"}) | {"steps": steps},
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,

@@ -147,13 +147,28 @@ def test_an_unknown_tracker_is_told(recipe, tmp_path, capsys):
 def test_two_processes_end_with_the_same_files_as_one(recipe, tmp_path):
     """A real launch of two processes on the CPU, over gloo."""
     path = write(recipe, tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(ROOT / "train.py"), path], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Load the student") == 1
+    for options in ([], ["--fresh"]):
+        done = subprocess.run(
+            [*command, str(ROOT / "train.py"), path, *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Load the student") == 1
+        assert "nothing is trained again" not in done.stdout
     assert {"table.json", "student/model.safetensors", "recipe.yaml", "plan.txt"} < tree(tmp_path / "run")
+    assert tree(tmp_path / "run") == tree(tmp_path / "run.old-1")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 2, 3, 4, 4]
+
+
+def test_a_folder_whose_making_was_cut_off_is_taken_up_again(recipe, tmp_path, capsys):
+    path = write(recipe, tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml.tmp").write_text("run: /hal")
+    assert "Load the student" in run([path], capsys)
+    assert "recipe.yaml.tmp" not in tree(tmp_path / "run")

@@ -118,7 +118,7 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     assert contents(folder) == before
 
 
-def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkeypatch):
+def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkeypatch, tmp_path):
     """Every change of data, network, loop or seed trains another; a change that decides nothing does not."""
     trained: list[str] = []
 
@@ -156,6 +156,14 @@ def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkey
     flipped = made.model_copy(deep=True)
     flipped.data.augmentation.hflip = 0.5
     assert again(recipe=flipped)
+    weights = tmp_path / "weights.pth"
+    started = network.model_copy(update={"weights": str(weights)})
+    names = []
+    for content in (b"one", b"two"):  # another file under the same name
+        weights.write_bytes(content)
+        names.append(teachers.training_key(started, loop, 2, made, data, accelerator, {})["starts_from"])
+    assert None not in names
+    assert names[0] != names[1]
 
 
 def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
