@@ -121,8 +121,8 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
 
 @dataclass
 class DataSource:
-    """A data set, split: `train` (all training images), `labelled` (those whose labels may be used), `validation`,
-    `test`, and the class names. `identity` changes when the images, labels or splits do."""
+    """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
+    `validation`, `test`, and the class names. `identity` changes when the images, labels or splits do."""
 
     classes: list[str]
     train: Images
@@ -200,7 +200,7 @@ def load_data(settings: Data, seed: int) -> DataSource:
     parts = [classes, labels.tolist(), labelled.tolist(), validation.tolist(), len(test.labels), _sample(images)]
     return DataSource(
         classes=classes,
-        train=Images(images, hidden, train, view),
+        train=Images(images, hidden, train if settings.student_sees == "all" else labelled, view),
         labelled=Images(images, labels, labelled, view),
         validation=Images(images, labels, validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),

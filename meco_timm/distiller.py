@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import get_total_norm
 
 from meco_timm import losses
 from meco_timm.discriminators import Discriminator, adversarial
@@ -50,10 +52,10 @@ class Distiller(nn.Module):
             lengths = {}
         self.discriminators = nn.ModuleDict({name: Discriminator(n) for name, n in lengths.items()})
 
-    def forward(self, image: Tensor, label: Tensor, teacher: Outputs) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, label: Tensor, teacher: Outputs, apart: bool = False) -> dict[str, Tensor]:
         """image uint8 B×3×H×W, label B, the teacher's outputs on the same images → {"total": …, each term: …}.
 
-        Only "total" carries a gradient.
+        Only "total" carries a gradient. `apart`: the weighted terms that make it up instead, each with its own.
         """
         outputs = self.student(image)
         assert outputs.logits is not None  # a student has a head
@@ -61,15 +63,17 @@ class Distiller(nn.Module):
         terms = self._similarities(teacher, student)
         if self.settings.labels:
             terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label))
-        total = self._idle(teacher, student) + sum(weight * loss for weight, loss in terms.values())
+        weighted = {name: weight * loss for name, (weight, loss) in terms.items()}
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
         for name, of_teacher, of_student in self._pairs(teacher, student):
             loss, right = adversarial(
                 self.discriminators[name], of_teacher, of_student, self.adversary.adversary, self.adversary.weight
             )
-            total = total + loss
+            weighted[f"adversary/{name}"] = loss
             named |= {f"adversary/{name}": loss.detach(), f"discriminator_accuracy/{name}": right}
-        return {"total": total, **named}
+        if apart:
+            return weighted
+        return {"total": self._idle(teacher, student) + torch.stack(list(weighted.values())).sum(), **named}
 
     def _project(self, blocks: list[Tensor]) -> list[Tensor]:
         if not self.projections:
@@ -108,6 +112,22 @@ class Distiller(nn.Module):
         idle += [p.sum() for d in unused for p in d.parameters()]
         idle += [student.logits.sum()] if teacher.logits is None else []
         return 0.0 * torch.stack(idle).sum() if idle else student.logits.new_zeros(())
+
+
+def gradient_shares(distiller: Distiller, image: Tensor, label: Tensor, teacher: Outputs) -> dict[str, float]:
+    """Each term's share of what pulls at the student's weights: the norm of its gradient on them over the sum of all.
+
+    A forward more and a backward per term; the module, its statistics included, is left as it was.
+    """
+    buffers = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
+    terms = functional_call(distiller, buffers, (image, label, teacher), {"apart": True})
+    weights = [p for p in distiller.student.parameters() if p.requires_grad]
+    norms = {}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+        norms[name] = get_total_norm([g for g in gradients if g is not None])
+    total = torch.stack(list(norms.values())).sum()
+    return {name: (norm / total).item() for name, norm in norms.items()}
 
 
 def _identity(length: int) -> nn.Linear:

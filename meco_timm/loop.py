@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from meco_timm.checkpoint import Checkpoints, Interrupted, StopSign, listen
 from meco_timm.data import Batch, DataSource, Images
+from meco_timm.distiller import gradient_shares
 from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
 from meco_timm.metrics import MetricLines
@@ -79,6 +80,7 @@ class Training:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.best: Best | None = None
         self.step = 0
+        self.shares: dict[str, float] = {}  # of the gradient, by term, when just measured
         self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
 
     def run(self) -> Stream:
@@ -110,6 +112,9 @@ class Training:
             self.step += 1
             logs = self.step % self.settings.log_every == 0 or self.step == self.steps
             ticker.step(self.step, self._log(lines, losses) if logs else "")
+            if self.shares:
+                lines.shares(self.step, self.shares)
+                self.shares = {}
             if self._time_to_validate():
                 lines.validation(self.step, self._validate())
             if self._asked_to_stop(stop, logs):
@@ -133,6 +138,11 @@ class Training:
             tracked = {f"{self.title}/{name}": value for name, value in (facts | values).items()}
             self.accelerator.log(tracked, step=self.step)
         return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
+
+    def _time_to_weigh(self) -> bool:
+        """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
+        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return (self.step + 1) % max(1, self.steps // 4) == 0 and not sharded
 
     def _time_to_save(self, saved_at: float) -> bool:
         s = self.settings
@@ -187,6 +197,9 @@ class Training:
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.student, step=self.step)
+        if self._time_to_weigh() and teacher is not None:
+            with self.accelerator.autocast():
+                self.shares = gradient_shares(self.accelerator.unwrap_model(self.objective), image, label, teacher)
         return losses
 
     def _clip_and_guard(self) -> None:

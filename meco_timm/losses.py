@@ -31,18 +31,31 @@ def ce(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return F.cross_entropy(student_logits, teacher_logits.softmax(1))
 
 
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2, "kl": kl, "ce": ce}
+def dist(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 − Pearson's correlation over the classes of an image, plus the same over the images of a class (DIST: Huang et
+    al. 2022); of softmax B×K. Blind to scale and shift, so a student far weaker than its teacher can still agree."""
+    return (1 - pearson(teacher, student)).mean() + (1 - pearson(teacher.T, student.T)).mean()
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of each row of two N×n tensors; 0 where a row is constant."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return F.cosine_similarity(a, b, dim=1)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2, "kl": kl, "ce": ce, "dist": dist}
 
 
 def between_logits(kind: str, teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """Similarity of two logits B×K, as the paper has it: of their softmax, here at a temperature.
 
-    kl and ce are multiplied by temperature², which keeps their gradient's size (Hinton et al. 2015).
+    kl, ce and dist are multiplied by temperature², which keeps their gradient's size (Hinton et al. 2015).
     """
     teacher, student = teacher.float() / temperature, student.float() / temperature
     if kind in ("kl", "ce"):
         return SIMILARITIES[kind](teacher, student) * temperature**2
-    return SIMILARITIES[kind](teacher.softmax(1), student.softmax(1))
+    scale = temperature**2 if kind == "dist" else 1
+    return SIMILARITIES[kind](teacher.softmax(1), student.softmax(1)) * scale
 
 
 def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:

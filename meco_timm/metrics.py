@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from meco_timm.errors import UserError
+from meco_timm.progress import say
 
+INERT = 1e-3  # share of the student's gradient below which a term teaches nothing
 PATIENCE = 20  # steps in a row without a finite gradient, after which the run stops
 
 
@@ -17,6 +19,7 @@ class MetricLines:
 
     def __init__(self, path: Path, start: int, main: bool):
         self.path, self.main = path, main
+        self._warned: set[str] = set()
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
@@ -46,6 +49,24 @@ class MetricLines:
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
+
+    def shares(self, step: int, shares: dict[str, float]) -> None:
+        """Each term's share of the student's gradient; a term that has next to none is named, once."""
+        self._write({"step": step, **{f"gradient_share/{name}": share for name, share in shares.items()}})
+        for name in sorted(name for name, share in shares.items() if share < INERT and name not in self._warned):
+            self._warned.add(name)
+            if self.main:
+                say(
+                    f"warning: {name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it "
+                    f"teaches next to nothing. Raise {_weight_of(name)}, or set it aside."
+                )
+
+
+def _weight_of(name: str) -> str:
+    """The recipe's key that weighs a term."""
+    if name == "labels" or name == "similarity/logits":
+        return f"losses.{name.split('/')[-1]}"
+    return "losses.blocks" if name.startswith("similarity") else "discriminators.weight"
 
 
 def _note(values: dict[str, float]) -> str:

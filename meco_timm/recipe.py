@@ -65,6 +65,8 @@ class Data(Section):
     labelled: Annotated[int, Field(gt=0)] | None = None
     """Keep only so many training labels (stratified by class, seeded). Teachers and the student alone train on
     these images; the student trains on all of them, since soft labels need no label. Validation labels are extra."""
+    student_sees: Literal["all", "labelled"] = "all"
+    """Whether the student also learns from the training images whose labels `labelled` hides."""
     image_size: Annotated[int, Field(gt=0)] = 224
     """Height and width of the batch and of the student's input, in pixels."""
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
@@ -233,10 +235,10 @@ class Alignment(Section):
 class Losses(Section):
     """Similarity between teacher and student (losses.py)."""
 
-    similarity: Similarity = "ce"
-    """Between softened logits. The paper found `ce` best of the four."""
+    similarity: Literal["l1", "l2", "kl", "ce", "dist"] = "ce"
+    """Between softened logits. The paper found `ce` best of its four; `dist` compares correlations instead."""
     temperature: Positive = 4.0
-    """Softens both sides; `ce` and `kl` are multiplied by its square."""
+    """Softens both sides; `ce`, `kl` and `dist` are multiplied by its square."""
     logits: NotNegative = 1.0
     """Weight of the logits' similarity."""
     block_similarity: Similarity = "l2"

@@ -168,6 +168,13 @@ def test_hidden_labels_do_not_reach_the_student(shapes):
     assert all(label == truth[row] for row, label in zip(taught.row, taught.label, strict=True))
 
 
+def test_the_student_may_see_the_labelled_images_only(shapes):
+    data, every = load(shapes, labelled=6, student_sees="labelled"), load(shapes, labelled=6)
+    assert data.train.rows.tolist() == data.labelled.rows.tolist() == every.labelled.rows.tolist()
+    assert data.identity == every.identity  # the same zoo serves both
+    assert (seen(data, data.train, stop=2, batch=3).label >= 0).all()
+
+
 def test_without_labelled_every_training_label_is_known(shapes):
     data = load(shapes)
     assert (seen(data, data.train, stop=9, batch=3).label >= 0).all()

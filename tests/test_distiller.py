@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from meco_timm import losses
 from meco_timm.discriminators import adversarial
-from meco_timm.distiller import Distiller, Supervised
+from meco_timm.distiller import Distiller, Supervised, gradient_shares
 from meco_timm.recipe import Network, Recipe
 from meco_timm.streams import Outputs, Stream, student_stream
 
@@ -160,6 +160,27 @@ def test_a_teacher_of_blocks_only_or_logits_only_gives_its_part(stream):
         distiller.zero_grad()
         found["total"].backward()
         assert [name for name, p in distiller.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("word", ["minimax", "none"])
+def test_gradient_shares_are_those_of_each_term_alone(stream, word):
+    settings = {"blocks": [0.1, 0.4], "labels": 0.3}
+    distiller = make_distiller(stream, losses=settings, discriminators={"adversary": word})
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
+    found = gradient_shares(distiller, *batch())
+    after = distiller.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # batch-norm statistics too
+    norms = {}
+    for name in found:
+        distiller.zero_grad()
+        distiller(*batch(), apart=True)[name].backward()
+        students = [p.grad for p in distiller.student.parameters() if p.grad is not None]
+        norms[name] = torch.stack([g.norm() for g in students]).norm().item()
+    terms = {"similarity/logits", "similarity/0", "similarity/1", "labels"}
+    assert found.keys() == terms | ({"adversary/0", "adversary/1", "adversary/logits"} if word == "minimax" else set())
+    assert sum(found.values()) == pytest.approx(1)
+    for name, share in found.items():
+        assert share == pytest.approx(norms[name] / sum(norms.values()), rel=1e-3)
 
 
 def test_supervised_is_cross_entropy_on_known_labels(stream):

@@ -15,7 +15,7 @@ from meco_timm.losses import (
 )
 
 B, K = 3, 5
-KINDS = list(SIMILARITIES)
+KINDS = [kind for kind in SIMILARITIES if kind != "dist"]  # the paper's
 
 
 def pair(seed: int = 0, width: int = K) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,22 @@ def test_between_blocks_is_per_element_or_of_the_softmax(kind):
     assert between_blocks(kind, teacher, student).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["l1", "l2", "kl"])
+def correlation(a: list[float], b: list[float]) -> float:
+    a, b = ([x - sum(v) / len(v) for x in v] for v in (a, b))
+    norms = math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norms
+
+
+def test_dist_is_one_minus_correlation_by_image_and_by_class():
+    teacher, student = pair()
+    t, s = ([softmax(row, 2.0) for row in z.tolist()] for z in (teacher, student))
+    images = sum(1 - correlation(a, b) for a, b in zip(t, s, strict=True)) / B
+    by_class = zip(zip(*t, strict=True), zip(*s, strict=True), strict=True)
+    classes = sum(1 - correlation(list(a), list(b)) for a, b in by_class) / K
+    assert between_logits("dist", teacher, student, 2.0).item() == pytest.approx(4 * (images + classes), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "kl", "dist"])
 def test_nothing_is_lost_between_equals(kind):
     teacher, student = pair()
     assert between_logits(kind, teacher, teacher.clone()).item() == pytest.approx(0, abs=1e-6)

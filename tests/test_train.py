@@ -155,6 +155,10 @@ def test_the_metrics_name_every_term(finished):
     terms = [f"{term}/{p}" for term in ("similarity", "adversary", "discriminator_accuracy") for p in places]
     assert first.keys() - {"skipped_steps"} == {"step", "lr", "total", *terms}
     assert last.keys() == {"step", "validation/top1", "validation/nll"}
+    shares = [line for line in lines(finished.folder / "run/metrics.jsonl") if any("share" in key for key in line)]
+    weighed = [f"gradient_share/{term}/{p}" for term in ("similarity", "adversary") for p in places]
+    assert shares
+    assert all(line.keys() == {"step", *weighed} for line in shares)
     assert last["step"] == 4
 
 
