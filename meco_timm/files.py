@@ -1,11 +1,20 @@
 """Files that are whole or not there: written beside their place, flushed, renamed."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from meco_timm.errors import UserError
+
+DISK_FAULTS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
 
 
 def _flush(path: Path) -> None:
@@ -42,3 +51,23 @@ def digest_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def disk_faults_told(folder: Path) -> Iterator[None]:
+    """A full or read-only disk is no bug: say where, and that nothing is lost.
+
+    Raises:
+        UserError: instead of the disk's error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        by_disk = error.errno in DISK_FAULTS if isinstance(error, OSError) else "os error" in str(error)
+        if not by_disk:
+            raise
+        raise UserError(
+            f"run: {getattr(error, 'filename', None) or folder} cannot be written: "
+            f"{getattr(error, 'strerror', None) or error}. Make room or mend it; the same command goes on from the "
+            "last checkpoint."
+        ) from error

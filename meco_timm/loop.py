@@ -65,12 +65,13 @@ class Training:
         folder: Path,
         title: str,
         teach: Teach | None = None,
+        teachers: dict[str, str] | None = None,
         discriminator_lr: float = 0.0,
     ):
         set_memory(objective, settings)
         self.settings, self.accelerator, self.teach = settings, accelerator, teach
         self.data, self.images, self.steps, self.seed = data, images, steps, seed
-        self.folder, self.title = folder, title
+        self.folder, self.title, self.teachers = folder, title, teachers or {}
         optimizer = make_optimizer(objective, settings, discriminator_lr)
         self.schedule = make_schedule(optimizer, settings, steps)
         self.objective, self.optimizer = accelerator.prepare(objective.to(accelerator.device), optimizer)
@@ -80,6 +81,7 @@ class Training:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.best: Best | None = None
         self.step = 0
+        self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
         self.shares: dict[str, float] = {}  # of the gradient, by term, when just measured
         self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
 
@@ -128,9 +130,11 @@ class Training:
         """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
         validation."""
         (then, step), self._logged = self._logged, (time.monotonic(), self.step)
+        seconds, waited, self._waited = max(self._logged[0] - then, 1e-9), self._waited, 0.0
         facts = {
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": (self.step - step) * self._images_per_step / max(self._logged[0] - then, 1e-9),
+            "images_per_s": (self.step - step) * self._images_per_step / seconds,
+            "data_wait": min(waited / seconds, 1.0),
             "skipped_steps": int(self.skipped[0]),
         }
         if self.accelerator.trackers:
@@ -173,19 +177,15 @@ class Training:
                 f"data.workers: a loader process died at step {self.step} of {self.title} ({text.splitlines()[0]}). "
                 "Was it out of memory? Write fewer; the same command goes on from the last checkpoint."
             ) from error
-        if self.accelerator.num_processes > 1 and ("peer" in text or "NCCL" in text or "Gloo" in text.title()):
-            raise UserError(
-                f"{self.title}: another process was lost at step {self.step} ({text.splitlines()[0]}). The same "
-                "command goes on from the last checkpoint."
-            ) from error
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        reseed(self.seed, "step", self.step, self.accelerator.process_index)  # dropout and its like
         if self.schedule:
             self.schedule.step_update(self.step)
         self.objective.train()
-        for _ in range(self.settings.accumulation):
-            batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
+        for part in range(self.settings.accumulation):
+            batch = send_to_device(self._next(batches), self.accelerator.device, non_blocking=True)
+            # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
+            reseed(self.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
             teacher = self.teach(image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
@@ -217,6 +217,12 @@ class Training:
                 for p in self.objective.parameters():
                     if p.grad is not None:
                         p.grad.masked_fill_(bad, 0.0)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        began = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - began
+        return batch
 
     @property
     def _images_per_step(self) -> int:
@@ -263,6 +269,7 @@ class Training:
             return
         state = {
             "step": self.step,
+            "teachers": self.teachers,
             "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -275,11 +282,23 @@ class Training:
         state = self.checkpoints.newest()
         if state is None:
             return
+        self._check_teachers(state["teachers"])
         self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
+        if self.step > self.steps or (self.step == self.steps and self.best is None):
+            raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
         if self.accelerator.is_main_process:
             say(f"{self.title}: going on from step {self.step}")
+
+    def _check_teachers(self, then: dict[str, str]) -> None:
+        """The run goes on only with the teachers that it began with."""
+        others = [name for name in self.teachers if self.teachers[name] != then.get(name)]
+        if others:
+            raise UserError(
+                f"teachers: {', '.join(others)}: other weights than those this run began with ({self.folder}). Bring "
+                "the old ones back, or start anew with --fresh."
+            )

@@ -20,15 +20,30 @@ class MetricLines:
     def __init__(self, path: Path, start: int, main: bool):
         self.path, self.main = path, main
         self._warned: set[str] = set()
+        self._waiting = b""  # lines that the disk had no room for
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
             path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
+            self._size = path.stat().st_size
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self.main:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        """Append a line; where the disk refuses it, warn once and keep it for the next time."""
+        if not self.main:
+            return
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(self._size)  # a write that failed may have left a part
+                file.seek(self._size)
+                written = file.write(self._waiting)
+        except OSError as error:
+            if "disk" not in self._warned:
+                say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on.")
+            self._warned.add("disk")
+            return
+        if written == len(self._waiting):
+            self._size, self._waiting = self._size + written, b""
 
     def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
         """Write the line and return the note for the progress bar. Reads the device: once per `log_every` steps.
@@ -45,7 +60,8 @@ class MetricLines:
             )
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
         skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
-        return f"{facts['images_per_s']:.0f} images/s  {_note(values)}{skipped}"
+        wait = f"  waiting for data {facts['data_wait']:.0%}" if facts["data_wait"] >= 0.05 else ""
+        return f"{facts['images_per_s']:.0f} images/s{wait}  {_note(values)}{skipped}"
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})

@@ -3,6 +3,7 @@
 What cannot be had is refused with a reason; weights of another shape are an error, never a random head.
 """
 
+import hashlib
 import inspect
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import load_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from meco_timm.errors import UserError, did_you_mean
 from meco_timm.randomness import reseed
@@ -178,3 +179,12 @@ def _first_line(error: BaseException) -> str:
     """The first line that says what: torch puts a heading over the list of tensors that do not fit."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of a network's parameters and buffers, by name: the same weights, the same digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

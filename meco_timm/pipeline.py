@@ -1,6 +1,8 @@
 """The whole: recipe → data → zoo → student → table → checkpoint, a call each."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,6 +14,7 @@ from meco_timm.distiller import Distiller
 from meco_timm.errors import UserError
 from meco_timm.evaluation import Row, make_table, print_table
 from meco_timm.export import export
+from meco_timm.files import disk_faults_told
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.progress import say
@@ -38,7 +41,8 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     accelerator.wait_for_everyone()
     rows = folder.finished_rows()
     if rows is None:
-        rows = _distill(recipe, folder, accelerator)
+        with disk_faults_told(folder.path), lost_process_told(accelerator):
+            rows = _distill(recipe, folder, accelerator)
     elif accelerator.is_main_process:
         say(f"{folder.path} has this run already, finished; nothing is trained again.")
     if accelerator.is_main_process:
@@ -63,6 +67,25 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     if missing := [name for name in recipe.trackers if name not in {str(t) for t in accelerator.log_with}]:
         raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
     return accelerator
+
+
+@contextmanager
+def lost_process_told(accelerator: Accelerator) -> Iterator[None]:
+    """A process that waits for one that died gets a message of the network's; say what it means.
+
+    Raises:
+        UserError: instead.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).strip() or type(error).__name__
+        if accelerator.num_processes == 1 or not any(word in text.lower() for word in ("peer", "nccl", "gloo")):
+            raise
+        raise UserError(
+            f"run: another process was lost ({text.splitlines()[0]}). The same command goes on from the last "
+            "checkpoint."
+        ) from error
 
 
 def plan(recipe: Recipe) -> str:
@@ -97,6 +120,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         folder=folder.path,
         title="student",
         teach=zoo.outputs,
+        teachers=zoo.fingerprints,
         discriminator_lr=recipe.discriminators.lr,
     )
     student = training.run()

@@ -13,6 +13,9 @@ from meco_timm.files import write_json, write_text
 from meco_timm.reading import changed_keys, recipe_key, to_yaml
 from meco_timm.recipe import Recipe
 
+# What may be written otherwise while a run is under way: it then goes on by the new words.
+MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
+
 
 class RunFolder:
     """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoints/ in training, table.json, student/."""
@@ -65,7 +68,7 @@ def find_run_folder(recipe: Recipe) -> RunFolder:
     saved = folder.path / "recipe.yaml"
     try:
         if saved.exists():
-            _same_recipe(recipe, saved)
+            _same_recipe(recipe, saved, finished=folder.table.exists())
         elif folder.path.exists() and {p.name for p in folder.path.iterdir()} - {"recipe.yaml.tmp"}:
             raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
     except OSError as error:
@@ -73,10 +76,10 @@ def find_run_folder(recipe: Recipe) -> RunFolder:
     return folder
 
 
-def _same_recipe(recipe: Recipe, saved: Path) -> None:
+def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
     old = Recipe.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
     changed = changed_keys(recipe_key(old), recipe_key(recipe))
-    if changed:
+    if changed and (finished or set(changed) - MAY_CHANGE):
         raise UserError(
             f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
             "Choose another folder with run=FOLDER, or leave `run` out to have one per recipe."

@@ -18,6 +18,7 @@ from meco_timm.export import export
 from meco_timm.files import digest_of
 from meco_timm.loop import Training, total_steps
 from meco_timm.losses import mean_logits
+from meco_timm.networks import weights_digest
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
@@ -37,6 +38,7 @@ class Zoo:
     """Frozen teachers by name. They stay outside `accelerator.prepare`, in eval mode and out of every checkpoint."""
 
     def __init__(self, streams: dict[str, Stream], recipe: Recipe, accelerator: Accelerator):
+        self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
         self.streams = {name: s.to(accelerator.device).eval().requires_grad_(False) for name, s in streams.items()}
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()

@@ -105,7 +105,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def lines(file: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the measured speed."""
     read = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in read]
+    return [{key: value for key, value in line.items() if key not in ("images_per_s", "data_wait")} for line in read]
 
 
 # A run and what it leaves
