@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from meco_timm.errors import UserError
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import fingerprint
-from meco_timm.recipe import Data
+from meco_timm.sections import Data
 from meco_timm.sources import Split, read_source
 
 NO_LABEL = -1

@@ -10,7 +10,7 @@ import torch
 from timm.models import save_for_hf
 
 from meco_timm.files import move_into_place, write_json
-from meco_timm.recipe import Data
+from meco_timm.sections import Data
 from meco_timm.streams import Stream
 
 # What describes this checkpoint; all else in timm's config belongs to the tag whose defaults the network was made with.

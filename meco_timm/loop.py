@@ -8,14 +8,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, send_to_device
+from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from meco_timm.checkpoint import Checkpoints, Interrupted, StopSign, listen
 from meco_timm.data import Batch, DataSource, Images
@@ -24,10 +23,11 @@ from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
 from meco_timm.metrics import MetricLines
 from meco_timm.mixing import Mixing
-from meco_timm.optimizers import make_optimizer, make_schedule, set_memory
+from meco_timm.optimizers import clip_and_guard, make_optimizer, make_schedule, set_memory
 from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
-from meco_timm.recipe import Loop
+from meco_timm.sections import Loop
+from meco_timm.sharding import Shards, check_launch
 from meco_timm.streams import Outputs, Stream
 
 Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's outputs
@@ -68,14 +68,18 @@ class Training:
         teachers: dict[str, str] | None = None,
         discriminator_lr: float = 0.0,
     ):
+        check_launch(accelerator)
         set_memory(objective, settings)
         self.settings, self.accelerator, self.teach = settings, accelerator, teach
         self.data, self.images, self.steps, self.seed = data, images, steps, seed
         self.folder, self.title, self.teachers = folder, title, teachers or {}
         optimizer = make_optimizer(objective, settings, discriminator_lr)
         self.schedule = make_schedule(optimizer, settings, steps)
-        self.objective, self.optimizer = accelerator.prepare(objective.to(accelerator.device), optimizer)
-        self.student: Stream = accelerator.unwrap_model(self.objective).student
+        self.shards = Shards(objective.to(accelerator.device), accelerator)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.student: Stream = self._module.student
+        if settings.ema and self.shards.spread:
+            raise UserError("loop.ema: is not there for weights spread by FSDP2. Write 0.")
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
         self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -84,6 +88,11 @@ class Training:
         self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
         self.shares: dict[str, float] = {}  # of the gradient, by term, when just measured
         self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
+
+    @property
+    def _module(self) -> Any:
+        """The objective itself, without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.objective, keep_torch_compile=False)
 
     def run(self) -> Stream:
         """Train from the last checkpoint, if there is one, to the end.
@@ -122,7 +131,7 @@ class Training:
             if self._asked_to_stop(stop, logs):
                 self._checkpoint()
                 raise self._interrupted()
-            if self._time_to_save(saved_at):
+            if self._time_to_save(saved_at, logs):
                 self._checkpoint()
                 saved_at = time.monotonic()
 
@@ -145,22 +154,24 @@ class Training:
 
     def _time_to_weigh(self) -> bool:
         """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
-        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        return (self.step + 1) % max(1, self.steps // 4) == 0 and not sharded
+        return (self.step + 1) % max(1, self.steps // 4) == 0 and not self.shards.spread
 
-    def _time_to_save(self, saved_at: float) -> bool:
+    def _time_to_save(self, saved_at: float, logs: bool) -> bool:
         s = self.settings
-        by_steps = s.checkpoint_steps is not None and self.step % s.checkpoint_steps == 0
-        return by_steps or self.step == self.steps or time.monotonic() - saved_at > 60 * s.checkpoint_minutes
+        if self.step == self.steps or (s.checkpoint_steps is not None and self.step % s.checkpoint_steps == 0):
+            return True
+        due = time.monotonic() - saved_at > 60 * s.checkpoint_minutes
+        return logs and self._anywhere(due) if self.shards.spread else due  # all gather it together
 
     def _asked_to_stop(self, stop: StopSign, logs: bool) -> bool:
         """Whether any process has been; many processes agree on it when they log, so that all stop at one step."""
         if self.accelerator.num_processes == 1:
             return stop.seen
-        if not logs:
-            return False
-        seen = torch.tensor([float(stop.seen)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(seen).item())
+        return logs and self._anywhere(stop.seen)
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether it is so in any process; all must ask."""
+        return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device)).item())
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
@@ -192,31 +203,16 @@ class Training:
                 losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
-                    self._clip_and_guard()
+                    bad = clip_and_guard(self.accelerator, self._module, self.optimizer, self.settings.clip_grad)
+                    self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.student, step=self.step)
         if self._time_to_weigh() and teacher is not None:
             with self.accelerator.autocast():
-                self.shares = gradient_shares(self.accelerator.unwrap_model(self.objective), image, label, teacher)
+                self.shares = gradient_shares(self._module, image, label, teacher)
         return losses
-
-    def _clip_and_guard(self) -> None:
-        """Clip the student's gradient, and let a step whose gradient is not finite change nothing; no host sync."""
-        a, limit = self.accelerator, self.settings.clip_grad or math.inf
-        norm = a.clip_grad_norm_(self.student.parameters(), limit)
-        own = {id(p) for p in self.student.parameters()}
-        others = [p.grad for p in self.objective.parameters() if p.grad is not None and id(p) not in own]
-        bad = ~(norm + get_total_norm(others)).isfinite() if others else ~norm.isfinite()
-        self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
-        if a.scaler is None:  # fp16's scaler skips such steps itself
-            if self.optimizer.defaults.get("fused"):
-                self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
-            else:
-                for p in self.objective.parameters():
-                    if p.grad is not None:
-                        p.grad.masked_fill_(bad, 0.0)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         began = time.monotonic()
@@ -248,7 +244,7 @@ class Training:
         return bool(patience and self.best and self.step - self.best.step >= patience * self._validate_every)
 
     def _validate(self) -> dict[str, float]:
-        stream = self.ema.module if self.ema else self.student
+        stream = self.ema.module if self.ema else self.shards.gather(self._module)
         scores = {"top1": 0.0, "nll": 0.0}
         if len(self.data.validation):
             scores = validate(stream, self.data, self.accelerator, self.settings.batch_size)
@@ -260,18 +256,24 @@ class Training:
 
     def _finish(self) -> Stream:
         assert self.best is not None  # the last step validates
-        self.student.model.load_state_dict(self.best.state)
+        student = self.shards.stream
+        student.model.load_state_dict(self.best.state)
         self.accelerator.free_memory(self.objective, self.optimizer)
-        return self.student.eval()
+        return student.eval()
 
     def _checkpoint(self) -> None:
-        if not self.accelerator.is_main_process or self.skipped[1]:  # a state amid failing steps may be spoilt
+        a = self.accelerator
+        if self.skipped[1] or not (a.is_main_process or self.shards.spread):  # a state amid failing steps may be spoilt
+            return
+        weights, optimizer = self.shards.states(self._module, self.optimizer)
+        if not a.is_main_process:
             return
         state = {
             "step": self.step,
             "teachers": self.teachers,
-            "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "objective": weights,
+            "optimizer": optimizer,
+            "scaler": a.scaler.state_dict() if a.scaler else None,
             "ema": self.ema.state_dict() if self.ema else None,
             "skipped": self.skipped,
             "best": tuple(self.best) if self.best else None,
@@ -283,8 +285,9 @@ class Training:
         if state is None:
             return
         self._check_teachers(state["teachers"])
-        self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.shards.load(self._module, self.optimizer, state["objective"], state["optimizer"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(*state["best"]) if state["best"] else None

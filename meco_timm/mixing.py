@@ -4,7 +4,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from meco_timm.recipe import Loop
+from meco_timm.sections import Loop
 
 
 class Mixing:

@@ -1,15 +1,20 @@
 """9 · timm's optimizers, schedules and memory settings for what an objective trains."""
 
+import math
 from typing import Any
 
 import timm.optim
 import torch
+from accelerate import Accelerator
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from meco_timm.errors import UserError, did_you_mean
-from meco_timm.recipe import Loop
+from meco_timm.sections import Loop
+from meco_timm.sharding import local, whole
 
 FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for their step: on a CPU 5 × as fast
 
@@ -71,3 +76,23 @@ def set_memory(objective: nn.Module, settings: Loop) -> None:
             raise UserError(f"loop.gradient_checkpointing: timm has none for {type(model).__name__}.") from error
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
+
+
+def clip_and_guard(accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None) -> Tensor:
+    """Clip the student's gradient to norm `limit`, and let a step without a finite gradient change nothing.
+
+    Gives whether it was so, as a tensor on the device: nothing here waits for it.
+    """
+    student = list(objective.student.parameters())  # type: ignore[union-attr]
+    norm = whole(accelerator.clip_grad_norm_(student, limit or math.inf))
+    own = {id(p) for p in student}
+    others = [p.grad for p in objective.parameters() if p.grad is not None and id(p) not in own]
+    bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
+    if accelerator.scaler is None:  # fp16's scaler skips such steps itself
+        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+        if optimizer.defaults.get("fused") and not any(isinstance(g, DTensor) for g in gradients):
+            optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
+        else:
+            for gradient in gradients:
+                local(gradient).masked_fill_(bad, 0.0)
+    return bad

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from meco_timm.errors import UserError, did_you_mean
-from meco_timm.recipe import WATCHING, Recipe
+from meco_timm.recipe import Recipe
+from meco_timm.sections import WATCHING
 
 Path_ = tuple[str | int, ...]
 COMMAND_LINE = "command line"

@@ -7,145 +7,11 @@ overrides and error messages on top. Sections are named as the modules that read
 from math import isqrt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from meco_timm.sections import Data, Loop, NotNegative, Positive, Section
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """Strict: an unknown key or a value of another type is an error, never ignored; no infinite number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class Augmentation(Section):
-    """Random views of a training image, made by `timm.data.create_transform`."""
-
-    crop_mode: Literal["rrc", "rkrc", "rkrr"] = "rrc"
-    """timm's `train_crop_mode`: random resized crop, or resize keeping the ratio and then crop."""
-    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [0.08, 1.0]
-    """Area of the random crop, as a share of the image: [smallest, largest]."""
-    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [0.75, 1.3333]
-    """Aspect ratio of the random crop: [smallest, largest]."""
-    hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability of a horizontal flip. Digits and letters want 0."""
-    vflip: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability of a vertical flip."""
-    color_jitter: NotNegative = 0.0
-    """Strength of brightness, contrast and saturation jitter; 0 is none."""
-    auto_augment: str | None = None
-    """timm's word for a policy, for example `rand-m9-mstd0.5` (RandAugment) or `3a`."""
-    repeats: Annotated[int, Field(gt=0)] = 1
-    """Views of each image within one batch (repeated augmentation); an epoch then takes so many times the steps."""
-
-
-class Data(Section):
-    """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
-
-    source: str
-    """A Hub id (`zalando-datasets/fashion_mnist`), a folder of class folders (directly, or under `train/` and
-    `test/`), or a folder of parquet files named `train*` and `test*`."""
-    image_column: str | None = None
-    """Column of images; found by itself when there is only one."""
-    label_column: str | None = None
-    """Column of class labels; found by itself when there is only one."""
-    train_split: str = "train"
-    """Split to train on; the validation images are taken out of it."""
-    test_split: str | None = None
-    """Split that is used once, at the end. By default `test`, else `validation`; a source with neither gives
-    `test_fraction` of its images."""
-    test_fraction: Fraction = 0.2
-    """Share of the images held out for the test when the source has no such split."""
-    validation: Fraction = 0.1
-    """Share of the training images held out to choose the best weights; 0 keeps the last weights."""
-    labelled: Annotated[int, Field(gt=0)] | None = None
-    """Keep only so many training labels (stratified by class, seeded). Teachers and the student alone train on
-    these images; the student trains on all of them, since soft labels need no label. Validation labels are extra."""
-    student_sees: Literal["all", "labelled"] = "all"
-    """Whether the student also learns from the training images whose labels `labelled` hides."""
-    image_size: Annotated[int, Field(gt=0)] = 224
-    """Height and width of the batch and of the student's input, in pixels."""
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Evaluation resizes to `image_size / crop_pct` and crops the centre, as timm does."""
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
-    """Resizing filter."""
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Loader processes per device; results do not depend on it."""
-    augmentation: Augmentation = Augmentation()
-
-
-class Loop(Section):
-    """One training run: of the student, of the student alone, and, changed by `zoo.loop`, of each teacher."""
-
-    epochs: Positive | None = None
-    """Passes over the student's training images. Give this or `steps`."""
-    steps: Annotated[int, Field(gt=0)] | None = None
-    """Optimizer steps. Give this or `epochs`; 100 epochs when neither is given."""
-    batch_size: Annotated[int, Field(gt=0)] = 128
-    """Images per step, per process and per accumulated part."""
-    accumulation: Annotated[int, Field(gt=0)] = 1
-    """Parts (micro-batches) whose gradients are added up into one step."""
-    optimizer: str = "adamw"
-    """Any name of `timm.optim.list_optimizers()`."""
-    lr: Positive = 1e-3
-    """Highest learning rate; not scaled by batch size or processes."""
-    weight_decay: NotNegative = 0.05
-    """Not applied to norms and biases."""
-    momentum: Fraction = 0.9
-    """For optimizers that have it."""
-    schedule: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = "cosine"
-    """timm's schedule, counted in steps."""
-    milestones: list[Fraction] = [0.5, 0.8333]
-    """For `multistep`: the learning rate is cut to a tenth at these shares of the run."""
-    warmup: Fraction = 0.05
-    """Share of the run in which the learning rate rises from 0."""
-    clip_grad: Positive | None = 1.0
-    """Largest gradient norm; null for no clipping."""
-    label_smoothing: Fraction = 0.0
-    """For training on labels."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor of the learning rate from each layer to the one before it, for pretrained networks; null for none."""
-    mixup: NotNegative = 0.0
-    """Alpha of mixup; teacher and student see the same mixed image. 0 for none."""
-    cutmix: NotNegative = 0.0
-    """Alpha of cutmix; with mixup, each is drawn half of the time. 0 for none."""
-    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability that a rectangle of an image is blackened."""
-    gradient_checkpointing: bool = False
-    """Trade time for memory, in networks that timm can do it for."""
-    channels_last: bool = False
-    """Memory format of the networks that are trained; faster for CNNs on GPUs with mixed precision."""
-    ema: Fraction = 0.0
-    """Decay of the weights' moving average, which then is what is evaluated and kept; 0 for none."""
-    validations: Annotated[int, Field(gt=0)] = 20
-    """How often per run the validation split is looked at, evenly spread."""
-    best: Literal["top1", "nll"] = "top1"
-    """What of the validation split decides which weights are kept."""
-    patience: Annotated[int, Field(gt=0)] | None = None
-    """Stop after so many validations without a better one; null for never."""
-    checkpoint_minutes: Positive = 5.0
-    """Minutes between two checkpoints, from which an interrupted run goes on exactly; the last two are kept."""
-    checkpoint_steps: Annotated[int, Field(gt=0)] | None = None
-    """Steps between two checkpoints, besides."""
-    log_every: Annotated[int, Field(gt=0)] = 10
-    """Steps between two lines of metrics.jsonl; the only moments when the loss is read from the device."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> "Loop":
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("epochs and steps exclude each other; keep one")
-        return self
-
-    def changed_by(self, other: "Loop") -> "Loop":
-        """These settings with what `other` says explicitly on top."""
-        said = {key: getattr(other, key) for key in other.model_fields_set}
-        if said.get("steps") is not None or said.get("epochs") is not None:
-            said = {"steps": None, "epochs": None} | said
-        return self.model_copy(update=said)
 
 
 class Network(Section):
@@ -154,7 +20,7 @@ class Network(Section):
 
     model: str
     """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`."""
     weights: str | None = None
     """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
@@ -270,7 +136,7 @@ class Recipe(Section):
     """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
     run: str | None = None
     """The run folder; by default `runs/<recipe>-<hash of the recipe>`."""
-    trackers: list[str] = []
+    trackers: list[str] = Field(default_factory=list)
     """Accelerate's words for trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision; by default what `accelerate launch` was told."""

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 
 from meco_timm.errors import UserError, did_you_mean
-from meco_timm.recipe import Data
+from meco_timm.sections import Data
 
 
 class Split(NamedTuple):

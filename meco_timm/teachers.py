@@ -22,7 +22,8 @@ from meco_timm.networks import weights_digest
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
-from meco_timm.recipe import WATCHING, Alignment, Loop, Network, Recipe, Teacher
+from meco_timm.recipe import Alignment, Network, Recipe, Teacher
+from meco_timm.sections import WATCHING, Loop
 from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
 
 KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it

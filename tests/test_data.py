@@ -14,7 +14,7 @@ from PIL import Image
 
 from meco_timm.data import NO_LABEL, Batch, BatchStream, DataSource, load_data
 from meco_timm.errors import UserError
-from meco_timm.recipe import Data
+from meco_timm.sections import Data
 
 PLAIN: dict[str, Any] = {"image_size": 32, "crop_pct": 1.0, "workers": 0, "validation": 0.25}
 

@@ -21,7 +21,8 @@ from meco_timm.evaluation import (
     quality,
     validate,
 )
-from meco_timm.recipe import Alignment, Data, Network
+from meco_timm.recipe import Alignment, Network
+from meco_timm.sections import Data
 from meco_timm.streams import student_stream
 
 

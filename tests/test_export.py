@@ -9,7 +9,8 @@ import torch
 from conftest import contents, tree
 
 from meco_timm.export import export
-from meco_timm.recipe import Alignment, Data, Network
+from meco_timm.recipe import Alignment, Network
+from meco_timm.sections import Data
 from meco_timm.streams import Stream, student_stream
 
 NAMES = ["circle", "cross", "dash"]

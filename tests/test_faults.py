@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks import resume
 from meco_timm.data import load_data
-from meco_timm.recipe import Data
+from meco_timm.sections import Data
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -18,7 +18,8 @@ from meco_timm.distiller import Distiller, Supervised
 from meco_timm.errors import UserError
 from meco_timm.loop import Training, make_optimizer, make_schedule, total_steps
 from meco_timm.randomness import derive
-from meco_timm.recipe import Alignment, Data, Loop, Network, Recipe
+from meco_timm.recipe import Alignment, Network, Recipe
+from meco_timm.sections import Data, Loop
 from meco_timm.streams import Outputs, Stream, student_stream
 
 LOGITS = Alignment(blocks=0)

@@ -21,7 +21,8 @@ from torch import nn
 
 from meco_timm.errors import UserError
 from meco_timm.export import export
-from meco_timm.recipe import Alignment, Data, Network, Teacher
+from meco_timm.recipe import Alignment, Network, Teacher
+from meco_timm.sections import Data
 from meco_timm.streams import Stream, student_stream, teacher_stream
 
 ALIGNMENT = Alignment(blocks=2, method="grid", length=32)

@@ -19,7 +19,8 @@ from meco_timm.losses import with_labels
 from meco_timm.mixing import Mixing
 from meco_timm.optimizers import make_optimizer
 from meco_timm.randomness import reseed
-from meco_timm.recipe import Alignment, Loop, Network
+from meco_timm.recipe import Alignment, Network
+from meco_timm.sections import Loop
 from meco_timm.streams import student_stream
 
 IMAGE = torch.arange(4 * 3 * 32 * 32).remainder(256).to(torch.uint8).view(4, 3, 32, 32)

@@ -161,7 +161,10 @@ def test_a_whole_list_can_be_overridden(path):
         ("loop.lrr=1", "command line: loop.lrr: there is no such key. Did you mean 'lr'?"),
         ("loop.lr=fast", "command line: loop.lr: input should be a valid number, but it is 'fast'"),
         ("loop.lr=.inf", "command line: loop.lr: input should be a finite number"),
-        ("losses.similarity=klx", "command line: losses.similarity: 'klx' is not one of its words: l1, l2, kl, ce."),
+        (
+            "losses.similarity=klx",
+            "command line: losses.similarity: 'klx' is not one of its words: l1, l2, kl, ce, dist.",
+        ),
         ("lop.lr=1", "command line: lop: there is no such key. Did you mean 'loop'?"),
         ("teachers.5.size=64", "command line: teachers.5.size: the recipe has nothing of that name to change."),
         ("seed.x=1", "command line: seed.x: the recipe has nothing of that name to change."),

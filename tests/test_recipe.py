@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meco_timm.recipe import Loop, Recipe, Section
+from meco_timm.recipe import Recipe
 from meco_timm.schema import schema
+from meco_timm.sections import Loop, Section
 
 SMALLEST: dict[str, Any] = {"data": {"source": "x"}, "teachers": ["resnet18.a1_in1k"], "student": "resnet18"}
 

@@ -436,7 +436,11 @@ IN_THE_RECIPE: dict[str, tuple[str, str, list[str]]] = {
     "unknown section": ("lop.lr", "8", ["lop: there is no such key. Did you mean 'loop'?"]),
     "no teachers": ("teachers", "[]", ["teachers: the list of teachers is empty. Name at least one timm model"]),
     "null teachers": ("teachers", "null", ["teachers: input should be a valid list"]),
-    "unknown similarity": ("losses.similarity", "kll", ["'kll' is not one of its words: l1, l2, kl, ce.", "'kl'"]),
+    "unknown similarity": (
+        "losses.similarity",
+        "kll",
+        ["'kll' is not one of its words: l1, l2, kl, ce, dist.", "'kl'"],
+    ),
     "unknown block similarity": ("losses.block_similarity", "cosine", ["'cosine' is not one of its words"]),
     "unknown adversary": (
         "discriminators.adversary",
