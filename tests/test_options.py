@@ -164,7 +164,7 @@ def test_two_processes_end_with_the_same_files_as_one(recipe, tmp_path):
     assert {"table.json", "student/model.safetensors", "recipe.yaml", "plan.txt"} < tree(tmp_path / "run")
     assert tree(tmp_path / "run") == tree(tmp_path / "run.old-1")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 2, 3, 4, 4]
+    assert steps == [1, 1, 2, 2, 2, 3, 3, 4, 4, 4]  # losses, shares of the gradient and, every other, a validation
 
 
 def test_a_folder_whose_making_was_cut_off_is_taken_up_again(recipe, tmp_path, capsys):
