@@ -3,21 +3,27 @@
 Linear logits, not the released code's ReLU, under which a discriminator's loss cannot fall below 0.35 and may die.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 class Discriminator(nn.Module):
-    """B×d → B logits, positive for 'teacher': d → d/2 → d/4 → 1, the paper's 1×1 convolutions as linear layers."""
+    """B×d → B logits, positive for 'teacher': d → d/2 → d/4 → 1, the paper's 1×1 convolutions as linear layers.
 
-    def __init__(self, length: int):
+    `spectral`: weights divided by their largest singular value, so that it is 1-Lipschitz (Miyato 2018).
+    """
+
+    def __init__(self, length: int, spectral: bool = False):
         super().__init__()
         middle, last = max(length // 2, 8), max(length // 4, 4)
-        self.layers = nn.Sequential(
-            nn.Linear(length, middle), nn.ReLU(), nn.Linear(middle, last), nn.ReLU(), nn.Linear(last, 1)
-        )
+        sizes = pairwise((length, middle, last, 1))
+        linear = [spectral_norm(nn.Linear(*size)) if spectral else nn.Linear(*size) for size in sizes]
+        self.layers = nn.Sequential(linear[0], nn.ReLU(), linear[1], nn.ReLU(), linear[2])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).squeeze(1)
@@ -41,18 +47,19 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
 
 
 def adversarial(
-    discriminator: nn.Module, teacher: Tensor, student: Tensor, adversary: str, weight: float
+    discriminator: nn.Module, teacher: Tensor, student: Tensor, adversary: str, weight: float, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """(loss to minimise, accuracy of the discriminator) for one block, teacher and student B×d.
 
     The discriminator's gradient is always that of −E_T log D − E_S log(1 − D), at full strength. The student's is
     `weight` times that of E_S log(1 − D) (`minimax`), of −E_S log D (`non_saturating`), or of −E_S log(1 − D), which
-    helps the discriminator (`cooperative`, the released code).
+    helps the discriminator (`cooperative`, the released code). `smoothing`: the teacher's side counts as 1 − smoothing
+    teacher (one-sided label smoothing, Salimans 2016).
     """
     sign = {"minimax": -weight, "cooperative": weight, "non_saturating": 0.0}[adversary]
     of_student = scale_gradient(student, sign) if sign else student.detach()
     on_teacher, on_student = discriminator(torch.cat([teacher.detach(), of_student])).chunk(2)
-    loss = _bce(on_teacher, 1) + _bce(on_student, 0)
+    loss = _bce(on_teacher, 1 - smoothing) + _bce(on_student, 0)
     if adversary == "non_saturating":
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
         loss = loss + weight * _bce(functional_call(discriminator, frozen, (student,)), 1)
@@ -60,5 +67,5 @@ def adversarial(
     return loss, (right / 2).detach()
 
 
-def _bce(logits: Tensor, target: int) -> Tensor:
-    return F.softplus(-logits if target else logits).mean()
+def _bce(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

@@ -50,7 +50,8 @@ class Distiller(nn.Module):
             lengths["logits"] = classes
         if self.adversary.adversary == "none":
             lengths = {}
-        self.discriminators = nn.ModuleDict({name: Discriminator(n) for name, n in lengths.items()})
+        spectral = self.adversary.spectral_norm
+        self.discriminators = nn.ModuleDict({name: Discriminator(n, spectral) for name, n in lengths.items()})
 
     def forward(self, image: Tensor, label: Tensor, teacher: Outputs, apart: bool = False) -> dict[str, Tensor]:
         """image uint8 B×3×H×W, label B, the teacher's outputs on the same images → {"total": …, each term: …}.
@@ -65,10 +66,10 @@ class Distiller(nn.Module):
             terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label))
         weighted = {name: weight * loss for name, (weight, loss) in terms.items()}
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
+        a = self.adversary
         for name, of_teacher, of_student in self._pairs(teacher, student):
-            loss, right = adversarial(
-                self.discriminators[name], of_teacher, of_student, self.adversary.adversary, self.adversary.weight
-            )
+            d = self.discriminators[name]
+            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing)
             weighted[f"adversary/{name}"] = loss
             named |= {f"adversary/{name}": loss.detach(), f"discriminator_accuracy/{name}": right}
         if apart:

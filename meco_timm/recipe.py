@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from meco_timm.sections import Data, Loop, NotNegative, Positive, Section
+from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
 
@@ -108,7 +108,8 @@ class Losses(Section):
     logits: NotNegative = 1.0
     """Weight of the logits' similarity."""
     block_similarity: Similarity = "l2"
-    """Between aligned blocks: l1 and l2 on standardised vectors, kl and ce on their softmax."""
+    """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
+    softmax."""
     blocks: NotNegative | list[NotNegative] = 0.3
     """Weight of the blocks' similarity: one for all or a list, first block first."""
     labels: NotNegative = 0.0
@@ -127,6 +128,10 @@ class Discriminators(Section):
     """Strength of the adversary's gradient on the student; the discriminators themselves always learn at full."""
     lr: Positive = 1e-3
     """Learning rate of the discriminators."""
+    spectral_norm: bool = False
+    """Weights divided by their largest singular value: a weaker discriminator, whose gradient does not die."""
+    smoothing: Fraction = 0.0
+    """One-sided label smoothing: the teacher's side counts as so much less than 1."""
 
 
 class Recipe(Section):

@@ -143,3 +143,25 @@ def test_scale_gradient_is_the_identity_forward():
     torch.testing.assert_close(y, x, rtol=0, atol=0)
     y.backward(torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(x.grad, torch.tensor([-2.0, -4.0, -6.0]))
+
+
+def test_smoothing_counts_the_teacher_as_so_much_less(discriminator):
+    teacher, student = sides()
+    loss, _ = adversarial(discriminator, teacher, student, "minimax", WEIGHT, smoothing=0.2)
+    on_teacher, on_student = discriminator(teacher).sigmoid(), discriminator(student).sigmoid()
+    expected = -(0.8 * on_teacher.log() + 0.2 * (1 - on_teacher).log()).mean() - (1 - on_student).log().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_spectrally_normalised_discriminator_is_1_lipschitz():
+    torch.manual_seed(0)
+    discriminator, plain = Discriminator(LENGTH, spectral=True), Discriminator(LENGTH)
+    for d in (discriminator, plain):
+        for p in d.parameters():
+            p.data *= 30
+    teacher, student = sides()
+    for _ in range(20):  # of power iteration
+        discriminator(teacher)
+    distance = (teacher - student).norm(dim=1)
+    assert ((discriminator(teacher) - discriminator(student)).abs() <= 1.01 * distance).all()
+    assert not ((plain(teacher) - plain(student)).abs() <= 1.01 * distance).all()
