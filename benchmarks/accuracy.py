@@ -91,6 +91,8 @@ def compared(results: list[dict[str, Any]], base: str) -> list[Row]:
         row["s.d."] = stdev(top1.values()) if len(runs) > 1 else None
         for name in ("student alone", "true ensemble"):
             row[f"− {name}"] = str(difference([top1[s] - runs[s][name]["top1"] for s in runs]))
+        best = best_alone(results, arm)
+        row["− best alone"] = str(difference([top1[s] - best[s] for s in runs if s in best]))
         shared = [s for s in runs if s in by_arm.get(base, {})]
         paired = [top1[s] - by_arm[base][s]["student"]["top1"] for s in shared]
         row[f"− {base}"] = str(difference(paired)) if shared and arm != base else None
@@ -100,6 +102,19 @@ def compared(results: list[dict[str, Any]], base: str) -> list[Row]:
             row[name] = mean(run["student"][name] for run in runs.values())
         rows.append(row)
     return rows
+
+
+def best_alone(results: list[dict[str, Any]], arm: str) -> dict[int, float]:
+    """Seed → top-1 of the arm's student alone at its best: of all that the study's arms gave this network, whatever
+    their budget and augmentation, those settings that are best in the mean of all seeds."""
+    network = next(r["recipe"]["student"] for r in results if r["arm"] == arm)
+    seeds = {r["seed"] for r in results if r["arm"] == arm}
+    tried: dict[str, dict[int, float]] = {}
+    for r in results:
+        if r["recipe"]["student"] == network:
+            tried.setdefault(json.dumps(r["recipe"]["loop"]), {})[r["seed"]] = r["rows"]["student alone"]["top1"]
+    whole = [runs for runs in tried.values() if runs.keys() >= seeds]
+    return max(whole, key=lambda runs: mean(runs.values()))
 
 
 def anchors(results: list[dict[str, Any]]) -> list[Row]:
