@@ -65,14 +65,15 @@ def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with the labels, mean over the images that have one; 0 when none has.
+    """Cross-entropy with the labels, summed over the images that have one, over the number of all images.
+
+    So each label weighs alike, and a batch with few of them does not pull as hard as one with many.
 
     label: B class numbers, negative where unknown, or B×K shares of classes (mixed images), 0 where unknown.
     """
-    known = (label >= 0 if label.ndim == 1 else label.sum(1) > 0).sum().clamp(min=1)
     ignored = -1 if label.ndim == 1 else -100  # torch takes no ignore_index of shares but its default
     loss = F.cross_entropy(logits.float(), label, label_smoothing=smoothing, reduction="sum", ignore_index=ignored)
-    return loss / known
+    return loss / len(label)
 
 
 def mean_logits(logits: list[Tensor], temperature: float = 1.0) -> Tensor:

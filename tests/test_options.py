@@ -58,7 +58,7 @@ def test_shares_of_classes_as_labels():
     label = torch.tensor([1, -1, 3])
     shares = torch.nn.functional.one_hot(label.clamp(min=0), 4) * (label >= 0)[:, None]
     torch.testing.assert_close(with_labels(logits, shares.float()), with_labels(logits, label))
-    expected = -(logits.log_softmax(1)[0, 1] + logits.log_softmax(1)[2, 3]) / 2
+    expected = -(logits.log_softmax(1)[0, 1] + logits.log_softmax(1)[2, 3]) / 3
     torch.testing.assert_close(with_labels(logits, label), expected)
 
 
