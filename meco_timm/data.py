@@ -6,6 +6,7 @@ workers nor an interruption changes what is seen.
 """
 
 import io
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,15 @@ def _collate(items: list[Any]) -> Batch | UserError:
             return item
     images, labels, rows = zip(*items, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(rows))
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and Slurm reach the whole group of processes, loaders included: when to stop is the main one's affair.
+
+    Loaders end when it does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class BatchStream(Sampler[list[tuple[int, int]]]):
@@ -150,7 +160,7 @@ class DataSource:
 
     def _loader(self, images: Images, **options: Any) -> DataLoader:
         pin = torch.cuda.is_available()
-        return DataLoader(images, collate_fn=_collate, pin_memory=pin, **options)
+        return DataLoader(images, collate_fn=_collate, pin_memory=pin, worker_init_fn=_leave_signals, **options)
 
 
 def check_batch(images: Images, batch_size: int, world: int) -> None:

@@ -11,8 +11,6 @@ from accelerate import Accelerator
 from conftest import tree
 from torch import Tensor, nn
 
-from meco_timm.checkpoint import Interrupted as StoppedByUser
-from meco_timm.checkpoint import StopSign
 from meco_timm.data import DataSource, load_data
 from meco_timm.distiller import Distiller, Supervised
 from meco_timm.errors import UserError
@@ -306,21 +304,6 @@ def test_steps_without_a_finite_gradient_in_a_row_stop_the_run_and_keep_the_good
     with pytest.raises(UserError, match=r"at step 24 labels is not finite, for 20 steps in a row. Lower loop.lr"):
         training(tmp_path, data, settings, objective=spoilt(Supervised(stream), range(4, 40))).run()
     assert [name.split("-")[1] for name in sorted(tree(tmp_path / "checkpoints"))] == ["000000002", "000000004"]
-
-
-@pytest.mark.parametrize(("accumulation", "saved"), [(1, True), (2, False)])
-def test_a_signal_that_takes_the_loaders_too_stops_the_run(tmp_path, data, accumulation, saved):
-    """Between two parts of a step the statistics of batch norm have moved, so that state is not saved."""
-    run, stop = training(tmp_path, data, loop(accumulation=accumulation, batch_size=4)), StopSign()
-    stop.seen = True
-    with pytest.raises(StoppedByUser, match="stopped at step 0; the same command goes on"):
-        run._explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), stop)
-    assert (tmp_path / "checkpoints").exists() == saved
-
-
-def test_a_dead_loader_is_told(tmp_path, data):
-    with pytest.raises(UserError, match=r"data.workers: a loader process died at step 0 of test \(DataLoader worker"):
-        training(tmp_path, data, loop())._explain(RuntimeError("DataLoader worker (pid 7) exited"), StopSign())
 
 
 # Budget, optimizer, schedule
