@@ -20,7 +20,7 @@ from meco_timm.errors import UserError
 from meco_timm.files import digest_of, flush
 from meco_timm.progress import say
 
-ASK_SECONDS = 5.0  # between two moments when many processes agree on what to do
+ASK_SECONDS = 1.0  # between two moments when many processes agree on what to do
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 

@@ -164,7 +164,8 @@ class Training:
             image, label = self.mixing(batch.image, batch.label)
             teacher = self.teach(image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
-                losses = self.objective(image, label, teacher)
+                with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
+                    losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
                     bad = clip_and_guard(self.accelerator, self._module, self.optimizer, self.settings.clip_grad)

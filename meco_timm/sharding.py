@@ -58,6 +58,8 @@ class Shards:
 
     def __init__(self, objective: nn.Module, accelerator: Accelerator):
         self.spread = accelerator.is_fsdp2
+        if self.spread:
+            accelerator.state.fsdp_plugin.mixed_precision_policy = None  # autocast, as elsewhere: norms stay float32
         self.stream: Stream = deepcopy(objective.student) if self.spread else objective.student  # type: ignore
 
     def gather(self, objective: nn.Module) -> Stream:
