@@ -41,7 +41,7 @@ def move_into_place(beside: Path, folder: Path) -> None:
 def digest_of(path: Path) -> str:
     """Sixteen hexadecimal digits of a file's bytes."""
     with path.open("rb") as file:
-        digest = hashlib.blake2b(digest_size=8)
+        digest = hashlib.sha256()  # of those that processors have instructions for: twice as fast as blake2
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]

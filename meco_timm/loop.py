@@ -98,14 +98,23 @@ class Training:
             Interrupted: the process was asked to stop; the state is saved, the same command goes on.
             UserError: an image cannot be read, other teachers than before, or the loss is not finite.
         """
-        self._resume()
-        self._logged = (time.monotonic(), self.step)
         self.accelerator.gradient_accumulation_steps = self.settings.accumulation  # a teacher's may be another
         self.accelerator.step = 0
         main = self.accelerator.is_main_process
-        lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
-        with Ticker(self.title, self.steps, self.step, main) as ticker, listen() as stop:
-            self._steps(lines, ticker, Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop))
+        with listen() as stop:
+            self._resume()
+            self._logged = (time.monotonic(), self.step)
+            lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
+            watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
+            try:
+                with Ticker(self.title, self.steps, self.step, main) as ticker:
+                    self._steps(lines, ticker, watch)
+            except RuntimeError as error:
+                if not stop.seen:
+                    raise
+                # The signal has ended loaders that were only starting, or other processes, before this one looked.
+                told = f"{self.title}: stopped ({error}); the same command goes on from the last checkpoint."
+                raise Interrupted(told) from error
         return self._finish()
 
     def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:

@@ -63,8 +63,10 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             log_with=list(recipe.trackers) or None,
             project_dir=Path(recipe.run or "run") / "trackers" if recipe.trackers else None,
         )
-    except ValueError as error:  # an unknown tracker, or a precision that this device has not
+    except (ValueError, ImportError) as error:  # an unknown tracker, a precision that this device has not, no DeepSpeed
         raise UserError(f"trackers, precision: {error}") from error
+    if accelerator.mixed_precision == "fp16" and not accelerator.native_amp:
+        raise UserError("precision: fp16 needs a GPU; here it would be float32 without a word. Write bf16 or no.")
     if missing := [name for name in recipe.trackers if name not in {str(t) for t in accelerator.log_with}]:
         raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
     return accelerator

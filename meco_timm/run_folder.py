@@ -86,5 +86,6 @@ def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
     if changed and (finished or set(changed) - MAY_CHANGE):
         raise UserError(
             f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
-            "Choose another folder with run=FOLDER, or leave `run` out to have one per recipe."
+            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to have "
+            "this one moved aside."
         )

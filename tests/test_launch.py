@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT, image_folder, tree, write
 
 from meco_timm.data import DataSource, load_data
+from meco_timm.errors import UserError
 from meco_timm.evaluation import predict, quality
 from meco_timm.recipe import Alignment, Recipe, Teacher
+from meco_timm.sharding import check_launch
 from meco_timm.streams import teacher_stream
 
 LAUNCH = ROOT / "recipes/launch"
@@ -71,6 +76,24 @@ def test_the_slurm_script_parses_and_says_what_the_config_of_fsdp2_says():
     told = dict(word.split("=") for word in exports.split())
     assert len(told) == 3
     assert {key: environment[key] for key in told} == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "fsdp2", "ema", "told"),
+    [
+        ("DEEPSPEED", False, 0.0, r"accelerate: DEEPSPEED is not supported. Use DDP \(recipes/launch/ddp.yaml\)"),
+        ("MEGATRON_LM", False, 0.0, "accelerate: MEGATRON_LM is not supported"),
+        ("FSDP", False, 0.0, "accelerate: FSDP 1 is not supported"),
+        ("FSDP", True, 0.9, "loop.ema: is not there for weights spread by FSDP2. Write 0."),
+        ("FSDP", True, 0.0, None),
+        ("MULTI_GPU", False, 0.9, None),
+    ],
+)
+def test_launches_that_would_judge_parts_for_the_whole_are_refused(recipe, kind, fsdp2, ema, told):
+    recipe["loop"]["ema"] = ema
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType(kind), is_fsdp2=fsdp2)
+    with pytest.raises(UserError, match=told) if told else nullcontext():
+        check_launch(accelerator, Recipe.model_validate(recipe))
 
 
 def finished(*command: str | Path, **environment: str) -> str:
