@@ -94,6 +94,34 @@ def test_a_read_only_run_folder_is_told(recipe, tmp_path, begun):
     assert "Read-only file system" in done.stderr
 
 
+@needs_mounts
+def test_a_disk_that_turns_read_only_amid_the_run_loses_nothing(recipe, tmp_path):
+    """As a file system does after an error of its device."""
+    recipe["loop"] |= {"steps": 80, "checkpoint_steps": 2}
+    recipe |= {"teachers": recipe["teachers"][:1], "zoo": recipe["zoo"] | {"loop": {"steps": 2}}}
+    path, run = write(recipe, tmp_path), tmp_path / "run"
+    run.mkdir()
+    train = f"{sys.executable} {ROOT / 'train.py'} {path}"
+    script = f"""
+        mount -t tmpfs -o size=90m tmpfs {run}
+        {train} > {tmp_path}/first 2>&1 &
+        until ls {run}/checkpoints/step-* > /dev/null 2>&1; do kill -0 $!; sleep 0.02; done
+        until mount -o remount,ro {run} 2> /dev/null; do kill -0 $!; done
+        wait $! && exit 9
+        mount -o remount,rw {run}
+        {train} > {tmp_path}/second 2>&1
+        cp -r {run} {tmp_path}/kept
+    """
+    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    first, second = (tmp_path / "first").read_text(), (tmp_path / "second").read_text()
+    assert done.returncode == 0, first + second + done.stderr
+    assert "Traceback" not in first
+    assert re.search(r"warning: the checkpoint .* \(.*Read-only file system.*\); that of step \d+ is kept", first)
+    assert "the same command goes on" in first.splitlines()[-1]
+    assert "student: going on from step" in second
+    assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_path, dead):
     recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 50}
