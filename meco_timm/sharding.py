@@ -1,6 +1,6 @@
 """9 · Weights that FSDP2 spreads over the processes: gathered where they are judged, kept and saved.
 
-Elsewhere they lie whole in every process and nothing here does anything. Run on CPUs only, never on GPUs.
+Elsewhere they lie whole in every process, and `Shards` does nothing. Run on CPUs only (gloo), never on GPUs.
 """
 
 from copy import deepcopy
