@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # outside of a training's steps, which save their state first
+        print("stopped; the same command goes on.", file=sys.stderr)
+        return 130
     return 0
 
 

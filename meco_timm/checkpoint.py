@@ -7,17 +7,20 @@ Only tensors and plain values are read back, never pickled code.
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from meco_timm.errors import UserError
-from meco_timm.files import digest_of
+from meco_timm.files import digest_of, flush
 from meco_timm.progress import say
 
+ASK_SECONDS = 1.0  # between two moments when many processes agree on what to do
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 
@@ -37,12 +40,14 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written, nothing can be removed
+                beside.unlink(missing_ok=True)
             kept = f"that of step {old[0][0]} is kept" if (old := self._found()) else "there is none yet"
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             say(f"warning: the checkpoint of step {step} could not be written to {self.folder} ({why}); {kept}")
             return False
         beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
+        flush(self.folder)
         for _, path in self._found()[self.keep :]:
             path.unlink()
         return True
@@ -95,3 +100,30 @@ def listen() -> Iterator[StopSign]:
     finally:
         for number, handler in zip(numbers, old, strict=True):
             signal.signal(number, handler)
+
+
+class Watch:
+    """Whether it is time to stop or to save: many processes agree on it, all at one step."""
+
+    def __init__(self, accelerator: Accelerator, minutes: float, step: int, stop: StopSign):
+        self.accelerator, self.minutes, self.stop = accelerator, minutes, stop
+        self.saved_at = self.asked_at = time.monotonic()
+        self.last, self.next = step, step + 1
+
+    def look(self, step: int) -> tuple[bool, bool]:
+        """(to stop, to save by the clock) after a step. Asking the others waits for the device, hence not each step."""
+        now = time.monotonic()
+        due = now - self.saved_at > 60 * self.minutes
+        if self.accelerator.num_processes == 1:
+            return self.stop.seen, due
+        if step < self.next:
+            return False, False
+        pace = (now - self.asked_at) / (step - self.last)  # seconds per step
+        mine = torch.tensor([self.stop.seen, due, pace], dtype=torch.float32, device=self.accelerator.device)
+        stops, dues, paces = self.accelerator.reduce(mine).tolist()
+        self.last, self.asked_at = step, now
+        self.next = step + max(1, int(ASK_SECONDS * self.accelerator.num_processes / max(paces, 1e-6)))
+        return stops > 0, dues > 0
+
+    def saved(self) -> None:
+        self.saved_at = time.monotonic()

@@ -6,6 +6,7 @@ workers nor an interruption changes what is seen.
 """
 
 import io
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,20 @@ def _collate(items: list[Any]) -> Batch | UserError:
             return item
     images, labels, rows = zip(*items, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(rows))
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and Slurm reach the whole group of processes, loaders included; when to stop is the main one's affair.
+
+    A loader hence survives SIGTERM for a minute, or until the second, which is the main process clearing up.
+    """
+
+    def survive(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.alarm(60)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, survive)
 
 
 class BatchStream(Sampler[list[tuple[int, int]]]):
@@ -150,7 +165,7 @@ class DataSource:
 
     def _loader(self, images: Images, **options: Any) -> DataLoader:
         pin = torch.cuda.is_available()
-        return DataLoader(images, collate_fn=_collate, pin_memory=pin, **options)
+        return DataLoader(images, collate_fn=_collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
 
 
 def check_batch(images: Images, batch_size: int, world: int) -> None:
@@ -163,10 +178,13 @@ def check_batch(images: Images, batch_size: int, world: int) -> None:
 
 
 def _checked(loader: DataLoader) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
+        raise RuntimeError(f"DataLoader worker is gone: {error}") from error
 
 
 def load_data(settings: Data, seed: int) -> DataSource:

@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from meco_timm.checkpoint import Checkpoints, Interrupted, StopSign, listen
+from meco_timm.checkpoint import Checkpoints, Interrupted, Watch, listen
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distiller import gradient_shares
 from meco_timm.errors import UserError
@@ -27,7 +27,7 @@ from meco_timm.optimizers import clip_and_guard, make_optimizer, make_schedule, 
 from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
 from meco_timm.sections import Loop
-from meco_timm.sharding import Shards, check_launch
+from meco_timm.sharding import Shards, same_buffers
 from meco_timm.streams import Outputs, Stream
 
 Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's outputs
@@ -68,7 +68,6 @@ class Training:
         teachers: dict[str, str] | None = None,
         discriminator_lr: float = 0.0,
     ):
-        check_launch(accelerator)
         set_memory(objective, settings)
         self.settings, self.accelerator, self.teach = settings, accelerator, teach
         self.data, self.images, self.steps, self.seed = data, images, steps, seed
@@ -78,8 +77,6 @@ class Training:
         self.shards = Shards(objective.to(accelerator.device), accelerator)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.student: Stream = self._module.student
-        if settings.ema and self.shards.spread:
-            raise UserError("loop.ema: is not there for weights spread by FSDP2. Write 0.")
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
         self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -99,27 +96,31 @@ class Training:
 
         Raises:
             Interrupted: the process was asked to stop; the state is saved, the same command goes on.
-            UserError: an image cannot be read, a loader process died, or the loss is not finite.
+            UserError: an image cannot be read, other teachers than before, or the loss is not finite.
         """
-        self._resume()
-        self._logged = (time.monotonic(), self.step)
         self.accelerator.gradient_accumulation_steps = self.settings.accumulation  # a teacher's may be another
         self.accelerator.step = 0
         main = self.accelerator.is_main_process
-        lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
-        with Ticker(self.title, self.steps, self.step, main) as ticker, listen() as stop:
-            self._steps(lines, ticker, stop)
+        with listen() as stop:
+            self._resume()
+            self._logged = (time.monotonic(), self.step)
+            lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
+            watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
+            try:
+                with Ticker(self.title, self.steps, self.step, main) as ticker:
+                    self._steps(lines, ticker, watch)
+            except RuntimeError as error:
+                if not stop.seen:
+                    raise
+                # The signal has ended loaders that were only starting, or other processes, before this one looked.
+                told = f"{self.title}: stopped ({error}); the same command goes on from the last checkpoint."
+                raise Interrupted(told) from error
         return self._finish()
 
-    def _steps(self, lines: MetricLines, ticker: Ticker, stop: StopSign) -> None:
+    def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
         batches = self._batches()
-        saved_at = self._logged[0]
         while self.step < self.steps and not self._out_of_patience:
-            try:
-                losses = self._one_step(batches)
-            except RuntimeError as error:
-                self._explain(error, stop)
-                raise
+            losses = self._one_step(batches)
             self.step += 1
             logs = self.step % self.settings.log_every == 0 or self.step == self.steps
             ticker.step(self.step, self._log(lines, losses) if logs else "")
@@ -128,12 +129,13 @@ class Training:
                 self.shares = {}
             if self._time_to_validate():
                 lines.validation(self.step, self._validate())
-            if self._asked_to_stop(stop, logs):
+            stop, due = watch.look(self.step)
+            if stop or due or self._time_to_save():
                 self._checkpoint()
-                raise self._interrupted()
-            if self._time_to_save(saved_at, logs):
-                self._checkpoint()
-                saved_at = time.monotonic()
+                watch.saved()
+            if stop:
+                self.accelerator.wait_for_everyone()  # who ends first may have the others killed, amid their saving
+                raise Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
 
     def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
         """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
@@ -156,38 +158,9 @@ class Training:
         """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
         return (self.step + 1) % max(1, self.steps // 4) == 0 and not self.shards.spread
 
-    def _time_to_save(self, saved_at: float, logs: bool) -> bool:
-        s = self.settings
-        if self.step == self.steps or (s.checkpoint_steps is not None and self.step % s.checkpoint_steps == 0):
-            return True
-        due = time.monotonic() - saved_at > 60 * s.checkpoint_minutes
-        return logs and self._anywhere(due) if self.shards.spread else due  # all gather it together
-
-    def _asked_to_stop(self, stop: StopSign, logs: bool) -> bool:
-        """Whether any process has been; many processes agree on it when they log, so that all stop at one step."""
-        if self.accelerator.num_processes == 1:
-            return stop.seen
-        return logs and self._anywhere(stop.seen)
-
-    def _anywhere(self, flag: bool) -> bool:
-        """Whether it is so in any process; all must ask."""
-        return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device)).item())
-
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
-
-    def _explain(self, error: RuntimeError, stop: StopSign) -> None:
-        """Say what a failure of the machinery means, where we know; the weights are those before the failed step."""
-        text = str(error)
-        if "DataLoader worker" in text:
-            if stop.seen:  # the signal went to the whole group of processes, loaders included
-                if self.settings.accumulation == 1:  # else parts of this step have moved batch-norm statistics
-                    self._checkpoint()
-                raise self._interrupted()
-            raise UserError(
-                f"data.workers: a loader process died at step {self.step} of {self.title} ({text.splitlines()[0]}). "
-                "Was it out of memory? Write fewer; the same command goes on from the last checkpoint."
-            ) from error
+    def _time_to_save(self) -> bool:
+        every = self.settings.checkpoint_steps
+        return self.step == self.steps or (every is not None and self.step % every == 0)
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         if self.schedule:
@@ -200,7 +173,8 @@ class Training:
             image, label = self.mixing(batch.image, batch.label)
             teacher = self.teach(image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
-                losses = self.objective(image, label, teacher)
+                with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
+                    losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
                     bad = clip_and_guard(self.accelerator, self._module, self.optimizer, self.settings.clip_grad)
@@ -245,6 +219,8 @@ class Training:
 
     def _validate(self) -> dict[str, float]:
         stream = self.ema.module if self.ema else self.shards.gather(self._module)
+        if self.accelerator.num_processes > 1:
+            same_buffers(stream)
         scores = {"top1": 0.0, "nll": 0.0}
         if len(self.data.validation):
             scores = validate(stream, self.data, self.accelerator, self.settings.batch_size)
@@ -282,6 +258,12 @@ class Training:
 
     def _resume(self) -> None:
         state = self.checkpoints.newest()
+        steps = self.accelerator.gather(torch.tensor([state["step"] if state else 0], device=self.accelerator.device))
+        if len(set(steps.tolist())) > 1:
+            raise UserError(
+                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.folder}. It must lie on a "
+                "disk that all nodes share."
+            )
         if state is None:
             return
         self._check_teachers(state["teachers"])

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from meco_timm.errors import UserError
+from meco_timm.files import write_text
 from meco_timm.progress import say
 
 INERT = 1e-3  # share of the student's gradient below which a term teaches nothing
@@ -24,7 +25,7 @@ class MetricLines:
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
+            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= start))
             self._size = path.stat().st_size
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """The whole: recipe → data → zoo → student → table → checkpoint, a call each."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,7 +12,7 @@ from meco_timm.distiller import Distiller
 from meco_timm.errors import UserError
 from meco_timm.evaluation import Row, make_table, print_table
 from meco_timm.export import export
-from meco_timm.files import disk_faults_told
+from meco_timm.faults import faults_told
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.progress import say
@@ -22,6 +20,7 @@ from meco_timm.randomness import derive, reseed
 from meco_timm.reading import to_yaml
 from meco_timm.recipe import Recipe
 from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
+from meco_timm.sharding import check_launch
 from meco_timm.streams import student_stream
 from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
 
@@ -34,6 +33,7 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
         UserError: anything in the recipe that does not fit the data, the networks or the folders.
     """
     accelerator = _accelerator(recipe)
+    check_launch(accelerator, recipe)
     if fresh and accelerator.is_main_process:
         move_aside(recipe)
     accelerator.wait_for_everyone()  # all processes see the same folder, moved aside or not, and before it is made
@@ -41,9 +41,10 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     accelerator.wait_for_everyone()
     rows = folder.finished_rows()
     if rows is None:
-        with disk_faults_told(folder.path), lost_process_told(accelerator):
+        with faults_told(folder.path, accelerator):
             rows = _distill(recipe, folder, accelerator)
     elif accelerator.is_main_process:
+        folder.drop_checkpoints()  # it may have been killed between its table and this
         say(f"{folder.path} has this run already, finished; nothing is trained again.")
     if accelerator.is_main_process:
         _show(recipe, folder, rows)
@@ -62,30 +63,13 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             log_with=list(recipe.trackers) or None,
             project_dir=Path(recipe.run or "run") / "trackers" if recipe.trackers else None,
         )
-    except ValueError as error:  # an unknown tracker, or a precision that this device has not
+    except (ValueError, ImportError) as error:  # an unknown tracker, a precision that this device has not, no DeepSpeed
         raise UserError(f"trackers, precision: {error}") from error
+    if accelerator.mixed_precision == "fp16" and not accelerator.native_amp:
+        raise UserError("precision: fp16 needs a GPU; here it would be float32 without a word. Write bf16 or no.")
     if missing := [name for name in recipe.trackers if name not in {str(t) for t in accelerator.log_with}]:
         raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
     return accelerator
-
-
-@contextmanager
-def lost_process_told(accelerator: Accelerator) -> Iterator[None]:
-    """A process that waits for one that died gets a message of the network's; say what it means.
-
-    Raises:
-        UserError: instead.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error).strip() or type(error).__name__
-        if accelerator.num_processes == 1 or not any(word in text.lower() for word in ("peer", "nccl", "gloo")):
-            raise
-        raise UserError(
-            f"run: another process was lost ({text.splitlines()[0]}). The same command goes on from the last "
-            "checkpoint."
-        ) from error
 
 
 def plan(recipe: Recipe) -> str:

@@ -187,12 +187,16 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides the result: without the run folder and without how often and how fast to look."""
+    """All of a recipe that decides the result: without the run folder and without how often and how fast to look.
+
+    `zoo.loop` stands in the loops of the teachers that are trained; the others have none.
+    """
     key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "data": {"workers"}})
-    for loop in (key["loop"], key["zoo"]["loop"], *(teacher["loop"] for teacher in key["teachers"])):
-        for name in WATCHING:
-            loop.pop(name)
-    key["zoo"].pop("folder")
+    for place in (key, *key["teachers"]):
+        place["loop"] = {name: value for name, value in place["loop"].items() if name not in WATCHING}
+        if not place.get("train", True):
+            del place["loop"]
+    del key["zoo"]["folder"], key["zoo"]["loop"]
     return key
 
 
@@ -208,6 +212,9 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             hit for key in keys for hit in changed_keys(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [hit for i, (one, other) in pairs for hit in changed_keys(one, other, f"{path}.{i}")]
     return [] if old == new else [path]
 
 

@@ -33,8 +33,12 @@ class RunFolder:
 
     def finish(self, rows: list[Row]) -> None:
         """Write the table; its presence says that the run has ended, so it is the last file written."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         write_json(self.table, {"rows": [row._asdict() for row in rows]})
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Of a run that has ended: only then is there nothing to lose."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def create(self, recipe: Recipe, plan: str) -> None:
         """Make the folder, with the recipe and the plan; does nothing where it is made already.
@@ -82,5 +86,6 @@ def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
     if changed and (finished or set(changed) - MAY_CHANGE):
         raise UserError(
             f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
-            "Choose another folder with run=FOLDER, or leave `run` out to have one per recipe."
+            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to have "
+            "this one moved aside."
         )

@@ -113,7 +113,7 @@ class Loop(Section):
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that a rectangle of an image is blackened."""
     gradient_checkpointing: bool = False
-    """Trade time for memory, in networks that timm can do it for."""
+    """Trade time for memory, in networks that timm can do it for. Batch norm then moves its statistics twice a step."""
     channels_last: bool = False
     """Memory format of the networks that are trained; faster for CNNs on GPUs with mixed precision."""
     ema: Fraction = 0.0

@@ -1,6 +1,6 @@
 """9 · Weights that FSDP2 spreads over the processes: gathered where they are judged, kept and saved.
 
-Elsewhere they lie whole in every process and nothing here does anything. Run on CPUs only, never on GPUs.
+Elsewhere they lie whole in every process, and `Shards` does nothing. Run on CPUs only (gloo), never on GPUs.
 """
 
 from copy import deepcopy
@@ -15,14 +15,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.tensor import DTensor
 
 from meco_timm.errors import UserError
+from meco_timm.recipe import Recipe
 from meco_timm.streams import Stream
 
 
-def check_launch(accelerator: Accelerator) -> None:
+def check_launch(accelerator: Accelerator, recipe: Recipe) -> None:
     """Refuse what would save or judge parts of the weights for the whole.
 
     Raises:
-        UserError: launched with DeepSpeed, Megatron or the first FSDP.
+        UserError: launched with DeepSpeed, Megatron or the first FSDP, or with FSDP2 and a moving average.
     """
     kind = accelerator.distributed_type
     first = kind == DistributedType.FSDP and not accelerator.is_fsdp2
@@ -31,6 +32,9 @@ def check_launch(accelerator: Accelerator) -> None:
             f"accelerate: {kind.value}{' 1' if first else ''} is not supported. Use DDP (recipes/launch/ddp.yaml), or "
             "FSDP2 (recipes/launch/fsdp2.yaml) for a student too large for one device."
         )
+
+    if accelerator.is_fsdp2 and (recipe.loop.ema or any(t.train and t.loop.ema for t in recipe.teachers)):
+        raise UserError("loop.ema: is not there for weights spread by FSDP2. Write 0.")
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -43,11 +47,19 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def same_buffers(stream: Stream) -> None:
+    """Give all processes the main one's batch-norm statistics: what is judged is then what is kept."""
+    for buffer in stream.buffers():
+        torch.distributed.broadcast(buffer, 0)
+
+
 class Shards:
     """Weights of an objective, if sharded: `stream` is a whole copy of its student for evaluation."""
 
     def __init__(self, objective: nn.Module, accelerator: Accelerator):
         self.spread = accelerator.is_fsdp2
+        if self.spread:
+            accelerator.state.fsdp_plugin.mixed_precision_policy = None  # autocast, as elsewhere: norms stay float32
         self.stream: Stream = deepcopy(objective.student) if self.spread else objective.student  # type: ignore
 
     def gather(self, objective: nn.Module) -> Stream:
@@ -55,8 +67,6 @@ class Shards:
         if self.spread:
             student: Any = objective.student
             self.stream.load_state_dict({name: whole(tensor) for name, tensor in student.state_dict().items()})
-            for buffer in self.stream.buffers():  # batch-norm statistics, of each process its own
-                torch.distributed.broadcast(buffer, 0)
         return self.stream
 
     def states(self, objective: nn.Module, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:

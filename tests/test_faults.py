@@ -6,12 +6,15 @@ What one module can be tested for is tested there: a dead loader, a damaged chec
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,36 @@ def test_a_read_only_run_folder_is_told(recipe, tmp_path, begun):
     assert "Read-only file system" in done.stderr
 
 
-def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_path):
+@needs_mounts
+def test_a_disk_that_turns_read_only_amid_the_run_loses_nothing(recipe, tmp_path):
+    """As a file system does after an error of its device."""
+    recipe["loop"] |= {"steps": 80, "checkpoint_steps": 2}
+    recipe |= {"teachers": recipe["teachers"][:1], "zoo": recipe["zoo"] | {"loop": {"steps": 2}}}
+    path, run = write(recipe, tmp_path), tmp_path / "run"
+    run.mkdir()
+    train = f"{sys.executable} {ROOT / 'train.py'} {path}"
+    script = f"""
+        mount -t tmpfs -o size=90m tmpfs {run}
+        {train} > {tmp_path}/first 2>&1 &
+        until ls {run}/checkpoints/step-* > /dev/null 2>&1; do kill -0 $!; sleep 0.02; done
+        until mount -o remount,ro {run} 2> /dev/null; do kill -0 $!; done
+        wait $! && exit 9
+        mount -o remount,rw {run}
+        {train} > {tmp_path}/second 2>&1
+        cp -r {run} {tmp_path}/kept
+    """
+    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    first, second = (tmp_path / "first").read_text(), (tmp_path / "second").read_text()
+    assert done.returncode == 0, first + second + done.stderr
+    assert "Traceback" not in first
+    assert re.search(r"warning: the checkpoint .* \(.*Read-only file system.*\); that of step \d+ is kept", first)
+    assert "the same command goes on" in first.splitlines()[-1]
+    assert "student: going on from step" in second
+    assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_path, dead):
     recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 50}
     recipe["zoo"]["loop"] = {"steps": 2}
     path = write(recipe, tmp_path)
@@ -112,15 +144,61 @@ def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_pa
     ]
     try:
         wait_for(lambda: list((tmp_path / "zoo").glob("*.training/checkpoints/step-*.pt")), processes)
-        processes[1].send_signal(signal.SIGKILL)
-        told, _ = processes[0].communicate(timeout=60)
+        processes[dead].send_signal(signal.SIGKILL)
+        told, _ = processes[1 - dead].communicate(timeout=60)
     finally:
         for process in processes:
             process.kill()
-    assert processes[0].returncode == 2, told
+    assert processes[1 - dead].returncode == 2, told
     assert "another process was lost" in told
-    assert "The same command goes on from the last checkpoint" in told
+    assert "the same command goes on from the last checkpoint" in told
     assert "Traceback" not in told
+
+
+@contextmanager
+def amid_a_training(recipe: dict[str, Any], folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process with two loaders, all in a group of their own, that has a teacher's first checkpoint behind it."""
+    recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 5}
+    recipe["data"]["workers"] = 2
+    command = [sys.executable, str(ROOT / "train.py"), write(recipe, folder)]
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: list(folder.glob("zoo/*.training/checkpoints/step-*.pt")), [process])
+        yield process
+    finally:
+        process.kill()
+
+
+def test_a_loader_process_that_is_killed_is_told(recipe, tmp_path):
+    """As the kernel does when memory is short."""
+    with amid_a_training(recipe, tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        told, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, told
+    assert "data.workers: a loader process died (DataLoader worker" in told
+    assert "Write fewer; the same command goes on from the last checkpoint" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(recipe, tmp_path, number):
+    """As Slurm does, and Ctrl-C."""
+    with amid_a_training(recipe, tmp_path) as process:
+        os.killpg(process.pid, number)
+        told, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, told
+    stopped = re.search(r"^teacher test_resnet: stopped at step (\d+); the same command goes on.$", told, re.MULTILINE)
+    assert stopped, told
+    assert "Traceback" not in told
+    checkpoints = sorted(path.name for path in tmp_path.glob("zoo/*.training/checkpoints/step-*.pt"))
+    assert int(checkpoints[-1].split("-")[1]) == int(stopped[1])
 
 
 def wait_for(seen: Any, processes: list[Any], seconds: float = 120) -> None:

@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import tree
 from torch import Tensor, nn
 
-from meco_timm.checkpoint import Interrupted as StoppedByUser
-from meco_timm.checkpoint import StopSign
-from meco_timm.data import DataSource, load_data
+from meco_timm.data import Batch, DataSource, load_data
 from meco_timm.distiller import Distiller, Supervised
 from meco_timm.errors import UserError
 from meco_timm.loop import Training, make_optimizer, make_schedule, total_steps
@@ -23,6 +25,7 @@ from meco_timm.sections import Data, Loop
 from meco_timm.streams import Outputs, Stream, student_stream
 
 LOGITS = Alignment(blocks=0)
+CHANNELS_LAST = torch.channels_last
 PLAIN = {"optimizer": "momentum", "momentum": 0.0, "weight_decay": 0.0, "schedule": "none", "clip_grad": None}
 
 
@@ -266,6 +269,26 @@ def test_metric_lines(tmp_path, data):
     assert all(line["images_per_s"] > 0 for line in lines[:3])
 
 
+def test_the_share_of_time_that_goes_by_waiting_for_data(tmp_path, data, monkeypatch, capsys):
+    """A loader that takes half a second per batch starves any network of these."""
+    batches = data.batches
+
+    def slow(*args: Any) -> Iterator[Batch]:
+        for batch in batches(*args):
+            time.sleep(0.5)
+            yield batch
+
+    training(tmp_path / "fast", data, loop()).run()
+    monkeypatch.setattr(data, "batches", slow)
+    training(tmp_path / "slow", data, loop()).run()
+    shares = [
+        [line["data_wait"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "total" in line]
+        for name in ("fast", "slow")
+    ]
+    assert max(shares[0]) < 0.6 < min(shares[1]) <= 1
+    assert re.search(r"step 4/4 .*images/s  waiting for data [6-9]\d%", capsys.readouterr().out.splitlines()[-1])
+
+
 @pytest.mark.parametrize(("wanted", "steps", "at"), [(2, 6, [3, 6]), (4, 6, [1, 2, 3, 4, 5, 6]), (20, 3, [1, 2, 3])])
 def test_validations_are_spread_evenly_and_the_last_step_has_one(tmp_path, data, wanted, steps, at):
     training(tmp_path, data, loop(steps=steps, validations=wanted)).run()
@@ -300,27 +323,51 @@ def test_a_step_without_a_finite_gradient_leaves_no_trace_and_is_counted(tmp_pat
         assert same(after, before)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("test_vit", {"gradient_checkpointing": True}), ("test_resnet", {"channels_last": True})],
+    ids=["gradient_checkpointing", "channels_last"],
+)
+def test_settings_of_memory_change_no_result(tmp_path, data, name, changes):
+    plain = training(tmp_path / "plain", data, loop(**PLAIN), name).run()
+    changed = training(tmp_path / "changed", data, loop(**PLAIN, **changes), name)
+    assert "gradient_checkpointing" not in changes or changed.student.model.grad_checkpointing
+    found = changed.run()
+    assert "channels_last" not in changes or found.model.conv1[0].weight.is_contiguous(memory_format=CHANNELS_LAST)
+    for key, tensor in state(plain.model).items():
+        torch.testing.assert_close(state(found.model)[key], tensor, atol=1e-5, rtol=1e-4, msg=key)
+
+
+def test_a_network_without_gradient_checkpointing_is_told(tmp_path, data):
+    with pytest.raises(UserError, match=r"loop.gradient_checkpointing: timm has none for DLA"):
+        training(tmp_path, data, loop(gradient_checkpointing=True), "dla46x_c")
+
+
+def test_compiled_it_ends_alike_and_is_saved_alike(tmp_path, data, monkeypatch):
+    """As `accelerate launch --dynamo_backend` has it; the compiler of this test gives back what it was given."""
+    settings = loop(**PLAIN, checkpoint_steps=2)
+    plain = training(tmp_path / "plain", data, settings, "test_vit")
+    expected = state(plain.run().model)
+    AcceleratorState._reset_state()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    try:
+        interrupt_after(training(tmp_path / "cut", data, settings, "test_vit"), checkpoints=1)
+        compiled = training(tmp_path / "cut", data, settings, "test_vit")
+        assert isinstance(compiled.objective, torch._dynamo.OptimizedModule)
+        found = state(compiled.run().model)
+    finally:
+        AcceleratorState._reset_state()
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-4, msg=key)
+
+
 def test_steps_without_a_finite_gradient_in_a_row_stop_the_run_and_keep_the_good_checkpoint(tmp_path, data):
     stream = student_stream(Network(model="test_vit"), LOGITS, 3, 32, seed=1)
     settings = loop(steps=40, log_every=1, validations=1, checkpoint_steps=2)
     with pytest.raises(UserError, match=r"at step 24 labels is not finite, for 20 steps in a row. Lower loop.lr"):
         training(tmp_path, data, settings, objective=spoilt(Supervised(stream), range(4, 40))).run()
     assert [name.split("-")[1] for name in sorted(tree(tmp_path / "checkpoints"))] == ["000000002", "000000004"]
-
-
-@pytest.mark.parametrize(("accumulation", "saved"), [(1, True), (2, False)])
-def test_a_signal_that_takes_the_loaders_too_stops_the_run(tmp_path, data, accumulation, saved):
-    """Between two parts of a step the statistics of batch norm have moved, so that state is not saved."""
-    run, stop = training(tmp_path, data, loop(accumulation=accumulation, batch_size=4)), StopSign()
-    stop.seen = True
-    with pytest.raises(StoppedByUser, match="stopped at step 0; the same command goes on"):
-        run._explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), stop)
-    assert (tmp_path / "checkpoints").exists() == saved
-
-
-def test_a_dead_loader_is_told(tmp_path, data):
-    with pytest.raises(UserError, match=r"data.workers: a loader process died at step 0 of test \(DataLoader worker"):
-        training(tmp_path, data, loop())._explain(RuntimeError("DataLoader worker (pid 7) exited"), StopSign())
 
 
 # Budget, optimizer, schedule

@@ -138,6 +138,13 @@ def test_a_tracker_writes_or_its_absence_is_told(recipe, tmp_path, capsys, name)
         assert any("tfevents" in file for file in tree(tmp_path / "run/trackers"))
 
 
+def test_a_precision_that_would_silently_be_another_is_told(recipe, tmp_path, capsys, new_precision):
+    recipe["precision"] = "fp16"
+    assert train.main([write(recipe, tmp_path)]) == 2
+    assert "precision: fp16 needs a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_tracker_is_told(recipe, tmp_path, capsys):
     recipe["trackers"] = ["tensorbord"]
     assert train.main([write(recipe, tmp_path)]) == 2

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+PROCESS = ROOT / "tests/process.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -37,15 +38,28 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
         torch.testing.assert_close(found["state"][name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize(("processes", "batch_size", "accumulation"), [(2, 8, 1), (2, 4, 2)])
-def test_two_processes_equal_one_with_all_their_images(shapes, tmp_path, one, processes, batch_size, accumulation):
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+
+
+def launched(*words: str, **environment: str) -> None:
+    """Two processes on the CPU, as `torchrun` starts them."""
+    command = [*TORCHRUN, *words]
+    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "accumulation"), [("MULTI_CPU", 8, 1), ("MULTI_CPU", 4, 2), ("FSDP", 4, 2)]
+)
+def test_two_processes_equal_one_with_all_their_images(shapes, tmp_path, one, kind, batch_size, accumulation):
+    """Half-way, all is saved and taken up by a new training."""
     words = [str(shapes), str(tmp_path / "out.pt"), str(batch_size), str(accumulation)]
-    command = [*LAUNCH, f"--nproc-per-node={processes}", str(ROOT / "tests/process.py"), *words]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(str(PROCESS), "steps", *words, **(FSDP2 if kind == "FSDP" else {}))
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert found["processes"] == processes
+    assert (found["processes"], found["kind"]) == (2, kind)
     assert_equal(found, one)
+    for name, weight in found["student"].items():
+        torch.testing.assert_close(weight, one["state"][f"student.{name}"], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_four_accumulated_parts_equal_one_batch_of_all(shapes, tmp_path, one):

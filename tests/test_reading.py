@@ -198,6 +198,7 @@ def test_changed_keys_are_dotted():
     old = {"a": {"b": 1, "c": [1, 2]}, "d": None}
     assert changed_keys(old, {"a": {"b": 2, "c": [1, 2]}, "d": None}) == ["a.b"]
     assert changed_keys(old, {"a": {"b": 1, "c": [1]}, "e": 0}) == ["a.c", "e"]
+    assert changed_keys(old, {"a": {"b": 1, "c": [1, 3]}, "d": None}) == ["a.c.1"]
     assert changed_keys(old, old) == []
 
 
