@@ -4,20 +4,34 @@ from meco_timm import distill, load_recipe
 rows = distill(load_recipe("recipes/quickstart.yaml", ["seed=1"]))
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
 if TYPE_CHECKING:
+    from meco_timm.comparing import compare
+    from meco_timm.judging import evaluate
+    from meco_timm.listing import list_teachers
     from meco_timm.pipeline import distill, plan
+    from meco_timm.publishing import publish
+    from meco_timm.reporting import report
 
-__all__ = ["UserError", "distill", "load_recipe", "plan"]
+__all__ = ["UserError", "compare", "distill", "evaluate", "list_teachers", "load_recipe", "plan", "publish", "report"]
+
+_HOMES = {
+    "compare": "comparing",
+    "distill": "pipeline",
+    "evaluate": "judging",
+    "list_teachers": "listing",
+    "plan": "pipeline",
+    "publish": "publishing",
+    "report": "reporting",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("distill", "plan"):  # torch is imported only when something is to be done
-        from meco_timm import pipeline
-
-        return getattr(pipeline, name)
+    if name in _HOMES:  # torch is imported only when something is to be done
+        return getattr(import_module(f"meco_timm.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'meco_timm' has no attribute {name!r}")

@@ -24,7 +24,7 @@ from meco_timm.errors import UserError
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import fingerprint
 from meco_timm.sections import Data
-from meco_timm.sources import Split, read_source
+from meco_timm.sources import Split, read_source, read_split
 
 NO_LABEL = -1
 
@@ -226,6 +226,17 @@ def load_data(settings: Data, seed: int) -> DataSource:
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
     )
+
+
+def whole_split(settings: Data, split: str | None) -> DataSource:
+    """All images of one split, plain, for evaluation: each part of the `DataSource` is that split.
+
+    Raises:
+        UserError: as for `load_data`.
+    """
+    classes, found = read_split(settings, split or settings.test_split)
+    images = Images(*found, np.arange(len(found.labels)), _transforms(settings)[1])
+    return DataSource(classes, images, images, images, images, fingerprint(classes), settings.workers)
 
 
 def _transforms(settings: Data) -> tuple[Any, Any]:

@@ -28,6 +28,14 @@ class Row(NamedTuple):
     images_per_s: float
 
 
+class Judged(NamedTuple):
+    """The table, and what it was made of: the logits N×K of each row's network, by name, and the labels N."""
+
+    rows: list[Row]
+    logits: dict[str, Tensor]
+    label: Tensor
+
+
 def accuracy(logits: Tensor, label: Tensor, k: int = 1) -> float:
     """Share of N rows whose label is among the k largest of N×K, in per cent."""
     return 100 * (logits.topk(k, 1).indices == label[:, None]).any(1).double().mean().item()
@@ -93,7 +101,7 @@ def make_table(
     data: DataSource,
     accelerator: Accelerator,
     batch_size: int = 64,
-) -> list[Row]:
+) -> Judged:
     """All rows on the test split: teachers, true ensemble (mean of their softmax), student alone, student.
 
     Teachers that give no logits have no row and no say in the ensemble.
@@ -107,7 +115,8 @@ def make_table(
         members["true ensemble"] = list(teachers.values())
         logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
     order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
-    return [_row(name, members[name], logits[name], label, accelerator.device) for name in order]
+    rows = [table_row(name, members[name], logits[name], label, accelerator.device) for name in order]
+    return Judged(rows, {name: logits[name] for name in order}, label)
 
 
 def _logits_of(streams: list[Stream]) -> Predictor:
@@ -116,7 +125,8 @@ def _logits_of(streams: list[Stream]) -> Predictor:
     return lambda image: mean_logits([stream.logits(image) for stream in streams])
 
 
-def _row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
+def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
+    """The row of a network, or of several of which the mean of softmax counts; measures its speed."""
     return Row(
         name,
         **quality(logits, label),  # type: ignore[arg-type]
@@ -143,23 +153,23 @@ def print_table(rows: list[Row], title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    table.add_column("")
-    heads, *lines = zip(*_columns(rows), strict=True)
+    heads, *lines = zip(*table_columns(rows), strict=True)
     for head in heads:
-        table.add_column(head, justify="right")
-    for row, cells in zip(rows, lines, strict=True):
-        table.add_row(row.name, *cells, style="bold" if row.name == "student" else None)
+        table.add_column(head, justify="right" if head else "left")
+    for cells in lines:
+        table.add_row(*cells, style="bold" if cells[0] == "student" else None)
     Console(width=None if Console().is_terminal else 110).print(table)
 
 
-def _columns(rows: list[Row]) -> list[list[str]]:
-    """Head and cells of each column of the table."""
+def table_columns(rows: list[Row]) -> list[list[str]]:
+    """Head and cells of each column of the table; the first are the names."""
 
     def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
         return [head, *(cell(row) for row in rows)]
 
     top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
     return [
+        column("", lambda r: r.name),
         column("top-1 %", lambda r: f"{r.top1:.2f}"),
         *top5,
         column("NLL", lambda r: f"{r.nll:.4f}"),
@@ -168,10 +178,3 @@ def _columns(rows: list[Row]) -> list[list[str]]:
         column("MACs M", lambda r: f"{r.multiply_adds / 1e6:.1f}"),
         column("images/s", lambda r: f"{r.images_per_s:,.0f}"),
     ]
-
-
-def markdown_table(rows: list[Row]) -> str:
-    """The same table for a model card."""
-    columns = [["", *(row.name for row in rows)], *_columns(rows)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
-    return "\n".join([lines[0], "|---" + "|---:" * (len(columns) - 1) + "|", *lines[1:]])

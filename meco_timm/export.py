@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from timm.models import save_for_hf
 
-from meco_timm.files import move_into_place, write_json
+from meco_timm.files import move_into_place, write_content, write_json
 from meco_timm.sections import Data
 from meco_timm.streams import Stream
 
@@ -20,8 +20,8 @@ OWN_KEYS = {
 }  # fmt: skip
 
 
-def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, str | Any]) -> None:
-    """Write the stream's network as a timm checkpoint; `extra` maps further file names to their text or JSON value.
+def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, Any]) -> None:
+    """Write the stream's network as a timm checkpoint; `extra` maps further file names to text, bytes or JSON values.
 
     The folder appears whole or not at all.
     """
@@ -48,8 +48,5 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
     config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k in OWN_KEYS}
     write_json(beside / "config.json", config)
     for name, content in extra.items():
-        if isinstance(content, str):
-            (beside / name).write_text(content, encoding="utf-8")
-        else:
-            write_json(beside / name, content)
+        write_content(beside / name, content)
     move_into_place(beside, folder)

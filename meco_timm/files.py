@@ -29,9 +29,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def write_content(path: Path, content: Any) -> None:
+    """Text, bytes, or else a JSON value; folders are made on the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        write_text(path, content)
+    else:
+        write_json(path, content)
+
+
 def move_into_place(beside: Path, folder: Path) -> None:
     """Rename a finished folder to its name, in place of an older one."""
-    for file in beside.iterdir():
+    for file in beside.rglob("*"):
         flush(file)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)

@@ -2,26 +2,31 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
+from huggingface_hub import get_token
 
-from meco_timm.card import student_card
-from meco_timm.data import load_data
+from meco_timm.agreement import block_agreement
+from meco_timm.data import DataSource, load_data
 from meco_timm.distiller import Distiller
 from meco_timm.errors import UserError
-from meco_timm.evaluation import Row, make_table, print_table
+from meco_timm.evaluation import Judged, Row, make_table, print_table
 from meco_timm.export import export
 from meco_timm.faults import faults_told
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
+from meco_timm.predictions import keep_predictions, save_predictions
 from meco_timm.progress import say
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import to_yaml
 from meco_timm.recipe import Recipe
+from meco_timm.results import Results, about_run, read_metrics
 from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
 from meco_timm.sharding import check_launch
-from meco_timm.streams import student_stream
+from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
 
 
@@ -40,6 +45,8 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
     folder = find_run_folder(recipe)
     accelerator.wait_for_everyone()
     rows = folder.finished_rows()
+    if recipe.publish and not get_token() and accelerator.is_main_process:
+        say("warning: publish: there is no token of the Hub yet; log in with `hf auth login` before the run ends.")
     if rows is None:
         with faults_told(folder.path, accelerator):
             rows = _distill(recipe, folder, accelerator)
@@ -47,8 +54,13 @@ def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
         folder.drop_checkpoints()  # it may have been killed between its table and this
         say(f"{folder.path} has this run already, finished; nothing is trained again.")
     if accelerator.is_main_process:
-        _show(recipe, folder, rows)
+        with faults_told(folder.path, accelerator):
+            _show(recipe, folder, rows)
     accelerator.end_training()
+    if recipe.publish and accelerator.is_main_process:
+        from meco_timm.publishing import publish
+
+        publish(folder.path, recipe.publish)
     return rows
 
 
@@ -108,15 +120,40 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         discriminator_lr=recipe.discriminators.lr,
     )
     student = training.run()
-    rows = make_table(student, alone, zoo.streams, data, accelerator)
+    judged = make_table(student, alone, zoo.streams, data, accelerator)
     if accelerator.is_main_process:
-        export(student, folder.student, data.classes, recipe.data, {"README.md": student_card(recipe, rows)})
-        folder.finish(rows)
+        agreement = block_agreement(student, alone, zoo.streams, data, accelerator)
+        about = about_run(recipe, data, zoo.streams, steps, accelerator)
+        _finish(recipe, folder, student, judged, data, agreement, about)
     accelerator.wait_for_everyone()
-    return rows
+    return judged.rows
+
+
+def _finish(
+    recipe: Recipe,
+    folder: RunFolder,
+    student: Stream,
+    judged: Judged,
+    data: DataSource,
+    agreement: dict[str, np.ndarray],
+    about: dict[str, Any],
+) -> None:
+    """All that a run leaves: predictions, the student with its card, the table, and the report."""
+    from meco_timm.card import card_files  # these two import matplotlib, which a training has no use for
+
+    predictions = keep_predictions(judged, data, agreement)
+    results = Results(folder, recipe, judged.rows, about, read_metrics(folder.path / "metrics.jsonl"), predictions)
+    save_predictions(predictions, folder.predictions)
+    export(student, folder.student, data.classes, recipe.data, card_files(results, data.classes))
+    folder.finish(judged.rows, about)
 
 
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     print_table(rows, f"\nTest split of {recipe.data.source}")
+    if not folder.report.exists():
+        from meco_timm.reporting import report
+
+        report(folder.path)
+    say(f"\nSee what it learned: {folder.report}")
     where = Path(folder.student).resolve()
     say(f'\nLoad the student, with plain timm:\n  timm.create_model("local-dir:{where}", pretrained=True)')

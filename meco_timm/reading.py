@@ -187,11 +187,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides the result: without the run folder and without how often and how fast to look.
+    """All of a recipe that decides the result: without where it goes and without how often and how fast to look.
 
     `zoo.loop` stands in the loops of the teachers that are trained; the others have none.
     """
-    key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "data": {"workers"}})
+    key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "publish": True, "data": {"workers"}})
     for place in (key, *key["teachers"]):
         place["loop"] = {name: value for name, value in place["loop"].items() if name not in WATCHING}
         if not place.get("train", True):

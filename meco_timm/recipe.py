@@ -4,9 +4,11 @@ Nothing here imports torch, so a wrong recipe is refused in well under a second.
 overrides and error messages on top. Sections are named as the modules that read them.
 """
 
+import re
 from math import isqrt
 from typing import Annotated, Any, Literal
 
+from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
 from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section
@@ -134,6 +136,31 @@ class Discriminators(Section):
     """One-sided label smoothing: the teacher's side counts as so much less than 1."""
 
 
+class Publish(Section):
+    """Where the student goes on the Hub when the run has ended (publishing.py). No part of what the run is."""
+
+    repo: str
+    """`owner/name`; made if it is not there."""
+    private: bool = False
+    """Whether a repository that is made is private."""
+    revision: str | None = None
+    """Branch to publish on; `main` by default."""
+    overwrite: bool = False
+    """Whether another model in the repository may be replaced."""
+    license: str | None = None
+    """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`, `other`); yours to decide."""
+    card: str | None = None
+    """Your own template of the card, in place of meco_timm/templates/card.md."""
+
+    @field_validator("repo")
+    @classmethod
+    def _owner_and_name(cls, repo: str) -> str:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
+            raise ValueError("repo is written owner/name, of letters, digits, '-', '_' and '.'")
+        validate_repo_id(repo)
+        return repo
+
+
 class Recipe(Section):
     """Teachers, a student, a data set, and how the knowledge goes from one to the other."""
 
@@ -154,6 +181,8 @@ class Recipe(Section):
     losses: Losses = Losses()
     discriminators: Discriminators = Discriminators()
     loop: Loop = Loop()
+    publish: Publish | None = None
+    """Where the student goes on the Hub when the run has ended; null for nowhere."""
 
     @field_validator("losses")
     @classmethod

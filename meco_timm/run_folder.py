@@ -4,6 +4,7 @@ import json
 import shutil
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,12 +19,15 @@ MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
 
 
 class RunFolder:
-    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoints/ in training, table.json, student/."""
+    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoints/ in training, then student/,
+    predictions.safetensors, table.json and report.html."""
 
     def __init__(self, path: Path):
         self.path = path
         self.student = path / "student"
         self.table = path / "table.json"
+        self.predictions = path / "predictions.safetensors"
+        self.report = path / "report.html"
 
     def finished_rows(self) -> list[Row] | None:
         """The table of a run that has ended."""
@@ -31,9 +35,10 @@ class RunFolder:
             return None
         return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
 
-    def finish(self, rows: list[Row]) -> None:
-        """Write the table; its presence says that the run has ended, so it is the last file written."""
-        write_json(self.table, {"rows": [row._asdict() for row in rows]})
+    def finish(self, rows: list[Row], about: dict[str, Any]) -> None:
+        """Write the table and what else is told of the run; its presence says that the run has ended, so it is the
+        last file written but for the report, which can be made again."""
+        write_json(self.table, {"rows": [row._asdict() for row in rows], "about": about})
         self.drop_checkpoints()
 
     def drop_checkpoints(self) -> None:

@@ -38,6 +38,23 @@ def read_source(settings: Data) -> tuple[list[str], Split, Split | None]:
     return classes, train, test
 
 
+def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
+    """(class names, the images of one split): the one named, else `test`, else `validation`, else the first.
+
+    Raises:
+        UserError: as for `read_source`.
+    """
+    source = _open(settings)
+    name = split or next((name for name in ("test", "validation") if name in source), next(iter(source)))
+    if name not in source:
+        raise UserError(
+            f"data.test_split: {name!r} is not a split of {settings.source}, which has {', '.join(source)}."
+        )
+    found, classes = _columns(source[name], settings)
+    _check_labels(found.labels, classes, name, every_class=False)
+    return classes, found
+
+
 def _open(settings: Data) -> datasets.DatasetDict:
     """All splits of the source: a folder (class folders or parquet) or a Hub id; `datasets` tells them apart."""
     folder = Path(settings.source)
