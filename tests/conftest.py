@@ -21,6 +21,7 @@ os.environ |= {
 
 import gc
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -126,3 +127,22 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert "Traceback" not in told.out + told.err
     assert 0 < len(told.err.strip().splitlines()) <= 24
     return told.err
+
+
+ODD_CLASSES = ("<img src=x onerror=alert(1)>", "[cross](javascript:x) *b* |c|", "dash & $\\frac$ `q`\u2028 _u_")
+
+
+@pytest.fixture(scope="session")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that learned to tell three classes with odd names apart. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("ended")
+    (folder / "shapes").mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(ODD_CLASSES))})
+    for part, count, seed in (("train", 36, 0), ("test", 18, 500)):
+        images = {"image": [draw_image(i % 3, seed + i) for i in range(count)], "label": [i % 3 for i in range(count)]}
+        datasets.Dataset.from_dict(images, features).to_parquet(folder / "shapes" / f"{part}.parquet")
+    recipe = base_recipe(folder / "shapes", folder)
+    recipe |= {"losses": {"labels": 10.0}, "teachers": [{"train": "test_resnet"}, {"train": "test_efficientnet"}]}
+    recipe["loop"] |= {"steps": 30, "batch_size": 16, "lr": 5e-3}
+    assert train.main([write(recipe, folder)]) == 0
+    return folder / "run"

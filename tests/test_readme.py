@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from meco_timm import load_recipe
+from meco_timm.cli import main
 from meco_timm.recipe import Recipe
 from meco_timm.schema import schema
 
@@ -82,6 +83,13 @@ def test_the_main_command_is_two_lines():
 def test_every_command_names_a_recipe_and_overrides_that_exist(arguments):
     recipe, *overrides = arguments
     load_recipe(ROOT / recipe, [word for word in overrides if word != "--plan"])
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[0] == "meco-timm"], ids=lambda words: words[1])
+def test_every_console_command_and_its_options_exist(words, capsys):
+    assert main([words[1], "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in words[2:] if word.startswith("--"))
 
 
 def test_the_test_command_uses_what_the_extra_installs():

@@ -29,7 +29,12 @@ RUN_FILES = {
     "plan.txt",
     "metrics.jsonl",
     "table.json",
+    "predictions.safetensors",
+    "report.html",
     "student/README.md",
+    "student/figures/cost.png",
+    "student/figures/curves.png",
+    "student/figures/soft_labels.png",
     "student/config.json",
     "student/model.safetensors",
 }
@@ -329,7 +334,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
     assert rows(tmp_path / "run") == rows(finished.folder / "run")
     assert lines(tmp_path / "run/metrics.jsonl") == lines(finished.folder / "run/metrics.jsonl")
     weights = {name for name in tree(tmp_path) if name.endswith(".safetensors")}
-    assert len(weights) == 4
+    assert len(weights) == 5  # four networks, and the predictions
     for name in weights:
         assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
