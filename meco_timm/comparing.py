@@ -131,7 +131,7 @@ def _changed(runs: Runs) -> list[list[str]]:
 
 
 def _key(recipe: Recipe) -> dict[str, Any]:
-    """What decides a recipe's result, each teacher in words, and the loop that teachers share where they have it from."""
+    """What decides a recipe's result: each teacher in words, and the loop that the trained ones share."""
     key, shared = recipe_key(recipe), recipe.zoo.loop.model_dump(mode="json")
     for teacher in key["teachers"]:
         teacher["loop"] = {name: value for name, value in teacher.get("loop", {}).items() if value != shared[name]}
