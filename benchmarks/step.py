@@ -80,7 +80,7 @@ def ours(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> 
         discriminator_lr=settings.discriminators.lr,
     )
     rows = torch.arange(images.shape[1])
-    batches: Iterator[Batch] = itertools.cycle([Batch(image, rows % CLASSES, rows) for image in images])
+    batches: Iterator[Batch] = itertools.cycle([Batch(image, rows % CLASSES, rows, rows - rows) for image in images])
 
     def step() -> None:
         training._one_step(batches)

@@ -10,13 +10,13 @@ from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
 if TYPE_CHECKING:
-    from meco_timm.pipeline import distill, plan
+    from meco_timm.pipeline import distill, fill_store, plan
 
-__all__ = ["UserError", "distill", "load_recipe", "plan"]
+__all__ = ["UserError", "distill", "fill_store", "load_recipe", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("distill", "plan"):  # torch is imported only when something is to be done
+    if name in ("distill", "fill_store", "plan"):  # torch is imported only when something is to be done
         from meco_timm import pipeline
 
         return getattr(pipeline, name)

@@ -30,7 +30,7 @@ from meco_timm.sections import Loop
 from meco_timm.sharding import Shards, same_buffers
 from meco_timm.streams import Outputs, Stream
 
-Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's outputs
+Teach = Callable[[Batch, Tensor, int], Outputs]  # batch on the CPU, its images as seen, step → a teacher's outputs
 
 
 class Best(NamedTuple):
@@ -167,11 +167,12 @@ class Training:
             self.schedule.step_update(self.step)
         self.objective.train()
         for part in range(self.settings.accumulation):
-            batch = send_to_device(self._next(batches), self.accelerator.device, non_blocking=True)
+            read = self._next(batches)
+            batch = send_to_device(read, self.accelerator.device, non_blocking=True)
             # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
             reseed(self.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
-            teacher = self.teach(image, self.step) if self.teach else None
+            teacher = self.teach(read, image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
                 with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
                     losses = self.objective(image, label, teacher)

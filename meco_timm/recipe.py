@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section
+from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section, Store
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
 
@@ -64,9 +64,10 @@ class Teacher(Network):
 class Zoo(Section):
     """The teachers' house: how they are drawn, and how and where those that need it are trained."""
 
-    sampling: Literal["random", "average"] = "random"
-    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `average`: the mean of all, every
-    step, at the cost of all (MEAL V2)."""
+    sampling: Literal["random", "random_image", "average"] = "random"
+    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
+    step, drawn from (seed, step, image), at the cost of one. `average`: the mean of all, every step, at the cost of all
+    (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
     """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
     folder: str = "zoo"
@@ -154,6 +155,7 @@ class Recipe(Section):
     losses: Losses = Losses()
     discriminators: Discriminators = Discriminators()
     loop: Loop = Loop()
+    store: Store = Store()
 
     @field_validator("losses")
     @classmethod
@@ -167,6 +169,16 @@ class Recipe(Section):
         weights, blocks = self.losses.blocks, self.alignment.blocks
         if isinstance(weights, list) and len(weights) != blocks:
             raise ValueError(f"losses.blocks has {len(weights)} weights but alignment.blocks is {blocks}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_mixed(self) -> "Recipe":
+        mixed = [key for key in ("mixup", "cutmix", "random_erasing") if getattr(self.loop, key)]
+        if self.store.folder is not None and mixed:
+            raise ValueError(
+                f"loop.{mixed[0]} changes images after they are loaded, in each step anew, so a store cannot know what "
+                "the teachers would say of them. Set it to 0, or leave store.folder out"
+            )
         return self
 
     @model_validator(mode="after")
