@@ -43,7 +43,7 @@ def make_step(side: str, args: argparse.Namespace) -> Step:
         return bare(student, teacher, images)
     changes: dict[str, Any] = {} if side == "full" else {"alignment": {"blocks": 0}}
     changes |= {} if side == "full" else {"discriminators": {"adversary": "none"}}
-    return ours(student, teacher, images, recipe(args, changes))
+    return ours(student, [teacher], images, recipe(args, changes))
 
 
 def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
@@ -57,14 +57,14 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(told | changes)
 
 
-def ours(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> Step:
+def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:
     """The package's own step."""
     streams = [
         Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
-        for model in (student, teacher)
+        for model in (student, *teachers)
     ]
     accelerator = Accelerator(cpu=True)
-    zoo = Zoo({settings.teachers[0].model: streams[1]}, settings, accelerator)
+    zoo = Zoo({str(i): stream for i, stream in enumerate(streams[1:])}, settings, accelerator)
     unused = cast(Any, None)  # data and images: the batches below stand in for them
     training = Training(
         Distiller(streams[0], settings, CLASSES),

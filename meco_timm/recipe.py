@@ -70,6 +70,12 @@ class Zoo(Section):
     (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
     """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
+    resident: Annotated[int, Field(gt=0)] | None = None
+    """Keep only so many teachers on the device, the others in the host's memory; those of the next steps come ahead,
+    from 2 on. Null keeps all. On a CPU it changes nothing."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Of the teachers' weights while they teach; by default `bf16` on a CUDA device that has it, else float32. Half
+    the memory, and up to twice the speed where the device computes in it, some CPUs too. The table is in float32."""
     folder: str = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()

@@ -7,12 +7,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.data import Batch
+from meco_timm.frozen import freeze
 from meco_timm.losses import mean_logits
 from meco_timm.networks import weights_digest
+from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.recipe import Recipe
+from meco_timm.residents import Residents
 from meco_timm.store import Compute, Store
 from meco_timm.streams import Outputs, Stream
+
+LOOK_AHEAD = 32  # steps
 
 
 def draw(seed: int, step: int, teachers: int, *key: int) -> int:
@@ -36,11 +41,20 @@ class Zoo:
     ):
         self.names = list(streams)
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
-        self.streams = {name: s.to(accelerator.device).eval().requires_grad_(False) for name, s in streams.items()}
+        self.streams = streams
+        limit = recipe.zoo.resident or len(streams)
+        self.residents = Residents(limit, accelerator.device) if limit < len(streams) else None
+        for name, stream in streams.items():
+            told = freeze(stream, accelerator.device, recipe.zoo.precision)
+            if self.residents:
+                self.residents.admit(name, stream)
+            if accelerator.is_main_process:
+                say(f"frozen  {name}: {told}")
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
         self.store: Store | None = None
+        self._step = 0
         self._load = load or self.streams.__getitem__
 
     def outputs(self, batch: Batch, image: Tensor, step: int) -> Outputs:
@@ -48,12 +62,13 @@ class Zoo:
 
         `batch`: on the CPU. `image`: its images on the device, as the student sees them.
         """
+        self._step = step
         with torch.no_grad(), self.accelerator.autocast():
             if self.sampling == "average":
                 return self._average([self._of(name, batch, image) for name in self.names])
             if self.sampling == "random_image":
                 return self._each(batch, image, step)
-            return self._of(self.names[draw(self.seed, step, len(self.names), *self.scope)], batch, image)
+            return self._of(self._drawn(step), batch, image)
 
     @torch.no_grad()
     def fill(self, batch: Batch) -> None:
@@ -66,7 +81,7 @@ class Zoo:
 
     def release(self) -> None:
         """Let the teachers go: the store has all that they can say."""
-        self.streams = {}
+        self.streams, self.residents = {}, None
 
     def flush(self) -> None:
         """Write what the store has in memory only."""
@@ -74,9 +89,10 @@ class Zoo:
             self.store.flush()
 
     def plain(self) -> dict[str, Stream]:
-        """The teachers as they were loaded, for the table; the frozen ones are let go."""
+        """The teachers as they were loaded, for the table; the frozen ones are let go. On the host if not all fit."""
+        device = torch.device("cpu") if self.residents else self.accelerator.device
         self.release()
-        return {name: self._load(name).to(self.accelerator.device).eval() for name in self.names}
+        return {name: self._load(name).to(device).eval() for name in self.names}
 
     def _of(self, name: str, batch: Batch, image: Tensor, places: Tensor | None = None) -> Outputs:
         """One teacher's outputs on the batch, or on some `places` (on the CPU) in it."""
@@ -94,8 +110,24 @@ class Zoo:
         return compute
 
     def live(self, name: str, image: Tensor) -> Outputs:
-        """A teacher's outputs, computed."""
-        return self.streams[name](image)
+        """A teacher's outputs, computed; then those that come next are sent for."""
+        if self.residents is None:
+            return self.streams[name](image)
+        self.residents.bring([name, *self.residents.here])
+        outputs = self.streams[name](image)
+        self.residents.bring([*self._coming(name), *self.residents.here])
+        return outputs
+
+    def _coming(self, name: str) -> list[str]:
+        """Who teaches from now on, as far as it is worth knowing: `name` first."""
+        if self.sampling == "random":
+            steps = range(self._step, self._step + LOOK_AHEAD)
+            return [self._drawn(step) for step in steps]
+        at = self.names.index(name)
+        return [*self.names[at:], *self.names[:at]]
+
+    def _drawn(self, step: int) -> str:
+        return self.names[draw(self.seed, step, len(self.names), *self.scope)]
 
     def _each(self, batch: Batch, image: Tensor, step: int) -> Outputs:
         """Each image's outputs from a teacher of its own: every teacher sees its share of the batch."""
