@@ -23,7 +23,7 @@ from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
 from meco_timm.metrics import MetricLines
 from meco_timm.mixing import Mixing
-from meco_timm.optimizers import clip_and_guard, make_optimizer, make_schedule, set_memory
+from meco_timm.optimizers import Guard, make_optimizer, make_schedule, set_memory
 from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
 from meco_timm.sections import Loop
@@ -77,6 +77,7 @@ class Training:
         self.shards = Shards(objective.to(accelerator.device), accelerator)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.student: Stream = self._module.student
+        self.guard = Guard(accelerator, self._module, self.optimizer, settings.clip_grad)
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
         self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -165,7 +166,8 @@ class Training:
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         if self.schedule:
             self.schedule.step_update(self.step)
-        self.objective.train()
+        if not self.student.training:
+            self.objective.train()
         for part in range(self.settings.accumulation):
             read = self._next(batches)
             batch = send_to_device(read, self.accelerator.device, non_blocking=True)
@@ -178,7 +180,7 @@ class Training:
                     losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
-                    bad = clip_and_guard(self.accelerator, self._module, self.optimizer, self.settings.clip_grad)
+                    bad = self.guard()
                     self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
                 self.optimizer.step()
                 self.optimizer.zero_grad()

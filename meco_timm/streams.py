@@ -91,12 +91,12 @@ class Stream(nn.Module):
 
     def prepare(self, image: Tensor) -> Tensor:
         """The network's own view of the batch: its size, its channels, its normalisation."""
-        x = image.float() / 255 if image.dtype == torch.uint8 else image
+        x = image.float().div_(255) if image.dtype == torch.uint8 else image
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode=self.resize_mode, antialias=True).clamp(0, 1)
         if self.mean.shape[1] == 1:
             x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        return ((x - self.mean) / self.std).to(self.dtype)
+        return (x - self.mean).div_(self.std).to(self.dtype)
 
     @property
     def parameter_count(self) -> int:
