@@ -1,7 +1,8 @@
 """Images per second of our loader against torchvision's ImageFolder with the same transforms, no loader processes.
 
 JPEG files, drawn at random, decoded, augmented and collated into batches; ours also seeds each image's augmentation, so
-that it is a function of (seed, view, image). `decoded` is the limit: the files opened and decoded, nothing more.
+that it is a function of (seed, view, image): `seeding` is what that costs. `decoded` is the limit: the files opened and
+decoded, nothing more.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data
 """
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
+from meco_timm.batches import numbered
 from meco_timm.data import load_data
+from meco_timm.randomness import reseed
 from meco_timm.sections import Data
 
 
@@ -58,7 +62,12 @@ def main() -> None:
             "test_fraction": 0.01,
         }
         data = load_data(Data.model_validate(settings), seed=0)
-        theirs = ImageFolder(str(folder / "train"), data.train.transform)
+        a = Data(source="").augmentation
+        transform = create_transform(
+            args.size, is_training=True, scale=tuple(a.scale), ratio=tuple(a.ratio), hflip=a.hflip, color_jitter=None,
+            interpolation="bicubic", normalize=False,
+        )  # fmt: skip
+        theirs = ImageFolder(str(folder / "train"), transform)
         sampler = RandomSampler(theirs, num_samples=10**9, replacement=True)
         endless = iter(DataLoader(theirs, args.batch, sampler=sampler))
         paths = [path for path, _ in theirs.samples][: args.batch]
@@ -67,19 +76,24 @@ def main() -> None:
             for path in paths:
                 Image.open(path).convert("RGB")
 
+        def seeding() -> None:
+            for row in range(args.batch):
+                reseed(numbered(0, 0).seed, row)
+
         sides = {
             "ours": next_of(data.batches(data.train, args.batch, 0, 0, 10**6)),
             "ImageFolder": next_of(endless),
             "decoded": decoded,
+            "seeding": seeding,
         }
-        data.workers = 0
         torch.manual_seed(0)
         seconds = by_turns(sides, args.rounds, args.steps)
     rows: list[Row] = []
     for side in sides:
         speed = [args.batch / s for s in seconds[side]]
         rows.append({"side": side, "images per CPU s": median(speed), "min – max": spread(speed)})
-    report("data", rows, {"ratio": ratio(seconds, "ImageFolder", "ours")}, args.json)
+    figures = {"ratio": ratio(seconds, "ImageFolder", "ours"), "seeding_share": ratio(seconds, "seeding", "ours")}
+    report("data", rows, figures, args.json)
 
 
 if __name__ == "__main__":

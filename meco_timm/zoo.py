@@ -134,7 +134,7 @@ class Zoo:
         drawn = torch.tensor([draw(self.seed, step, len(self.names), row) for row in batch.row.tolist()])
         places = [(drawn == i).nonzero().squeeze(1) for i in range(len(self.names))]
         parts = [self._of(name, batch, image, own) for name, own in zip(self.names, places, strict=True) if len(own)]
-        back = torch.cat(places).argsort().to(image.device)
+        back = torch.cat(places).argsort().to(image.device, non_blocking=True)
         blocks = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts), strict=True)]
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(blocks, torch.cat(logits)[back] if logits else None)
