@@ -5,8 +5,6 @@ it valid, and a damaged one is known, named and taken away, so that what was in 
 and several runs may write into one folder, each its own shards; what two of them have both computed is there twice.
 """
 
-import hashlib
-import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meco_timm.errors import UserError
-from meco_timm.files import digest_of
+from meco_timm.files import digest_of, flush
 from meco_timm.progress import say
 from meco_timm.streams import Outputs
 
@@ -169,13 +167,11 @@ class Shelf:
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / f"{uuid.uuid4().hex}.tmp"
         try:
-            content = save(shard)
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-            return beside.rename(self.folder / f"shard-{digest}.safetensors")
+            beside.write_bytes(save(shard))
+            flush(beside)
+            path = beside.rename(self.folder / f"shard-{digest_of(beside)}.safetensors")
+            flush(self.folder)
+            return path
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
