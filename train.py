@@ -1,9 +1,10 @@
 """From an ensemble of timm models to one student.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh]
+accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh] [--store]
 
 --plan    print networks, sizes, class maps, blocks, cost and memory, and train nothing
 --fresh   move an older run of this recipe aside and start anew; trained teachers are kept
+--store   only fill the store with what the teachers say of all images
 """
 
 import sys
@@ -11,7 +12,7 @@ import sys
 from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
-OPTIONS = {"--plan", "--fresh"}
+OPTIONS = {"--plan", "--fresh", "--store"}
 
 
 def main(arguments: list[str]) -> int:
@@ -21,10 +22,12 @@ def main(arguments: list[str]) -> int:
     try:
         path, *overrides = [argument for argument in arguments if argument not in OPTIONS]
         recipe = load_recipe(path, overrides)  # before torch is imported: a wrong recipe is told at once
-        from meco_timm import distill, plan
+        from meco_timm import distill, fill_store, plan
 
         if "--plan" in arguments:
             print(plan(recipe), end="")
+        elif "--store" in arguments:
+            fill_store(recipe)
         else:
             distill(recipe, fresh="--fresh" in arguments)
     except UserError as error:

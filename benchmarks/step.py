@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, cast
 
 import timm
@@ -23,11 +24,11 @@ from timm.data import resolve_data_config
 
 from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
 from meco_timm.data import Batch
-from meco_timm.distiller import Distiller
+from meco_timm.distiller import Distiller, Supervised
 from meco_timm.loop import Training
 from meco_timm.recipe import Recipe
 from meco_timm.streams import Stream
-from meco_timm.teachers import Zoo
+from meco_timm.zoo import Zoo
 
 SIDES = ("bare", "logits", "full")
 CLASSES = 100
@@ -43,7 +44,7 @@ def make_step(side: str, args: argparse.Namespace) -> Step:
         return bare(student, teacher, images)
     changes: dict[str, Any] = {} if side == "full" else {"alignment": {"blocks": 0}}
     changes |= {} if side == "full" else {"discriminators": {"adversary": "none"}}
-    return ours(student, teacher, images, recipe(args, changes))
+    return ours(student, [teacher], images, recipe(args, changes))
 
 
 def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
@@ -57,34 +58,49 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(told | changes)
 
 
-def ours(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> Step:
-    """The package's own step."""
-    streams = [
-        Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
-        for model in (student, teacher)
-    ]
-    accelerator = Accelerator(cpu=True)
-    zoo = Zoo({settings.teachers[0].model: streams[1]}, settings, accelerator)
-    unused = cast(Any, None)  # data and images: the batches below stand in for them
-    training = Training(
-        Distiller(streams[0], settings, CLASSES),
+def stream(model: Any, settings: Recipe) -> Stream:
+    return Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
+
+
+def zoo_of(teachers: list[Any], settings: Recipe) -> Zoo:
+    return Zoo(
+        {str(i): stream(teacher, settings) for i, teacher in enumerate(teachers)}, settings, Accelerator(cpu=True)
+    )
+
+
+def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
+    """The package's own training, as it is before its first step; without a zoo on labels."""
+    student_stream = stream(student, settings)
+    data: Any = SimpleNamespace(classes=range(student.num_classes))  # batches in memory stand in for it
+    return Training(
+        Distiller(student_stream, settings, student.num_classes) if zoo else Supervised(student_stream),
         settings.loop,
-        accelerator,
-        data=unused,
-        images=unused,
+        zoo.accelerator if zoo else Accelerator(cpu=True),
+        data=data,
+        images=cast(Any, None),
         steps=settings.loop.steps or 0,
         seed=settings.seed,
         folder=Path(tempfile.gettempdir()),  # nothing is written
         title="student",
-        teach=zoo.outputs,
+        teach=zoo.outputs if zoo else None,
         discriminator_lr=settings.discriminators.lr,
     )
-    rows = torch.arange(images.shape[1])
-    batches: Iterator[Batch] = itertools.cycle([Batch(image, rows % CLASSES, rows) for image in images])
 
-    def step() -> None:
-        training._one_step(batches)
+
+def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:
+    """A step of the package's over batches in memory; with no teachers it learns from labels."""
+    rows = torch.arange(images.shape[1])
+    batches = [Batch(image, rows % CLASSES, rows, rows - rows) for image in images]
+    return stepping(training_of(student, zoo_of(teachers, settings) if teachers else None, settings), batches)
+
+
+def stepping(training: Training, batches: list[Batch]) -> Step:
+    endless: Iterator[Batch] = itertools.cycle(batches)
+
+    def step() -> object:
+        losses = training._one_step(endless)
         training.step += 1
+        return losses
 
     return step
 

@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from meco_timm.comparing import compare
     from meco_timm.judging import evaluate
     from meco_timm.listing import list_teachers
-    from meco_timm.pipeline import distill, plan
+    from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.publishing import publish
     from meco_timm.reporting import report
 
-__all__ = ["UserError", "compare", "distill", "evaluate", "list_teachers", "load_recipe", "plan", "publish", "report"]
+__all__ = [
+    "UserError",
+    "compare",
+    "distill",
+    "evaluate",
+    "fill_store",
+    "list_teachers",
+    "load_recipe",
+    "plan",
+    "publish",
+    "report",
+]
 
 _HOMES = {
     "compare": "comparing",
     "distill": "pipeline",
     "evaluate": "judging",
+    "fill_store": "pipeline",
     "list_teachers": "listing",
     "plan": "pipeline",
     "publish": "publishing",

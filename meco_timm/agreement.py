@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.data import DataSource, Images
+from meco_timm.evaluation import visiting
 from meco_timm.streams import Stream
 
 IMAGES = 512  # of the test split, evenly spread
@@ -48,7 +49,8 @@ def block_agreement(
     }
     blocks: dict[str, list[Tensor]] = {}
     for name, stream in (learners | {f"teacher/{name}": stream for name, stream in teachers.items()}).items():
-        blocks[name] = _blocks_of(stream.to(accelerator.device).eval(), data, images)
+        with visiting([stream], accelerator.device):
+            blocks[name] = _blocks_of(stream.eval(), data, images)
     return {
         f"{who}/{teacher}": np.array(
             [[cka(a, b) for b in blocks[f"teacher/{teacher}"]] for a in blocks[who]], dtype=np.float32

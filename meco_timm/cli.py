@@ -56,6 +56,17 @@ def train(
 
 
 @app.command()
+def store(recipe: Recipe_, overrides: Overrides = None) -> None:
+    """Keep on disk what the teachers say of all images (`store:` in the recipe); a training then needs none of them."""
+    from meco_timm.reading import load_recipe
+
+    read = load_recipe(recipe, overrides or [])
+    from meco_timm.pipeline import fill_store
+
+    fill_store(read)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)],
     data: Annotated[

@@ -1,8 +1,9 @@
 """2 · The batch: data sets, transforms, loaders.
 
 Images travel un-normalised: uint8, B×3×H×W. Every network normalises for itself (streams.py). A training batch is a
-function of (seed, step) and an image's augmentation a function of (seed, epoch, index), so that neither the number of
-workers nor an interruption changes what is seen.
+function of (seed, step) and an image's augmentation a function of (seed, view, index), one view per epoch, so that
+neither the number of workers nor an interruption changes what is seen. Views may repeat after some epochs: then what
+the teachers say of them can be kept (store.py).
 """
 
 import io
@@ -18,8 +19,9 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
+from meco_timm.batches import PLAIN, BatchStream, ChosenViews, View
 from meco_timm.errors import UserError
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import fingerprint
@@ -30,44 +32,60 @@ NO_LABEL = -1
 
 
 class Batch(NamedTuple):
-    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. row: int64, B, place in the source split."""
+    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. row: int64, B, place in the source split.
+    view: int64, B, number of the augmented view, -1 of a plain image."""
 
     image: Tensor
     label: Tensor
     row: Tensor
+    view: Tensor
 
 
 class Images(torch.utils.data.Dataset):
-    """Rows `rows` of a split, decoded on demand. Asked for (view seed, i) it gives that view, for i the plain image."""
+    """Rows `rows` of a split, decoded on demand. Asked for (view, i) it gives that view, for i the plain image.
 
-    def __init__(self, split: datasets.Dataset, labels: np.ndarray, rows: np.ndarray, transform: Any):
-        self.split, self.labels, self.rows, self.transform = split, labels, rows, transform
+    `views`: after so many epochs of training its views repeat; None for never.
+    """
+
+    def __init__(
+        self,
+        split: datasets.Dataset,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        transform: Any,
+        views: int | None = None,
+    ):
+        self.split, self.labels, self.rows, self.transform, self.views = split, labels, rows, transform, views
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, keys: list[Any]) -> list[tuple[Tensor, int, int] | UserError]:
+    def __getitems__(self, keys: list[Any]) -> list[tuple[Tensor, int, int, int] | UserError]:
         """All of a batch at once, which `datasets` reads ten times faster than row by row."""
-        keys = [key if isinstance(key, tuple) else (None, key) for key in keys]
-        rows = [int(self.rows[i]) for _, i in keys]
-        stored = self.split[rows]["image"]
-        return [self._view(image, row, seed) for image, row, (seed, _) in zip(stored, rows, keys, strict=True)]
+        keys = [key if isinstance(key, tuple) else (PLAIN, key) for key in keys]
+        return self.at([int(self.rows[i]) for _, i in keys], [view for view, _ in keys])
 
-    def _view(self, stored: dict[str, Any], row: int, seed: int | None) -> tuple[Tensor, int, int] | UserError:
+    def at(self, rows: list[int], views: list[View]) -> list[tuple[Tensor, int, int, int] | UserError]:
+        """The same by rows of the split."""
+        stored = self.split[rows]["image"]
+        return [self._view(*item) for item in zip(stored, rows, views, strict=True)]
+
+    def _view(self, stored: dict[str, Any], row: int, view: View) -> tuple[Tensor, int, int, int] | UserError:
         try:
             image = _decode(stored)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             name = stored.get("path") or f"row {row}"
             return UserError(f"data.source: {name}: the image cannot be read: {error}. Mend it or take it out.")
-        if seed is not None:
-            reseed(seed, row)
-        return self.transform(image), int(self.labels[row]), row
+        if view.number >= 0:
+            reseed(view.seed, row)
+        return self.transform(image), int(self.labels[row]), row, view.number
 
 
 def _decode(stored: dict[str, Any]) -> Image.Image:
     source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
     with Image.open(source) as image:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def _collate(items: list[Any]) -> Batch | UserError:
@@ -75,8 +93,8 @@ def _collate(items: list[Any]) -> Batch | UserError:
     for item in items:
         if isinstance(item, UserError):
             return item
-    images, labels, rows = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(rows))
+    images, *numbers = zip(*items, strict=True)
+    return Batch(torch.stack(images), *map(torch.tensor, numbers))
 
 
 def _outlive_signals(worker: int) -> None:
@@ -93,51 +111,11 @@ def _outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, survive)
 
 
-class BatchStream(Sampler[list[tuple[int, int]]]):
-    """Endless shuffled passes over `size` images, cut into batches; every image once per epoch, no short batch.
-
-    Batch s is a function of (seed, s): process `rank` of `world` takes its part of positions [s·B·world, (s+1)·B·world)
-    in the row of all epochs' permutations, so 2 processes × B see what 1 process × 2B sees.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        rank: int = 0,
-        world: int = 1,
-        repeats: int = 1,
-    ):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop, self.rank, self.world, self.repeats = start, stop, rank, world, repeats
-        self._epoch, self._views, self._order = -1, [0], [0]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.start, self.stop):
-            first = (step * self.world + self.rank) * self.batch_size
-            yield [self._at(position) for position in range(first, first + self.batch_size)]
-
-    def _at(self, position: int) -> tuple[int, int]:
-        """(seed of the view, which image) at a position in the row of all epochs."""
-        image, view = divmod(position, self.repeats)
-        epoch, i = divmod(image, self.size)
-        if self._epoch != epoch:
-            generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
-            self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
-            self._views = [derive(self.seed, "view", epoch, n) for n in range(self.repeats)]
-        return self._views[view], self._order[i]
-
-
 @dataclass
 class DataSource:
     """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
-    `validation`, `test`, and the class names. `identity` changes when the images, labels or splits do."""
+    `validation`, `test`, and the class names. `identity` changes when the images, labels or splits do, `order` when the
+    images or their order do, whatever the splits."""
 
     classes: list[str]
     train: Images
@@ -147,14 +125,22 @@ class DataSource:
     identity: str
     workers: int
     repeats: int = 1
+    order: str = ""
 
     def batches(
         self, images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Training batches `start` to `stop`; raises `UserError` naming an image that cannot be read."""
         check_batch(images, batch_size, world)
-        order = BatchStream(len(images), batch_size, seed, start, stop, rank, world, self.repeats)
+        order = BatchStream(len(images), batch_size, seed, start, stop, rank, world, self.repeats, images.views)
         workers = self.workers if stop - start > 1 else 0
+        return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
+
+    def chosen(self, images: Images, views: Tensor, rows: Tensor, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Views of images by number and row, N each, as `batches` with this seed shows them."""
+        places = torch.from_numpy(images.rows.searchsorted(rows.numpy()))
+        order = ChosenViews(torch.stack([views, places], 1), batch_size, seed, self.repeats)
+        workers = self.workers if len(order) > 1 else 0
         return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
 
     def in_order(self, images: Images, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
@@ -187,8 +173,8 @@ def _checked(loader: DataLoader) -> Iterator[Batch]:
         raise RuntimeError(f"DataLoader worker is gone: {error}") from error
 
 
-def load_data(settings: Data, seed: int) -> DataSource:
-    """Open `settings.source`, find its columns and classes, and split it.
+def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource:
+    """Open `settings.source`, find its columns and classes, and split it. `views`: the student's repeat so often.
 
     Raises:
         UserError: the source, a split, a column or the labels are not what the recipe says.
@@ -215,16 +201,18 @@ def load_data(settings: Data, seed: int) -> DataSource:
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
     view, plain = _transforms(settings)
-    parts = [classes, labels.tolist(), labelled.tolist(), validation.tolist(), len(test.labels), _sample(images)]
+    truth, sample = labels.tolist(), _sample(images)
+    parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
     return DataSource(
         classes=classes,
-        train=Images(images, hidden, train if settings.student_sees == "all" else labelled, view),
+        train=Images(images, hidden, train if settings.student_sees == "all" else labelled, view, views),
         labelled=Images(images, labels, labelled, view),
         validation=Images(images, labels, validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
+        order=fingerprint([classes, truth, sample]),
     )
 
 
@@ -259,7 +247,17 @@ def _transforms(settings: Data) -> tuple[Any, Any]:
         color_jitter=a.color_jitter or None,
         auto_augment=a.auto_augment,
     )
-    return view, create_transform(**common, is_training=False)
+    transforms = view, create_transform(**common, is_training=False)
+    for transform in transforms:
+        transform.transforms[-1] = _as_tensor
+    return transforms
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    """uint8, 3×H×W, as torchvision's: of lines, not pixels, which a batch is put together from a third faster."""
+    width, height = image.size
+    lines = torch.frombuffer(bytearray(image.tobytes("raw", "RGB;L")), dtype=torch.uint8)
+    return lines.view(height, 3, width).permute(1, 0, 2)
 
 
 def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:

@@ -23,14 +23,14 @@ from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
 from meco_timm.metrics import MetricLines
 from meco_timm.mixing import Mixing
-from meco_timm.optimizers import clip_and_guard, make_optimizer, make_schedule, set_memory
+from meco_timm.optimizers import Guard, make_optimizer, make_schedule, set_memory
 from meco_timm.progress import Ticker, say
 from meco_timm.randomness import derive, reseed
 from meco_timm.sections import Loop
 from meco_timm.sharding import Shards, same_buffers
 from meco_timm.streams import Outputs, Stream
 
-Teach = Callable[[Tensor, int], Outputs]  # image, step → the teacher's outputs
+Teach = Callable[[Batch, Tensor, int], Outputs]  # batch on the CPU, its images as seen, step → a teacher's outputs
 
 
 class Best(NamedTuple):
@@ -77,6 +77,7 @@ class Training:
         self.shards = Shards(objective.to(accelerator.device), accelerator)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.student: Stream = self._module.student
+        self.guard = Guard(accelerator, self._module, self.optimizer, settings.clip_grad)
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
         self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -165,19 +166,21 @@ class Training:
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         if self.schedule:
             self.schedule.step_update(self.step)
-        self.objective.train()
+        if not self.student.training:
+            self.objective.train()
         for part in range(self.settings.accumulation):
-            batch = send_to_device(self._next(batches), self.accelerator.device, non_blocking=True)
+            read = self._next(batches)
+            batch = send_to_device(read, self.accelerator.device, non_blocking=True)
             # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
             reseed(self.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
-            teacher = self.teach(image, self.step) if self.teach else None
+            teacher = self.teach(read, image, self.step) if self.teach else None
             with self.accelerator.accumulate(self.objective):
                 with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
                     losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
-                    bad = clip_and_guard(self.accelerator, self._module, self.optimizer, self.settings.clip_grad)
+                    bad = self.guard()
                     self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
                 self.optimizer.step()
                 self.optimizer.zero_grad()

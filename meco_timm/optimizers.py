@@ -78,21 +78,30 @@ def set_memory(objective: nn.Module, settings: Loop) -> None:
         model.to(memory_format=torch.channels_last)
 
 
-def clip_and_guard(accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None) -> Tensor:
-    """Clip the student's gradient to norm `limit`, and let a step without a finite gradient change nothing.
+class Guard:
+    """Clips the student's gradient to norm `limit`, and lets a step without a finite gradient change nothing.
 
-    Gives whether it was so, as a tensor on the device: nothing here waits for it.
+    Which tensors are whose is found out once: walking through the modules in each step costs small networks dear.
     """
-    student = list(objective.student.parameters())  # type: ignore[union-attr]
-    norm = whole(accelerator.clip_grad_norm_(student, limit or math.inf))
-    own = {id(p) for p in student}
-    others = [p.grad for p in objective.parameters() if p.grad is not None and id(p) not in own]
-    bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
-    if accelerator.scaler is None:  # fp16's scaler skips such steps itself
-        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
-        if optimizer.defaults.get("fused") and not any(isinstance(g, DTensor) for g in gradients):
-            optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
-        else:
-            for gradient in gradients:
-                local(gradient).masked_fill_(bad, 0.0)
-    return bad
+
+    def __init__(self, accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None):
+        self.accelerator, self.optimizer, self.limit = accelerator, optimizer, limit or math.inf
+        self.parameters = list(objective.parameters())
+        self.student = list(objective.student.parameters())  # type: ignore[union-attr]
+        own = {id(p) for p in self.student}
+        self.others = [p for p in self.parameters if id(p) not in own]
+        fused, spread = optimizer.defaults.get("fused"), any(isinstance(p, DTensor) for p in self.parameters)
+        self.fused = bool(fused and not spread and accelerator.scaler is None)
+
+    def __call__(self) -> Tensor:
+        """Whether the gradient was not finite, as a tensor on the device: nothing here waits for it."""
+        norm = whole(self.accelerator.clip_grad_norm_(self.student, self.limit))
+        others = [p.grad for p in self.others if p.grad is not None]
+        bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
+        if self.fused:
+            self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
+        elif self.accelerator.scaler is None:  # fp16's scaler skips such steps itself
+            for p in self.parameters:
+                if p.grad is not None:
+                    local(p.grad).masked_fill_(bad, 0.0)
+        return bad

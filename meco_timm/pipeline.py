@@ -16,6 +16,7 @@ from meco_timm.errors import UserError
 from meco_timm.evaluation import Judged, Row, make_table, print_table
 from meco_timm.export import export
 from meco_timm.faults import faults_told
+from meco_timm.filling import fill, use_store
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.predictions import keep_predictions, save_predictions
@@ -86,13 +87,45 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 def plan(recipe: Recipe) -> str:
     """What `distill` would do, without doing it: nothing is trained, downloaded or written."""
-    return make_plan(recipe, load_data(recipe.data, recipe.seed), int(os.environ.get("WORLD_SIZE", "1")))
+    data = load_data(recipe.data, recipe.seed, recipe.store.views)
+    return make_plan(recipe, data, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def fill_store(recipe: Recipe) -> None:
+    """Keep what the teachers say of every view of every training image, so that `distill` needs none of them.
+
+    Teachers that are not trained yet are trained first. Interrupted, it goes on with what is missing.
+
+    Raises:
+        UserError: as for `distill`, or the recipe names no store, or one of something else.
+    """
+    if recipe.store.folder is None:
+        raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
+    accelerator = _accelerator(recipe)
+    data = load_data(recipe.data, recipe.seed, recipe.store.views)
+    plan = make_plan(recipe, data, accelerator.num_processes)
+    if accelerator.is_main_process:
+        say(plan)
+    views = _seed_of_views(recipe)
+    with faults_told(Path(recipe.store.folder), accelerator):
+        zoo = assemble_zoo(recipe, data, accelerator)
+        use_store(zoo, recipe, data, views, accelerator)
+        fill(zoo, recipe, data, views, accelerator)
+
+
+def _seed_of_student(recipe: Recipe) -> int:
+    return derive(recipe.seed, "role=student")
+
+
+def _seed_of_views(recipe: Recipe) -> int:
+    """That the student's training makes its batches from."""
+    return derive(_seed_of_student(recipe), "batches")
 
 
 def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
-    data = load_data(recipe.data, recipe.seed)
+    data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)  # refuses what cannot work, before anything is written
-    seed = derive(recipe.seed, "role=student")
+    seed = _seed_of_student(recipe)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
     ready = ready_teachers(recipe, data)
     if accelerator.is_main_process:
@@ -102,6 +135,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
     zoo = assemble_zoo(recipe, data, accelerator, ready)
+    use_store(zoo, recipe, data, _seed_of_views(recipe), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     alone = student_alone(recipe, steps, data, accelerator)
     reseed(seed, "discriminators")
@@ -119,11 +153,15 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         teachers=zoo.fingerprints,
         discriminator_lr=recipe.discriminators.lr,
     )
-    student = training.run()
-    judged = make_table(student, alone, zoo.streams, data, accelerator)
+    try:
+        student = training.run()
+    finally:
+        zoo.flush()
+    teachers = zoo.plain()
+    judged = make_table(student, alone, teachers, data, accelerator)
     if accelerator.is_main_process:
-        agreement = block_agreement(student, alone, zoo.streams, data, accelerator)
-        about = about_run(recipe, data, zoo.streams, steps, accelerator)
+        agreement = block_agreement(student, alone, teachers, data, accelerator)
+        about = about_run(recipe, data, teachers, steps, accelerator)
         _finish(recipe, folder, student, judged, data, agreement, about)
     accelerator.wait_for_everyone()
     return judged.rows

@@ -1,6 +1,7 @@
 """The plan: what a run will do, on one screen, before it does it. Networks are looked at without their weights."""
 
 import io
+import time
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from meco_timm.classes import known_by_name, some
 from meco_timm.data import DataSource, check_batch
 from meco_timm.loop import total_steps
 from meco_timm.recipe import Network, Recipe, Teacher
+from meco_timm.store import layout
 from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import named_teachers, weightless_zoo
 
@@ -144,7 +146,43 @@ def _cost(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: Da
         f"cost    {3 * student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{of_teachers / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
         f"memory  about {gib:.2f} GiB per process in float32: weights, gradients, optimizer, activations and teachers",
+        *_store(recipe, teachers, data, processes),
     ]
+
+
+def _store(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
+    """Size of a full store, and how long filling it takes at the speed that a convolution has here."""
+    if recipe.store.folder is None:
+        return []
+    views = len(data.train) * data.repeats * (recipe.store.views or 0)
+    size = sum(layout(recipe, stream, len(data.classes)).bytes_per_view for stream in teachers.values())
+    work = views * sum(stream.multiply_adds() for stream in teachers.values())
+    speed = multiply_adds_per_second() * processes
+    return [
+        f"store   {views * size / 1e9:.3g} GB when full: {views} views × {size} bytes ({recipe.store.folder}); filling "
+        f"takes {_duration(work / speed)} or more: {work:.1e} multiply-adds, of which a convolution does {speed:.0e} a "
+        "second here"
+    ]
+
+
+def multiply_adds_per_second() -> float:
+    """Of a 3 × 3 convolution of 64 channels on this device, measured for a moment; few networks reach it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer, image = torch.nn.Conv2d(64, 64, 3, padding=1).to(device), torch.randn(16, 64, 28, 28, device=device)
+    times = []
+    with torch.no_grad():
+        for _ in range(6):
+            began = time.perf_counter()
+            layer(image).sum().item()  # .item() waits for the device
+            times.append(time.perf_counter() - began)
+    return image.numel() * 9 * 64 / min(times)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
 
 
 def _memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream]) -> float:

@@ -196,7 +196,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
         place["loop"] = {name: value for name, value in place["loop"].items() if name not in WATCHING}
         if not place.get("train", True):
             del place["loop"]
-    del key["zoo"]["folder"], key["zoo"]["loop"]
+    del key["zoo"]["folder"], key["zoo"]["resident"], key["zoo"]["loop"]
+    key["store"]["folder"] = key["store"]["folder"] is not None  # where it lies decides nothing
     return key
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
-from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section
+from meco_timm.sections import Data, Fraction, Loop, NotNegative, Positive, Section, Store
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
 
@@ -66,11 +66,18 @@ class Teacher(Network):
 class Zoo(Section):
     """The teachers' house: how they are drawn, and how and where those that need it are trained."""
 
-    sampling: Literal["random", "average"] = "random"
-    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `average`: the mean of all, every
-    step, at the cost of all (MEAL V2)."""
+    sampling: Literal["random", "random_image", "average"] = "random"
+    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
+    step, drawn from (seed, step, image), at the cost of one. `average`: the mean of all, every step, at the cost of all
+    (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
     """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
+    resident: Annotated[int, Field(gt=0)] | None = None
+    """Keep only so many teachers on the device, the others in the host's memory; those of the next steps come ahead,
+    from 2 on. Null keeps all. On a CPU it changes nothing."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Of the teachers' weights while they teach; by default `bf16` on a CUDA device that has it, else float32. Half
+    the memory, and up to twice the speed where the device computes in it, some CPUs too. The table is in float32."""
     folder: str = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()
@@ -181,6 +188,7 @@ class Recipe(Section):
     losses: Losses = Losses()
     discriminators: Discriminators = Discriminators()
     loop: Loop = Loop()
+    store: Store = Store()
     publish: Publish | None = None
     """Where the student goes on the Hub when the run has ended; null for nowhere."""
 
@@ -196,6 +204,16 @@ class Recipe(Section):
         weights, blocks = self.losses.blocks, self.alignment.blocks
         if isinstance(weights, list) and len(weights) != blocks:
             raise ValueError(f"losses.blocks has {len(weights)} weights but alignment.blocks is {blocks}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_mixed(self) -> "Recipe":
+        mixed = [key for key in ("mixup", "cutmix", "random_erasing") if getattr(self.loop, key)]
+        if self.store.folder is not None and mixed:
+            raise ValueError(
+                f"loop.{mixed[0]} changes images after they are loaded, in each step anew, so a store cannot know what "
+                "the teachers would say of them. Set it to 0, or leave store.folder out"
+            )
         return self
 
     @model_validator(mode="after")

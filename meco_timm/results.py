@@ -18,7 +18,8 @@ from meco_timm.predictions import Predictions, load_predictions
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.run_folder import RunFolder
 from meco_timm.streams import Stream
-from meco_timm.teachers import draw, named_teachers
+from meco_timm.teachers import named_teachers
+from meco_timm.zoo import draw
 
 LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 

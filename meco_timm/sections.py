@@ -1,4 +1,4 @@
-"""1 · Sections of a recipe that say what is seen and how a training run goes: `data`, its augmentation, and `loop`.
+"""1 · Sections of a recipe that say what is seen, how a training run goes, and what is kept: `data`, `loop`, `store`.
 
 Nothing here imports torch.
 """
@@ -143,3 +143,25 @@ class Loop(Section):
         if said.get("steps") is not None or said.get("epochs") is not None:
             said = {"steps": None, "epochs": None} | said
         return self.model_copy(update=said)
+
+
+class Store(Section):
+    """Teachers' outputs kept on disk: a training then reads what it, or another, has computed before (store.py)."""
+
+    folder: str | None = None
+    """Where; null for no store. Runs of other students, losses and numbers of steps share one; teachers with other
+    weights, another transform, seed or alignment are refused."""
+    views: Annotated[int, Field(gt=0)] | None = None
+    """Epochs after which the student's augmented views repeat, so that outputs are met again; null for never. It needs
+    so many times the outputs of one pass; without a folder it changes what is seen and nothing is kept."""
+    topk: Annotated[int, Field(gt=0)] | None = None
+    """Keep only so many largest logits of each image; the others as one value that keeps their share at
+    `losses.temperature`. Null keeps all."""
+    precision: Literal["float16", "float32"] = "float16"
+    """Of the numbers kept."""
+
+    @model_validator(mode="after")
+    def _met_again(self) -> "Store":
+        if self.folder is not None and self.views is None:
+            raise ValueError("a store needs to know after how many epochs views repeat: write views, for example 10")
+        return self

@@ -57,6 +57,7 @@ class Stream(nn.Module):
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
         self.has_logits = gives != "blocks"
+        self.dtype = torch.float32  # of the network's weights
         self._multiply_adds: int | None = None
         self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
         self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
@@ -90,12 +91,12 @@ class Stream(nn.Module):
 
     def prepare(self, image: Tensor) -> Tensor:
         """The network's own view of the batch: its size, its channels, its normalisation."""
-        x = image.float() / 255 if image.dtype == torch.uint8 else image
+        x = image.float().div_(255) if image.dtype == torch.uint8 else image
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode=self.resize_mode, antialias=True).clamp(0, 1)
         if self.mean.shape[1] == 1:
             x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        return (x - self.mean) / self.std
+        return (x - self.mean).div_(self.std).to(self.dtype)
 
     @property
     def parameter_count(self) -> int:

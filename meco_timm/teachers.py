@@ -1,4 +1,4 @@
-"""5 · The zoo: load teachers or train them, freeze them, choose one per step."""
+"""5 · Teachers: loaded, or trained on the labels first and kept."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from meco_timm.data import DataSource
 from meco_timm.distiller import Supervised
@@ -17,47 +15,16 @@ from meco_timm.errors import UserError
 from meco_timm.export import export
 from meco_timm.files import digest_of
 from meco_timm.loop import Training, total_steps
-from meco_timm.losses import mean_logits
-from meco_timm.networks import weights_digest
 from meco_timm.progress import say
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
 from meco_timm.recipe import Alignment, Network, Recipe, Teacher
 from meco_timm.sections import WATCHING, Loop
-from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
+from meco_timm.streams import Stream, student_stream, teacher_stream
+from meco_timm.zoo import Zoo
 
 KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it
 LOGITS_ONLY = Alignment(blocks=0)
-
-
-def draw(seed: int, step: int, teachers: int, *process: int) -> int:
-    """Which teacher teaches step `step` (on `process`, if given): uniform, and a pure function of its arguments."""
-    return derive(seed, "teacher", step, *process) % teachers
-
-
-class Zoo:
-    """Frozen teachers by name. They stay outside `accelerator.prepare`, in eval mode and out of every checkpoint."""
-
-    def __init__(self, streams: dict[str, Stream], recipe: Recipe, accelerator: Accelerator):
-        self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
-        self.streams = {name: s.to(accelerator.device).eval().requires_grad_(False) for name, s in streams.items()}
-        self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
-        self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
-        self.temperature, self.accelerator = recipe.losses.temperature, accelerator
-
-    def outputs(self, image: Tensor, step: int) -> Outputs:
-        """The outputs that step `step` learns from: those of the drawn teacher, or the mean of all."""
-        with torch.no_grad(), self.accelerator.autocast():
-            if self.sampling == "average":
-                return self._average([stream(image) for stream in self.streams.values()])
-            names = list(self.streams)
-            return self.streams[names[draw(self.seed, step, len(names), *self.scope)]](image)
-
-    def _average(self, outputs: list[Outputs]) -> Outputs:
-        """The mean over those that give blocks, and over those that give logits."""
-        blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
-        logits = [o.logits for o in outputs if o.logits is not None]
-        return Outputs(blocks, mean_logits(logits, self.temperature) if logits else None)
 
 
 def ready_teachers(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
@@ -82,12 +49,18 @@ def assemble_zoo(
         UserError: a teacher cannot be had or does not fit the data set.
     """
     streams = ready_teachers(recipe, data) if ready is None else ready
-    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
+    with_weights = named_teachers(recipe)
+    for name, teacher in with_weights.items():
         if teacher.train:
             folder = _trained_teacher(name, teacher, recipe, data, accelerator)
-            teacher = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
-            streams[name] = teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
-    return Zoo({name: streams[name] for name in named_teachers(recipe)}, recipe, accelerator)
+            with_weights[name] = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+
+    def load(name: str) -> Stream:
+        role = f"teachers.{list(with_weights).index(name)}"
+        return teacher_stream(with_weights[name], recipe.alignment, data.classes, role=role)
+
+    streams = {name: streams.get(name) or load(name) for name in with_weights}
+    return Zoo(streams, recipe, accelerator, load)
 
 
 def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
@@ -119,6 +92,11 @@ def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
         raise UserError(
             "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
             "head, or the labels with losses.labels=1."
+        )
+    if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
+        raise UserError(
+            "zoo.sampling: random_image mixes teachers within a batch, so all must give the same: blocks, logits, or "
+            "all. Write random, or `gives:` for each teacher."
         )
     return streams
 

@@ -113,7 +113,7 @@ def test_every_trainable_parameter_moves(tmp_path, data):
     generator = torch.Generator().manual_seed(0)
     outputs = Outputs([torch.randn(8, 32, generator=generator) for _ in range(2)], torch.randn(8, 3))
     run = training(
-        tmp_path, data, loop(), objective=distiller, teach=lambda image, step: outputs, discriminator_lr=0.01
+        tmp_path, data, loop(), objective=distiller, teach=lambda batch, image, step: outputs, discriminator_lr=0.01
     )
     run.run()
     assert {name.split(".")[0] for name in before} == {"student", "projections", "discriminators"}

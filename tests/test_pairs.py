@@ -17,7 +17,7 @@ from torch import Tensor
 
 import train
 from meco_timm import load_recipe, pipeline
-from meco_timm.data import load_data
+from meco_timm.data import Batch, load_data
 from meco_timm.distiller import Distiller
 from meco_timm.recipe import Alignment, Network, Recipe, Teacher
 from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
@@ -280,7 +280,8 @@ def test_with_another_teacher_a_headless_one_helps(headless, normal, recipe, acc
     data = load_data(made.data, made.seed)
     zoo = Zoo(ready_teachers(made, data), made, accelerator)
     images = random_images(32)
-    outputs = [zoo.outputs(images, step) for step in range(8)]
+    rows = torch.arange(len(images))
+    outputs = [zoo.outputs(Batch(images, rows, rows, rows), images, step) for step in range(8)]
     blind, seeing = (stream(images) for stream in zoo.streams.values())
     if sampling == "random":
         assert {o.logits is None for o in outputs} == {True, False}

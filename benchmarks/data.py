@@ -1,0 +1,100 @@
+"""Images per second of our loader against torchvision's ImageFolder with the same transforms, no loader processes.
+
+JPEG files, drawn at random, decoded, augmented and collated into batches; ours also seeds each image's augmentation, so
+that it is a function of (seed, view, image): `seeding` is what that costs. `decoded` is the limit: the files opened and
+decoded, nothing more.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.data
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision.datasets import ImageFolder
+
+from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
+from meco_timm.batches import numbered
+from meco_timm.data import load_data
+from meco_timm.randomness import reseed
+from meco_timm.sections import Data
+
+
+def draw(folder: Path, images: int, side: int) -> Path:
+    """Smooth noise, which compresses as photographs do."""
+    for i in range(images):
+        place = folder / "train" / str(i % 4)
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(i).integers(0, 256, (side // 8, side * 4 // 3 // 8, 3)).astype("uint8")
+        Image.fromarray(coarse).resize((side * 4 // 3, side), Image.Resampling.BICUBIC).save(
+            place / f"{i}.jpg", quality=90
+        )
+    return folder
+
+
+def next_of(batches: Iterator[Any]) -> Callable[[], object]:
+    return lambda: next(batches)
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=9)
+    parser.add_argument("--images", type=int, default=400, help="files (default %(default)s)")
+    parser.add_argument("--side", type=int, default=256, help="shorter side of a file, pixels (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the batch (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="batches of each side in a round (default %(default)s)")
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = draw(Path(scratch), args.images, args.side)
+        settings = {
+            "source": str(folder),
+            "image_size": args.size,
+            "workers": 0,
+            "validation": 0.0,
+            "test_fraction": 0.01,
+        }
+        data = load_data(Data.model_validate(settings), seed=0)
+        a = Data(source="").augmentation
+        transform = create_transform(
+            args.size, is_training=True, scale=tuple(a.scale), ratio=tuple(a.ratio), hflip=a.hflip, color_jitter=None,
+            interpolation="bicubic", normalize=False,
+        )  # fmt: skip
+        theirs = ImageFolder(str(folder / "train"), transform)
+        sampler = RandomSampler(theirs, num_samples=10**9, replacement=True)
+        endless = iter(DataLoader(theirs, args.batch, sampler=sampler))
+        paths = [path for path, _ in theirs.samples][: args.batch]
+
+        def decoded() -> None:
+            for path in paths:
+                Image.open(path).convert("RGB")
+
+        def seeding() -> None:
+            for row in range(args.batch):
+                reseed(numbered(0, 0).seed, row)
+
+        sides = {
+            "ours": next_of(data.batches(data.train, args.batch, 0, 0, 10**6)),
+            "ImageFolder": next_of(endless),
+            "decoded": decoded,
+            "seeding": seeding,
+        }
+        torch.manual_seed(0)
+        seconds = by_turns(sides, args.rounds, args.steps)
+    rows: list[Row] = []
+    for side in sides:
+        speed = [args.batch / s for s in seconds[side]]
+        rows.append({"side": side, "images per CPU s": median(speed), "min – max": spread(speed)})
+    figures = {"ratio": ratio(seconds, "ImageFolder", "ours"), "seeding_share": ratio(seconds, "seeding", "ours")}
+    report("data", rows, figures, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A step that reads the teachers' outputs from the store, against plain supervised training; and filling the store.
+
+labels  a supervised step of ours over the same student and images: the limit, since no teacher costs anything in it
+logits  from the store, logits only
+full    from the store, with the recipe's defaults: four blocks, a discriminator on each and on the logits
+live    the same as `full` with the teacher computed
+
+Filling is measured whole, images read from PNG files and augmented, outputs written to disk; the teacher alone, as timm
+gives it, over images in memory, is the limit. What a store of ImageNet would take is computed from the bytes per view
+and the rate measured here.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.stored
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from benchmarks.form import Row, arguments, by_turns, ratio, report, spread, table
+from benchmarks.step import CLASSES, Step, recipe, stepping, training_of, zoo_of
+from meco_timm.data import Batch, load_data
+from meco_timm.recipe import Recipe
+from meco_timm.shelves import Shelf
+from meco_timm.store import Store, layout
+from meco_timm.streams import Outputs
+from meco_timm.zoo import Zoo
+
+VIEWS, IMAGENET = 4, 1_281_167
+CPU = torch.device("cpu")
+
+
+def with_store(zoo: Zoo, settings: Recipe, folder: Path, rows: int) -> Zoo:
+    """The zoo over an empty store for so many rows."""
+    plan = layout(settings, zoo.streams["0"], CLASSES)
+    zoo.store = Store(folder, {"0": Shelf(folder, plan, VIEWS, rows, check=True)}, CPU)
+    return zoo
+
+
+def stored_step(side: str, args: argparse.Namespace, folder: Path, images: torch.Tensor) -> Step:
+    """A step of a side; where it reads, from a store of random outputs, at random rows and views."""
+    torch.manual_seed(0)
+    student, teacher = (timm.create_model(name, num_classes=CLASSES) for name in (args.student, args.teacher))
+    changes: dict[str, Any] = {}
+    if side == "logits":
+        changes = {"alignment": {"blocks": 0}, "discriminators": {"adversary": "none"}}
+    settings = recipe(args, changes)
+    zoo = None if side == "labels" else zoo_of([teacher], settings)
+    if zoo and side != "live":
+        shelf = with_store(zoo, settings, folder / side, args.rows).store.shelves["0"]  # type: ignore[union-attr]
+        for view in range(VIEWS):
+            told = Outputs(
+                [torch.randn(args.rows, 256) for _ in range(shelf.layout.blocks)], torch.randn(args.rows, CLASSES)
+            )
+            shelf.add(torch.full((args.rows,), view), torch.arange(args.rows), shelf.layout.pack(told))
+            shelf.flush()
+        zoo.release()
+    label = torch.arange(args.batch) % CLASSES
+    batches = [
+        Batch(image, label, torch.randint(args.rows, (args.batch,)), torch.randint(VIEWS, (args.batch,)))
+        for image in images
+    ]
+    return stepping(training_of(student, zoo, settings), batches)
+
+
+def filling(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Step], int]:
+    """(sides: fill the store with a batch, the same with images in memory, teacher alone; bytes per view)."""
+    source, count = folder / "images", 8 * args.batch
+    for i in range(count):
+        place = source / "train" / str(i % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        side = args.size * 4 // 3
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (side, side, 3)).astype("uint8")).save(
+            place / f"{i}.png"
+        )
+    settings = recipe(args, {"data": {"source": str(source), "image_size": args.size, "workers": 0, "validation": 0.0}})
+    data = load_data(settings.data, 0, VIEWS)
+    plain, teacher = (timm.create_model(args.teacher, num_classes=CLASSES).eval() for _ in range(2))
+    zoo = with_store(zoo_of([teacher], settings), settings, folder / "filled", len(data.train.split))
+    image = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)
+    normal = image.float() / 255 - 0.5
+    rows = torch.from_numpy(data.train.rows).long()[: args.batch]
+
+    def emptied() -> Any:
+        shelf = zoo.store.shelves["0"]  # type: ignore[union-attr]
+        shelf.place.fill_(-1)
+        return shelf
+
+    def fill() -> None:
+        shelf = emptied()
+        for batch in data.chosen(data.train, torch.zeros_like(rows), rows, args.batch, seed=0):
+            zoo.fill(batch)
+        shelf.flush()
+
+    def fill_from_memory() -> None:
+        shelf = emptied()
+        zoo.fill(Batch(image, rows, rows, torch.zeros_like(rows)))
+        shelf.flush()
+
+    @torch.no_grad()
+    def alone() -> None:
+        plain(normal)
+
+    sides: dict[str, Step] = {"fill": fill, "fill, images in memory": fill_from_memory, "teacher alone": alone}
+    return sides, layout(settings, zoo.streams["0"], CLASSES).bytes_per_view
+
+
+def imagenet(rate: float, args: argparse.Namespace) -> list[Row]:
+    """Bytes and teacher-hours of ImageNet-1k at the rate measured here; computed, not measured."""
+    rows = []
+    for name, changes in {
+        "logits and 4 blocks": {},
+        "logits": {"alignment": {"blocks": 0}},
+        "20 largest logits": {"alignment": {"blocks": 0}, "store": {"topk": 20}},
+    }.items():
+        settings = recipe(args, changes)
+        teacher = zoo_of([timm.create_model("test_vit", num_classes=1)], settings).streams["0"]
+        kept = layout(settings, teacher, 1000).bytes_per_view
+        gigabytes = kept * IMAGENET * 10 / 1e9
+        rows.append({"ImageNet, 10 views": name, "bytes per view": kept, "GB per teacher": gigabytes})
+        rows[-1] |= {
+            "hours to fill": 10 * IMAGENET / rate / 3600,
+            "teacher-hours saved in 300 epochs": 290 * IMAGENET / rate / 3600,
+        }
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=9)
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--teacher", default="resnet34")
+    parser.add_argument("--size", type=int, default=64, help="pixels (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=10_000, help="images in the store that is read (default %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round (default %(default)s)")
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
+        sides = {side: stored_step(side, args, Path(scratch), images) for side in ("labels", "logits", "full", "live")}
+        fills, bytes_per_view = filling(args, Path(scratch))
+        seconds = by_turns(sides | fills, args.rounds, args.steps)
+    rows: list[Row] = []
+    for side in seconds:
+        base = "labels" if side in sides else "teacher alone"
+        ms, over = (
+            [1000 * s / args.batch for s in seconds[side]],
+            [a / b for a, b in zip(seconds[side], seconds[base], strict=True)],
+        )
+        rows.append(
+            {"side": side, "CPU ms/image": median(ms), "over": base, "ratio": median(over), "min – max": spread(over)}
+        )
+    rate = args.batch / median(seconds["fill"])
+    rows_of_imagenet = imagenet(rate, args)
+    figures = {
+        "ratio": ratio(seconds, "full", "labels"),
+        "ratio_logits": ratio(seconds, "logits", "labels"),
+        "fill_ratio": ratio(seconds, "teacher alone", "fill"),
+        "fill_ratio_memory": ratio(seconds, "teacher alone", "fill, images in memory"),
+        "bytes_per_view": float(bytes_per_view),
+        "images_per_s": rate,
+    }
+    report("stored", rows, figures, args.json)
+    print(f"\nComputed from {args.teacher} at {args.size} px and {rate:.0f} images/s, the rate of `fill`:\n")
+    print(table(rows_of_imagenet))
+
+
+if __name__ == "__main__":
+    main()
