@@ -60,7 +60,7 @@ def keep_predictions(judged: Judged, data: DataSource, agreement: dict[str, np.n
         confidence=confidence,
         of_label=of_label,
         shown=shown.astype(np.int32),
-        images=np.stack([image.numpy() for image, _, _ in views]),
+        images=np.stack([image.numpy() for image, *_ in views]),
         shares=np.stack([z[shown].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
         agreement=agreement,
     )
