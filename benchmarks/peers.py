@@ -1,9 +1,10 @@
 """The same distillation through this project, timm's LogitDistillationTask and torchdistill.
 
 Same student and initial weights, same frozen teachers, same augmented images in the same batches, KL between logits at
-temperature 4, no labels, fused AdamW at one rate. The peers have one teacher at a time; for three, theirs is a module
-that gives the mean of three, as their users write it. All sides take a step by turns; CPU time of a step, then the
-accuracy of each student on the test split. The store is filled before, which costs each teacher one pass per view.
+temperature 4, no labels, fused AdamW, one cosine of rates. The peers have one teacher at a time; for three, theirs is a
+module that gives the mean of three, as their users write it. Ours draws one per step. All sides take a step by turns;
+CPU time of a step, then the accuracy of each student on the test split. The store is filled before, which costs each
+teacher one pass per view. `bf16` are sides whose teachers compute in it, which pays where the processor has it.
 
     pip install -e '.[bench]'
     OMP_NUM_THREADS=1 python -m benchmarks.peers
@@ -11,6 +12,7 @@ accuracy of each student on the test split. The store is filled before, which co
 
 import argparse
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,17 +40,21 @@ from meco_timm.teachers import assemble_zoo
 
 TEMPERATURE, VIEWS = 4.0, 3
 OUTPUT = {"path": ".", "io": "output"}  # of the whole network, in torchdistill's words
-SIDES = ("timm 1", "torchdistill 1", "ours 1", "timm 3", "torchdistill 3", "ours 3", "ours 3 stored", "student only")
+SIDES = (
+    "timm 1", "torchdistill 1", "ours 1", "ours 1 bf16", "timm 3", "torchdistill 3", "ours 3", "ours 3 bf16",
+    "ours 3 stored", "student only",
+)  # fmt: skip
 
 
 class Side(NamedTuple):
-    """A step that gives the loss, and the student that it trains, over normalised images."""
+    """A step that gives the loss, the student that it trains, over normalised images, and its optimizer."""
 
     step: Callable[[], Tensor]
     student: nn.Module
+    optimizer: torch.optim.Optimizer
 
 
-def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None) -> Recipe:
+def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None, precision: str = "no") -> Recipe:
     told = {
         "data": {
             "source": "recipes/data/digits", "image_size": args.size, "crop_pct": 1.0, "labelled": 300, "workers": 0,
@@ -56,7 +62,10 @@ def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None) -> Re
         },
         "teachers": [{"train": name} for name in args.teachers[:teachers]],
         "student": args.student,
-        "zoo": {"folder": str(args.zoo), "loop": {"steps": args.teacher_steps, "lr": 1e-3, "weight_decay": 0.05}},
+        "zoo": {
+            "folder": str(args.zoo), "precision": precision,
+            "loop": {"steps": args.teacher_steps, "lr": 1e-3, "weight_decay": 0.05},
+        },
         "alignment": {"blocks": 0},
         "discriminators": {"adversary": "none"},
         "losses": {"similarity": "kl", "temperature": TEMPERATURE},
@@ -103,7 +112,7 @@ def timm_side(student: nn.Module, teacher: nn.Module, batches: list[Batch], stre
         optimizer.step()
         return loss.detach()
 
-    return Side(step, student)
+    return Side(step, student, optimizer)
 
 
 def torchdistill_side(student: nn.Module, teacher: nn.Module, batches: list[Batch], stream: Stream, lr: float) -> Side:
@@ -137,11 +146,12 @@ def torchdistill_side(student: nn.Module, teacher: nn.Module, batches: list[Batc
         box.post_forward_process(loss)
         return loss.detach()
 
-    return Side(step, student)
+    return Side(step, student, box.optimizer)
 
 
-def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, store: Path | None) -> Side:
-    recipe, accelerator = recipe_of(args, teachers, store), Accelerator(cpu=True)
+def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, word: str) -> Side:
+    store = args.store if word == "stored" else None
+    recipe, accelerator = recipe_of(args, teachers, store, "bf16" if word == "bf16" else "no"), Accelerator(cpu=True)
     data = data_of(args)
     zoo = assemble_zoo(recipe, data, accelerator)
     if store:
@@ -149,7 +159,7 @@ def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, stor
         assert not zoo.streams  # all is there
     training = training_of(student_of(args), zoo, recipe)
     step = stepping(training, batches)
-    return Side(lambda: step()["total"].detach(), training.student.model)  # type: ignore[index]
+    return Side(lambda: step()["total"].detach(), training.student.model, training.optimizer)  # type: ignore[index]
 
 
 def student_only(student: nn.Module, batches: list[Batch], stream: Stream, lr: float) -> Side:
@@ -165,7 +175,7 @@ def student_only(student: nn.Module, batches: list[Batch], stream: Stream, lr: f
         optimizer.step()
         return loss.detach()
 
-    return Side(step, student.train())
+    return Side(step, student.train(), optimizer)
 
 
 def data_of(args: argparse.Namespace) -> DataSource:
@@ -175,7 +185,7 @@ def data_of(args: argparse.Namespace) -> DataSource:
 def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side:
     kind, _, rest = name.partition(" ")
     if kind == "ours":
-        return our_side(args, batches, int(rest[0]), args.store if rest.endswith("stored") else None)
+        return our_side(args, batches, int(rest[0]), rest[2:])
     recipe = recipe_of(args, 3, None)
     stream = training_of(student_of(args), None, recipe).student  # only for its `prepare`
     if kind == "student":
@@ -229,8 +239,8 @@ def main() -> None:
     parser.add_argument("--teachers", nargs=3, default=["resnet18", "repvgg_a0", "mobilenetv3_large_100"])
     parser.add_argument("--size", type=int, default=48, help="pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=150, help="of each student (default %(default)s)")
-    parser.add_argument("--teacher-steps", type=int, default=150, help="of each teacher (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=250, help="of each student (default %(default)s)")
+    parser.add_argument("--teacher-steps", type=int, default=200, help="of each teacher (default %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--zoo", type=Path, help="folder of trained teachers; by default a temporary one")
     args = parser.parse_args()
@@ -245,6 +255,9 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in SIDES}
         losses: dict[str, list[float]] = {name: [] for name in SIDES}
         for i in range(args.steps):
+            for side in sides.values():
+                for group in side.optimizer.param_groups:
+                    group["lr"] = args.lr * (1 + math.cos(math.pi * i / args.steps)) / 2
             for name in SIDES[i % len(SIDES) :] + SIDES[: i % len(SIDES)]:
                 began = time.process_time()
                 loss = sides[name].step()
@@ -260,7 +273,9 @@ def main() -> None:
             rows.append(row | {"last losses": last, "top-1 %": right})
     figures = {
         "ratio_1": over(seconds, "ours 1", "1", args),
+        "ratio_1_bf16": over(seconds, "ours 1 bf16", "1", args),
         "ratio_3": over(seconds, "ours 3", "3", args),
+        "ratio_3_bf16": over(seconds, "ours 3 bf16", "3", args),
         "ratio_3_stored": over(seconds, "ours 3 stored", "3", args),
     }
     report("peers", rows, figures, args.json)

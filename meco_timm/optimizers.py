@@ -1,6 +1,5 @@
 """9 · timm's optimizers, schedules and memory settings for what an objective trains."""
 
-import math
 from typing import Any
 
 import timm.optim
@@ -85,7 +84,7 @@ class Guard:
     """
 
     def __init__(self, accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None):
-        self.accelerator, self.optimizer, self.limit = accelerator, optimizer, limit or math.inf
+        self.accelerator, self.optimizer, self.limit = accelerator, optimizer, limit
         self.parameters = list(objective.parameters())
         self.student = list(objective.student.parameters())  # type: ignore[union-attr]
         own = {id(p) for p in self.student}
@@ -95,7 +94,7 @@ class Guard:
 
     def __call__(self) -> Tensor:
         """Whether the gradient was not finite, as a tensor on the device: nothing here waits for it."""
-        norm = whole(self.accelerator.clip_grad_norm_(self.student, self.limit))
+        norm = whole(self._clipped())
         others = [p.grad for p in self.others if p.grad is not None]
         bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
         if self.fused:
@@ -105,3 +104,10 @@ class Guard:
                 if p.grad is not None:
                     local(p.grad).masked_fill_(bad, 0.0)
         return bad
+
+    def _clipped(self) -> Tensor:
+        """The student's gradient's norm; clipped, if it is to be."""
+        if self.limit is not None:
+            return self.accelerator.clip_grad_norm_(self.student, self.limit)
+        self.accelerator.unscale_gradients()
+        return get_total_norm([p.grad for p in self.student if p.grad is not None])

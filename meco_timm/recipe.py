@@ -68,8 +68,8 @@ class Zoo(Section):
 
     sampling: Literal["random", "random_image", "average"] = "random"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
-    step, drawn from (seed, step, image), at the cost of one. `average`: the mean of all, every step, at the cost of all
-    (MEAL V2)."""
+    step, drawn from (seed, step, image): each teacher sees its share of the batch, a small one slowly; from a store at
+    no cost. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
     """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
     resident: Annotated[int, Field(gt=0)] | None = None
