@@ -85,9 +85,14 @@ def test_processes_have_one_teacher_a_step_or_each_its_own(made, data, accelerat
     streams = assemble_zoo(made, data, accelerator).streams
     batch = next(iter(data.in_order(data.test, 4)))
     by_logits = {stream(batch.image).logits.sum().item(): name for name, stream in streams.items()}
-    several: Any = [SimpleNamespace(process_index=i, device="cpu", autocast=nullcontext) for i in range(2)]
+    cpu = torch.device("cpu")
+    several: Any = [
+        SimpleNamespace(process_index=i, device=cpu, autocast=nullcontext, is_main_process=i == 0) for i in range(2)
+    ]
     zoos = [Zoo(streams, made, one) for one in several]
-    drawn = [[by_logits[zoo.outputs(batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos]
+    drawn = [
+        [by_logits[zoo.outputs(batch, batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos
+    ]
     together = sum(a == b for a, b in zip(*drawn, strict=True))
     assert together == 40 if scope == "all" else 8 < together < 32
     assert all(8 < names.count("test_vit") < 32 for names in drawn)
