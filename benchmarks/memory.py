@@ -43,7 +43,8 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
             zoo = zoo_of([timm.create_model("test_vit", num_classes=CLASSES)], settings)
             from_store(zoo, [str(i) for i in range(teachers)], settings, Path(folder), rows)
         else:
-            zoo = zoo_of([timm.create_model(args.teacher, num_classes=CLASSES) for _ in range(teachers)], settings)
+            made = (timm.create_model(args.teacher, num_classes=CLASSES) for _ in range(teachers))
+            zoo = zoo_of(made, settings)  # not a list, which would keep them as they were before they were frozen
         step = stepping(training_of(student, zoo, settings), [Batch(i, rows, rows, 0 * rows) for i in images])
         for _ in range(5):
             step()

@@ -10,7 +10,7 @@ full    our step with the recipe's defaults: four blocks, a discriminator on eac
 import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def stream(model: Any, settings: Recipe) -> Stream:
     return Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
 
 
-def zoo_of(teachers: list[Any], settings: Recipe) -> Zoo:
+def zoo_of(teachers: Iterable[Any], settings: Recipe) -> Zoo:
     return Zoo(
         {str(i): stream(teacher, settings) for i, teacher in enumerate(teachers)}, settings, Accelerator(cpu=True)
     )
