@@ -23,7 +23,7 @@ from meco_timm.recipe import Recipe
 from meco_timm.reporting import report_page
 from meco_timm.results import Results, lines_by_teacher, read_results, teacher_of_steps, verdict
 from meco_timm.run_folder import RunFolder
-from meco_timm.teachers import draw
+from meco_timm.zoo import draw
 
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 
