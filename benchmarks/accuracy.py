@@ -1,8 +1,9 @@
 """Which way of distilling wins: the arms of a study, each over seeds, against the student alone and the true ensemble.
 
-A study (benchmarks/studies/*.yaml) is a recipe, overrides for all arms, and for each arm its own. Every run is a plain
-`distill`, its table the result. Arms are paired by seed: the same split, zoo, initial weights and batches. Runs that
-have ended are never repeated, so the command can be stopped and given again.
+A study (benchmarks/studies/*.yaml) is a recipe, overrides for all arms, and for each arm its own; `{seed}` in them is
+the run's. Every run is a plain `distill`, its table the result. Arms are paired by seed: the same split, zoo, initial
+weights and batches. Runs that have ended are never repeated, so the command can be stopped and given again. Arms are to
+be chosen by the column of the validation split; the others show the test split.
 
     OMP_NUM_THREADS=1 python -m benchmarks.accuracy benchmarks/studies/headline.yaml [--set data.source=FOLDER]
 """
@@ -55,7 +56,8 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
 
     torch.set_num_threads(1)
     name = f"{arm.replace(' ', '-').replace('/', '-')}-{seed}"
-    overrides = [*study.common, *changes, *study.arms[arm], f"seed={seed}", f"run={folder / 'runs' / name}"]
+    told = [change.replace("{seed}", str(seed)) for change in (*study.common, *changes, *study.arms[arm])]
+    overrides = [*told, f"seed={seed}", f"run={folder / 'runs' / name}"]
     recipe = load_recipe(study.recipe, [*overrides, f"zoo.folder={folder.parent / 'zoo'}"])
     file, key = folder / f"{name}.json", recipe_key(recipe)
     if file.exists() and (known := json.loads(file.read_text()))["recipe"] == key:
@@ -64,10 +66,11 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with (folder / "logs" / f"{name}.log").open("a") as log, contextlib.redirect_stdout(log):
         rows = {row.name: row._asdict() for row in distill(recipe)}
-    lines = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
-    shares = [record for record in map(json.loads, lines) if any(k.startswith("gradient_share") for k in record)]
+    lines = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+    shares = [record for record in lines if any(key.startswith("gradient_share") for key in record)]
+    best = max((record["validation/top1"] for record in lines if "validation/top1" in record), default=math.nan)
     result = {"arm": arm, "seed": seed, "commit": commit(), "cpu_s": time.process_time() - began, "recipe": key}
-    result |= {"rows": rows, "gradient_shares": shares}
+    result |= {"rows": rows, "validation": best, "gradient_shares": shares}
     write_json(file, result)
     return result
 
@@ -87,7 +90,12 @@ def compared(results: list[dict[str, Any]], base: str) -> list[Row]:
     rows: list[Row] = []
     for arm, runs in by_arm.items():
         top1 = {seed: run["student"]["top1"] for seed, run in runs.items()}
-        row: Row = {"arm": arm, "seeds": len(runs), "top-1": mean(top1.values())}
+        row: Row = {
+            "arm": arm,
+            "seeds": len(runs),
+            "validation": mean(r["validation"] for r in results if r["arm"] == arm),
+        }
+        row["top-1"] = mean(top1.values())
         row["s.d."] = stdev(top1.values()) if len(runs) > 1 else None
         for name in ("student alone", "true ensemble"):
             row[f"− {name}"] = str(difference([top1[s] - runs[s][name]["top1"] for s in runs]))
@@ -166,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
-    parser.add_argument("--seeds", type=int, help="how many (default: the study's)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="which (default: 0 to the study's number)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every arm")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="results, runs and the zoo")
@@ -175,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
 
     study = Study(**yaml.safe_load(args.study.read_text()))
-    todo = [(arm, seed) for seed in range(args.seeds or study.seeds) for arm in args.arms or study.arms]
+    todo = [(arm, seed) for seed in args.seeds or range(study.seeds) for arm in args.arms or study.arms]
     folder = args.folder / args.study.stem
     results: dict[tuple[str, int], dict[str, Any]] = {}
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:

@@ -2,9 +2,10 @@
 
 Same student and initial weights, same frozen teachers, same augmented images in the same batches, KL between logits at
 temperature 4, no labels, fused AdamW, one cosine of rates. The peers have one teacher at a time; for three, theirs is a
-module that gives the mean of three, as their users write it. Ours draws one per step. All sides take a step by turns;
-CPU time of a step, then the accuracy of each student on the test split. The store is filled before, which costs each
-teacher one pass per view. `bf16` are sides whose teachers compute in it, which pays where the processor has it.
+module that gives the mean of three, as their users write it. Ours draws one per step, or reads the mean from the store.
+All sides take a step by turns; CPU time of a step, then the accuracy of each student on the test split. The store is
+filled before, which costs each teacher one pass per view. `bf16` are sides whose teachers compute in it, which pays
+where the processor has it. `--profile` shows instead where a step with one teacher spends its time, by operator.
 
     pip install -e '.[bench]'
     OMP_NUM_THREADS=1 python -m benchmarks.peers
@@ -63,7 +64,7 @@ def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None, preci
         "teachers": [{"train": name} for name in args.teachers[:teachers]],
         "student": args.student,
         "zoo": {
-            "folder": str(args.zoo), "precision": precision,
+            "folder": str(args.zoo), "precision": precision, "sampling": "average" if store else "random",
             "loop": {"steps": args.teacher_steps, "lr": 1e-3, "weight_decay": 0.05},
         },
         "alignment": {"blocks": 0},
@@ -233,6 +234,32 @@ def top1(student: nn.Module, stream: Stream, data: DataSource) -> float:
     return accuracy(logits[""], label)
 
 
+def profiled(args: argparse.Namespace) -> list[Row]:
+    """One row per operator: CPU ms per image in it alone, of each side with one teacher, and without any."""
+    data, steps = data_of(args), 20
+    args.steps = steps + 3
+    batches = batches_of(args, data)
+    columns: dict[str, dict[str, float]] = {}
+    for name in ("timm 1", "ours 1", "student only"):
+        side = make_side(name, args, batches)
+        for _ in range(3):
+            side.step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(steps):
+                side.step()
+        per_image = 1000 * steps * args.batch  # from µs to ms an image
+        columns[name] = {e.key: e.self_cpu_time_total / per_image for e in profile.key_averages()}
+    keys = {key for column in columns.values() for key in column}
+    largest = sorted(keys, key=lambda key: -max(column.get(key, 0.0) for column in columns.values()))
+    rows: list[Row] = [{"operator": key, **{n: c.get(key, 0.0) for n, c in columns.items()}} for key in largest[:15]]
+    rest = {n: sum(c.get(key, 0.0) for key in largest[15:]) for n, c in columns.items()}
+    return [
+        *rows,
+        {"operator": "all others", **rest},
+        {"operator": "all", **{n: sum(c.values()) for n, c in columns.items()}},
+    ]
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=10)
     parser.add_argument("--student", default="resnet10t")
@@ -243,10 +270,14 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=200, help="of each teacher (default %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--zoo", type=Path, help="folder of trained teachers; by default a temporary one")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, in place of the comparison")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
         args.zoo, args.store = args.zoo or Path(scratch) / "zoo", Path(scratch) / "store"
+        if args.profile:
+            report("peers", profiled(args), {}, args.json)
+            return
         filled = in_own_process(fill_store, args)
         peaks = {name: in_own_process(memory, name, args) for name in SIDES}
         data = data_of(args)

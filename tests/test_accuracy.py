@@ -20,7 +20,8 @@ def run(arm: str, seed: int, student: float, alone: float, ensemble: float = 90.
     row = {"nll": 0.5, "ece": 2.0, "parameters": 1_000_000}
     top1 = {"student": student, "student alone": alone, "true ensemble": ensemble}
     rows = {name: {**row, "name": name, "top1": value} for name, value in top1.items()}
-    return {"arm": arm, "seed": seed, "rows": rows, "recipe": {"student": {"model": "x"}, "loop": {"steps": steps}}}
+    recipe = {"student": {"model": "x"}, "loop": {"steps": steps}}
+    return {"arm": arm, "seed": seed, "rows": rows, "validation": student + 1, "recipe": recipe}
 
 
 RESULTS = [
@@ -54,6 +55,7 @@ def test_the_table_of_t_is_that_of_statisticians():
 def test_arms_are_paired_by_seed():
     base, long = compared(RESULTS, "base")
     assert base["top-1"] == pytest.approx(82.0)
+    assert base["validation"] == pytest.approx(83.0)
     assert base["− student alone"] == str(difference([10.0, 12.0, 5.0]))
     assert base["− true ensemble"] == str(difference([-10.0, -6.0, -8.0]))
     assert base["− base"] is None
