@@ -28,6 +28,13 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).squeeze(1)
 
+    def slope(self, x: Tensor) -> Tensor:
+        """Gradient of each of B outputs by its input, B×d, written out: it needs no second backward pass."""
+        first, _, second, _, last = self.layers
+        one = first(x)
+        two = second(one.relu())
+        return ((last.weight * (two > 0)) @ second.weight * (one > 0)) @ first.weight
+
 
 class _ScaleGradient(torch.autograd.Function):
     """Identity forward; backward multiplies the gradient by `scale` (negative: gradient reversal, Ganin 2015)."""
@@ -47,14 +54,21 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
 
 
 def adversarial(
-    discriminator: nn.Module, teacher: Tensor, student: Tensor, adversary: str, weight: float, smoothing: float = 0.0
+    discriminator: Discriminator,
+    teacher: Tensor,
+    student: Tensor,
+    adversary: str,
+    weight: float,
+    smoothing: float = 0.0,
+    r1: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(loss to minimise, accuracy of the discriminator) for one block, teacher and student B×d.
 
     The discriminator's gradient is always that of −E_T log D − E_S log(1 − D), at full strength. The student's is
     `weight` times that of E_S log(1 − D) (`minimax`), of −E_S log D (`non_saturating`), or of −E_S log(1 − D), which
     helps the discriminator (`cooperative`, the released code). `smoothing`: the teacher's side counts as 1 − smoothing
-    teacher (one-sided label smoothing, Salimans 2016).
+    teacher (one-sided label smoothing, Salimans 2016). `r1`: the discriminator pays r1/2 · E_T |∇D|², so it cannot grow
+    steep where the teacher is (Mescheder 2018).
     """
     sign = {"minimax": -weight, "cooperative": weight, "non_saturating": 0.0}[adversary]
     of_student = scale_gradient(student, sign) if sign else student.detach()
@@ -63,6 +77,8 @@ def adversarial(
     if adversary == "non_saturating":
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
         loss = loss + weight * _bce(functional_call(discriminator, frozen, (student,)), 1)
+    if r1:
+        loss = loss + r1 / 2 * discriminator.slope(teacher.detach()).square().sum(1).mean()
     right = (on_teacher > 0).float().mean() + (on_student < 0).float().mean()
     return loss, (right / 2).detach()
 

@@ -1,7 +1,7 @@
 """8 · One step: Outputs × Outputs → named losses. All that learns is one module: one optimizer, one backward."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,8 @@ class Distiller(nn.Module):
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
         a = self.adversary
         for name, of_teacher, of_student in self._pairs(teacher, student):
-            d = self.discriminators[name]
-            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing)
+            d = cast(Discriminator, self.discriminators[name])
+            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing, a.r1)
             weighted[f"adversary/{name}"] = loss
             named |= {f"adversary/{name}": loss.detach(), f"discriminator_accuracy/{name}": right}
         if apart:

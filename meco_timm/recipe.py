@@ -141,6 +141,8 @@ class Discriminators(Section):
     """Weights divided by their largest singular value: a weaker discriminator, whose gradient does not die."""
     smoothing: Fraction = 0.0
     """One-sided label smoothing: the teacher's side counts as so much less than 1."""
+    r1: NotNegative = 0.0
+    """Penalty on the discriminators' slope at the teacher's side, another way to keep them from becoming too sure."""
 
 
 class Publish(Section):

@@ -165,3 +165,30 @@ def test_a_spectrally_normalised_discriminator_is_1_lipschitz():
     distance = (teacher - student).norm(dim=1)
     assert ((discriminator(teacher) - discriminator(student)).abs() <= 1.01 * distance).all()
     assert not ((plain(teacher) - plain(student)).abs() <= 1.01 * distance).all()
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_the_slope_is_the_gradient_by_the_input(spectral):
+    torch.manual_seed(0)
+    discriminator = Discriminator(LENGTH, spectral).eval()
+    teacher, _ = sides()
+    teacher.requires_grad_()
+    (expected,) = torch.autograd.grad(discriminator(teacher).sum(), teacher)
+    torch.testing.assert_close(discriminator.slope(teacher.detach()), expected)
+
+
+def test_r1_makes_the_discriminator_pay_for_its_slope_and_leaves_the_student_alone(discriminator):
+    teacher, student = sides()
+    student.requires_grad_()
+    plain, _ = adversarial(discriminator, teacher, student, "minimax", WEIGHT)
+    paid, _ = adversarial(discriminator, teacher, student, "minimax", WEIGHT, r1=4.0)
+    torch.testing.assert_close(paid - plain, 2.0 * discriminator.slope(teacher).square().sum(1).mean())
+    parameters = list(discriminator.parameters())
+    of_paid = torch.autograd.grad(paid, [student, *parameters], retain_graph=True)
+    of_plain = torch.autograd.grad(plain, [student, *parameters])
+    torch.testing.assert_close(of_paid[0], of_plain[0])
+    before = discriminator.slope(teacher).square().sum(1).mean()
+    with torch.no_grad():
+        for parameter, with_r1, without in zip(parameters, of_paid[1:], of_plain[1:], strict=True):
+            parameter -= 1e-3 * (with_r1 - without)
+    assert discriminator.slope(teacher).square().sum(1).mean() < before
