@@ -271,60 +271,57 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=200, help="of each teacher (default %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--zoo", type=Path, help="folder of trained teachers; by default a temporary one")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="only these")
     parser.add_argument("--profile", action="store_true", help="where the time goes, in place of the comparison")
     args = parser.parse_args()
 
+    names = list(args.sides)
     with tempfile.TemporaryDirectory() as scratch:
         args.zoo, args.store = args.zoo or Path(scratch) / "zoo", Path(scratch) / "store"
         if args.profile:
             report("peers", profiled(args), {}, args.json)
             return
         filled = in_own_process(fill_store, args)
-        peaks = {name: in_own_process(memory, name, args) for name in SIDES}
+        peaks = {name: in_own_process(memory, name, args) for name in names}
         data = data_of(args)
         batches = batches_of(args, data)
-        sides = {name: make_side(name, args, batches) for name in SIDES}
-        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
-        losses: dict[str, list[float]] = {name: [] for name in SIDES}
+        sides = {name: make_side(name, args, batches) for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        losses: dict[str, list[float]] = {name: [] for name in names}
         for i in range(args.steps):
             for side in sides.values():
                 for group in side.optimizer.param_groups:
                     group["lr"] = args.lr * (1 + math.cos(math.pi * i / args.steps)) / 2
-            for name in SIDES[i % len(SIDES) :] + SIDES[: i % len(SIDES)]:
+            for name in names[i % len(names) :] + names[: i % len(names)]:
                 began = time.process_time()
                 loss = sides[name].step()
                 seconds[name].append(time.process_time() - began)
                 losses[name].append(loss.item())
         stream = training_of(student_of(args), None, recipe_of(args, 1, None)).student
         rows: list[Row] = []
-        for name in SIDES:
+        for name in names:
             ms = [1000 * s / args.batch for s in seconds[name][5:]]
             row = {"side": name, "CPU ms/image": median(ms), "min – max": spread(ms), "peak MiB": peaks[name]}
             last = None if name == "student only" else sum(losses[name][-10:]) / 10
             right = None if name == "student only" else top1(sides[name].student, stream, data)
             rows.append(row | {"last losses": last, "top-1 %": right})
-    figures = {
-        "ratio_1": over(seconds, "ours 1", "1", args),
-        "ratio_1_bf16": over(seconds, "ours 1 bf16", "1", args),
-        "ratio_3": over(seconds, "ours 3", "3", args),
-        "ratio_3_bf16": over(seconds, "ours 3 bf16", "3", args),
-        "ratio_3_stored": over(seconds, "ours 3 stored", "3", args),
-    }
+    ours = [name for name in names if name.startswith("ours")]
+    figures = {name.replace("ours", "ratio").replace(" ", "_"): over(seconds, name, args) for name in ours}
     report("peers", rows, figures, args.json)
     views = len(data.train) * VIEWS
     print(f"\nThe store: {1000 * filled / views:.2f} CPU ms per view of {VIEWS} for all three teachers, once.")
 
 
-def over(seconds: dict[str, list[float]], side: str, teachers: str, args: argparse.Namespace) -> float:
+def over(seconds: dict[str, list[float]], side: str, args: argparse.Namespace) -> float:
     """Median over parts of the run of ours over the better peer with as many teachers."""
     size = max(1, args.steps // args.rounds)
     parts = range(0, args.steps, size)
-    peers = [f"timm {teachers}", f"torchdistill {teachers}"]
+    peers = [f"{peer} {side.split()[1]}" for peer in ("timm", "torchdistill")]
 
     def middle(name: str, i: int) -> float:
         return median(seconds[name][i : i + size])
 
-    better = min(peers, key=lambda name: median(seconds[name]))
+    better = min((name for name in peers if name in seconds), key=lambda name: median(seconds[name]))
     return median(middle(side, i) / middle(better, i) for i in parts)
 
 
