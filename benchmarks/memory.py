@@ -35,7 +35,9 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
     """MiB of a process that trains this way."""
     imports = peak_mib()
     student = timm.create_model(args.student, num_classes=CLASSES)
-    settings = recipe(args, {"teachers": [{"model": args.teacher}] * teachers, "zoo": WAYS[way]})
+    settings = recipe(
+        args, {"teachers": [{"model": args.teacher}] * teachers, "zoo": {"sampling": "random"} | WAYS[way]}
+    )
     images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
     rows = torch.arange(args.batch)
     with tempfile.TemporaryDirectory() as folder:

@@ -52,7 +52,9 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
         "data": {"source": "memory", "image_size": args.size},
         "teachers": [{"model": args.teacher}],
         "student": args.student,
-        "losses": {"similarity": "kl"},
+        "zoo": {"sampling": "random"},
+        "losses": {"similarity": "kl", "blocks": 0.3},
+        "discriminators": {"adversary": "minimax"},
         "loop": {"steps": 1_000_000, "warmup": 0.0, "batch_size": args.batch},
     }
     return Recipe.model_validate(told | changes)

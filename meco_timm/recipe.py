@@ -66,7 +66,7 @@ class Teacher(Network):
 class Zoo(Section):
     """The teachers' house: how they are drawn, and how and where those that need it are trained."""
 
-    sampling: Literal["random", "random_image", "average"] = "random"
+    sampling: Literal["random", "random_image", "average"] = "average"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
     step, drawn from (seed, step, image): each teacher sees its share of the batch, a small one slowly; from a store at
     no cost. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
@@ -88,7 +88,8 @@ class Alignment(Section):
     """How feature maps of any shape become vectors of one length (alignment.py)."""
 
     blocks: Annotated[int, Field(ge=0)] = 4
-    """Blocks compared per network, chosen by relative depth; 0 compares logits only."""
+    """Blocks compared per network, chosen by relative depth; 0 compares logits only. When it is not written: 4 where
+    `losses.blocks` or a discriminator looks at blocks, else 0."""
     method: Literal["flatten", "channel_mean", "grid", "attention"] = "grid"
     """`flatten`: adaptive pooling of all values in a row (the paper). `channel_mean`: pooled over positions, mean over
     channels (the released code). `grid`: channels and positions pooled apart, so positions are kept. `attention`:
@@ -119,8 +120,9 @@ class Losses(Section):
     block_similarity: Similarity = "l2"
     """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
     softmax."""
-    blocks: NotNegative | list[NotNegative] = 0.3
-    """Weight of the blocks' similarity: one for all or a list, first block first."""
+    blocks: NotNegative | list[NotNegative] = 0.0
+    """Weight of the blocks' similarity: one for all or a list, first block first. 0, the default, compares logits
+    only; 0.3 is a fair start."""
     labels: NotNegative = 0.0
     """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""
 
@@ -128,7 +130,7 @@ class Losses(Section):
 class Discriminators(Section):
     """One small classifier per block, teacher or student? The student is trained against them (discriminators.py)."""
 
-    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "minimax"
+    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "none"
     """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
     `cooperative`: what the paper's released code does, the student helps the discriminator. `none`."""
     on: Literal["blocks", "logits", "all"] = "all"
@@ -206,6 +208,15 @@ class Recipe(Section):
         weights, blocks = self.losses.blocks, self.alignment.blocks
         if isinstance(weights, list) and len(weights) != blocks:
             raise ValueError(f"losses.blocks has {len(weights)} weights but alignment.blocks is {blocks}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_idle_blocks(self) -> "Recipe":
+        """Blocks that nothing looks at would still be computed, and kept in a store."""
+        d = self.discriminators
+        seen = self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
+        if not seen and "blocks" not in self.alignment.model_fields_set:
+            self.alignment = self.alignment.model_copy(update={"blocks": 0})
         return self
 
     @model_validator(mode="after")

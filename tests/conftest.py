@@ -84,7 +84,9 @@ def base_recipe(source: Path | str, folder: Path) -> dict[str, Any]:
         "teachers": [{"train": "test_resnet"}, {"train": "test_vit"}],
         "student": "test_efficientnet",
         "alignment": {"blocks": 2, "method": "grid", "length": 32},
-        "zoo": {"folder": str(folder / "zoo")},
+        "zoo": {"folder": str(folder / "zoo"), "sampling": "random"},
+        "losses": {"blocks": 0.3},
+        "discriminators": {"adversary": "minimax"},
         "loop": {"steps": 4, "batch_size": 8, "lr": 2e-3, "validations": 2, "log_every": 1},
     }
 
@@ -142,7 +144,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = {"image": [draw_image(i % 3, seed + i) for i in range(count)], "label": [i % 3 for i in range(count)]}
         datasets.Dataset.from_dict(images, features).to_parquet(folder / "shapes" / f"{part}.parquet")
     recipe = base_recipe(folder / "shapes", folder)
-    recipe |= {"losses": {"labels": 10.0}, "teachers": [{"train": "test_resnet"}, {"train": "test_efficientnet"}]}
+    recipe |= {
+        "losses": {"labels": 10.0, "blocks": 0.3},
+        "teachers": [{"train": "test_resnet"}, {"train": "test_efficientnet"}],
+    }
     recipe["loop"] |= {"steps": 30, "batch_size": 16, "lr": 5e-3}
     assert train.main([write(recipe, folder)]) == 0
     return folder / "run"

@@ -37,7 +37,9 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
             "teachers": ["test_resnet.r160_in1k", "test_vit.r160_in1k"],  # random weights below: any teacher will do
             "student": "test_vit2",  # layer norm: batch norm would see each process's part only
             "alignment": {"length": 32},
-            "losses": {"labels": 0.5},
+            "zoo": {"sampling": "random"},
+            "losses": {"labels": 0.5, "blocks": 0.3},
+            "discriminators": {"adversary": "minimax"},
             "loop": {"steps": STEPS, "batch_size": batch_size, "accumulation": accumulation, "lr": 1e-3},
         }
     )  # fmt: skip

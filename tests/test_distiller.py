@@ -21,6 +21,8 @@ def make_recipe(**changes: Any) -> Recipe:
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_efficientnet",
         "alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH},
+        "losses": {"blocks": 0.3},
+        "discriminators": {"adversary": "minimax"},
     }
     return Recipe.model_validate(tree | changes)
 
@@ -53,7 +55,7 @@ def moved(distiller: nn.Module, losses: dict[str, Tensor]) -> dict[str, bool]:
 
 def test_the_total_is_the_weighted_sum_written_out(stream):
     settings = {"logits": 0.7, "blocks": [0.1, 0.4], "labels": 0.3, "similarity": "kl", "temperature": 2.0}
-    distiller = make_distiller(stream, losses=settings, discriminators={"weight": 0.2})
+    distiller = make_distiller(stream, losses=settings, discriminators={"adversary": "minimax", "weight": 0.2})
     image, label, teacher = batch()
     found = distiller(image, label, teacher)
     student = stream(image)
@@ -97,7 +99,7 @@ def test_all_that_is_trainable_learns(stream, word, projection):
     [("blocks", {"0", "1"}), ("logits", {"logits"}), ("all", {"0", "1", "logits"})],
 )
 def test_discriminators_stand_where_the_recipe_says(stream, on, names):
-    distiller = make_distiller(stream, discriminators={"on": on})
+    distiller = make_distiller(stream, discriminators={"adversary": "minimax", "on": on})
     assert set(distiller.discriminators) == names
     found = distiller(*batch())
     assert {name.split("/")[1] for name in found if name.startswith("adversary/")} == names
@@ -143,7 +145,7 @@ def test_a_student_as_good_as_its_teacher_has_nothing_to_lose(stream):
     image, label, _ = batch()
     with torch.no_grad():
         same = stream(image)
-    changes: dict[str, Any] = {"losses": {"similarity": "kl"}, "discriminators": {"adversary": "none"}}
+    changes: dict[str, Any] = {"losses": {"similarity": "kl", "blocks": 0.3}, "discriminators": {"adversary": "none"}}
     assert make_distiller(stream, **changes)(image, label, same)["total"].item() == pytest.approx(0, abs=1e-5)
 
 

@@ -106,6 +106,8 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_resnet",
         "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
+        "losses": {"blocks": 0.3},
+        "discriminators": {"adversary": "minimax"},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream(alignment=recipe.alignment), recipe, 3)
@@ -400,6 +402,8 @@ def test_each_parameter_has_its_rate_and_decay():
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_vit",
         "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
+        "losses": {"blocks": 0.3},
+        "discriminators": {"adversary": "minimax"},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream("test_vit", recipe.alignment), recipe, 3)

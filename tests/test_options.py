@@ -101,7 +101,7 @@ def test_all_options_at_once_and_a_fresh_start(recipe, tmp_path, capsys, new_pre
     recipe["loop"] |= {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.2, "layer_decay": 0.9, "channels_last": True}
     recipe["loop"] |= {"gradient_checkpointing": False, "ema": 0.5, "best": "nll", "accumulation": 2}
     recipe["data"]["augmentation"] |= {"repeats": 2, "auto_augment": "rand-m3"}
-    recipe["losses"] = {"labels": 0.5}
+    recipe["losses"] = {"labels": 0.5, "blocks": 0.3}
     recipe["alignment"]["projection"] = True
     path = write(recipe, tmp_path)
     run([path], capsys)

@@ -20,14 +20,25 @@ def sections(section: type[Section] = Section) -> list[type[Section]]:
     return [s for child in section.__subclasses__() for s in (child, *sections(child))]
 
 
-def test_the_papers_form_is_the_default():
+def test_what_the_ablation_found_is_the_default():
+    """The mean of the teachers, soft labels only: LOG.md."""
     recipe = make()
     assert recipe.losses.similarity == "ce"
     assert recipe.losses.labels == 0
-    assert recipe.discriminators.adversary == "minimax"
-    assert recipe.zoo.sampling == "random"
+    assert recipe.block_weights == []
+    assert recipe.discriminators.adversary == "none"
+    assert recipe.zoo.sampling == "average"
     assert recipe.loop.epochs == 100
     assert recipe.loop.steps is None
+
+
+def test_blocks_are_looked_at_where_something_compares_them():
+    assert make().alignment.blocks == 0
+    assert make(alignment={"blocks": 3}).alignment.blocks == 3
+    assert make(losses={"blocks": 0.3}).alignment.blocks == 4
+    assert make(losses={"blocks": [0.0, 0.0, 0.0, 0.0]}).alignment.blocks == 4
+    for on, blocks in {"blocks": 4, "all": 4, "logits": 0}.items():
+        assert make(discriminators={"adversary": "minimax", "on": on}).alignment.blocks == blocks
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda s: s.__name__)

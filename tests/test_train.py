@@ -272,7 +272,7 @@ VARIANTS: dict[str, list[str]] = {
     "labels": [
         "data.labelled=9",
         "alignment={method: attention, length: 16}",
-        "losses={similarity: l2, labels: 0.5, block_similarity: ce}",
+        "losses={similarity: l2, labels: 0.5, block_similarity: ce, blocks: 0.3}",
         "discriminators={adversary: cooperative, on: logits}",
         "loop.ema=0.5",
         "loop.batch_size=4",
@@ -395,7 +395,7 @@ def test_a_stranger_to_this_package_gets_the_tables_numbers(tmp_path, unmeasured
     digits = ROOT / "recipes/data/digits"
     recipe = base_recipe(digits, tmp_path)
     recipe |= {"student": "test_mambaout", "teachers": [{"train": "test_resnet", "loop": {"steps": 1}}]}
-    recipe |= {"losses": {"labels": 10.0}, "data": recipe["data"] | {"validation": 0.05}}
+    recipe |= {"losses": {"labels": 10.0, "blocks": 0.3}, "data": recipe["data"] | {"validation": 0.05}}
     recipe["loop"] |= {"steps": 12, "lr": 5e-3, "batch_size": 16}
     run(write(recipe, tmp_path))
     student = rows(tmp_path / "run")[-1]
