@@ -10,6 +10,12 @@ from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
 
+def positive(word: str) -> int:
+    if (number := int(word)) < 1:
+        raise ValueError
+    return number
+
+
 def parser() -> ArgumentParser:
     words = ArgumentParser("train.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     words.add_argument("recipe", help="a recipe, for example recipes/quickstart.yaml")
@@ -17,7 +23,9 @@ def parser() -> ArgumentParser:
     what = words.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="print networks, blocks, cost, memory, hours; train nothing")
     what.add_argument("--store", action="store_true", help="only fill the store with what the teachers say")
-    what.add_argument("--limit-steps", type=int, metavar="N", help="rehearse: all parts, random weights, N steps each")
+    what.add_argument(
+        "--limit-steps", type=positive, metavar="N", help="rehearse: all parts, random weights, N steps each"
+    )
     words.add_argument("--fresh", action="store_true", help="move an older run of this recipe aside and start anew")
     words.add_argument("--utilisation", type=float, help="of a GPU's stated FLOP/s, for the plan's hours (0.3)")
     return words

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -159,14 +160,14 @@ def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, d
 def images_per_second(
     predictor: Predictor, size: int, device: torch.device, seconds: float = 0.5, batch: int = 64
 ) -> float:
-    """Median speed over batches of `batch` images for about `seconds`, after two to warm up."""
+    """Median speed over batches of `batch` images for about `seconds`, at least one, after one to warm up."""
     image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
     times: list[float] = []
-    while len(times) < 5 or sum(times) < seconds:
+    while len(times) < 2 or sum(times) < seconds:
         started = time.perf_counter()
         predictor(image).sum().item()  # .item() waits for the device
         times.append(time.perf_counter() - started)
-    return batch / sorted(times[2:])[len(times[2:]) // 2]
+    return batch / median(times[1:])
 
 
 def print_table(rows: list[Row], title: str) -> None:

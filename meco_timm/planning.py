@@ -11,6 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLI
 from meco_timm.classes import known_by_name, some
 from meco_timm.cost import cost_lines
 from meco_timm.data import DataSource, check_batch
+from meco_timm.networks import is_place
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import named_teachers, weightless_zoo
@@ -83,7 +84,7 @@ def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
         str(stream.size),
         _normalisation(stream),
         _class_cell(stream, classes),
-        _source(network, stream),
+        _source(network, stream, classes),
         str(stream.model.pretrained_cfg.get("license") or "–") if network.names_weights else "–",
     ]
 
@@ -106,12 +107,18 @@ def _class_cell(stream: Stream, classes: int) -> str:
     return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
 
 
-def _source(network: Network, stream: Stream) -> str:
+def _source(network: Network, stream: Stream, classes: int) -> str:
+    """Where the weights come from, and what becomes of them."""
+    cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
+    own = "its own" if is_teacher and not is_place(network.model) else network.model  # a tag is the teacher's name
+    told = [network.weights or (own if network.names_weights else "random")]
     if isinstance(network, Teacher) and not network.train:
-        tag = stream.model.pretrained_cfg.get("tag")
-        return network.weights or (network.model if network.names_weights else f"timm tag {tag}")
-    start = network.weights or network.model if network.names_weights else "random"
-    return f"{start}, trained first" if isinstance(network, Teacher) else f"{start}, new head"
+        return told[0] if network.names_weights else f"timm tag {cfg.get('tag')}"
+    if network.names_weights and not network.weights and cfg.get("num_classes") != classes:
+        told.append("new head")
+    if is_teacher:
+        told.append("fine-tuned first" if network.names_weights else "trained first")
+    return ", ".join(told)
 
 
 def _blocks(recipe: Recipe, tapped: dict[str, Taps]) -> Table:

@@ -63,7 +63,7 @@ def test_it_has_each_network_with_size_classes_source_and_cost(mixed):
     assert found["student"][0] == f"{sum(p.numel() for p in student.parameters()) / 1e6:.2f}"
     assert float(found["student"][1]) > 0
     cells = {name.removeprefix("local-dir:"): " ".join(row[3:]) for name, row in found.items()}
-    assert cells["student"].startswith("32 ImageNet 3 random, new head")
+    assert cells["student"].startswith("32 ImageNet 3 random –")
     assert cells["test_resnet"].startswith("32 0.5 3 random, trained first")
     assert cells["vit"] == "64 ImageNet 3 mapped to 3 local-dir:vit apache-2.0"
     assert cells["blind"] == "64 0.5 none: blocks only local-dir:blind apache-2.0"
