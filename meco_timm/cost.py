@@ -1,7 +1,7 @@
 """What a run costs before it is run: steps, multiply-adds, memory, disk. Networks are looked at without weights."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,33 +45,39 @@ def _teachers_work(recipe: Recipe, teachers: dict[str, Stream]) -> float:
     return sum(forward) / (1 if recipe.zoo.sampling == "average" else len(forward))
 
 
-def work_of(
+class Part(NamedTuple):
+    """Multiply-adds of a part of a run, and the images that are read for it, by all processes together."""
+
+    work: float
+    images: float
+
+
+def parts_of(
     recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource, processes: int
-) -> dict[str, float]:
-    """Multiply-adds of each part of a run, all processes together; nothing taken from the zoo or a store that is full.
+) -> dict[str, Part]:
+    """Parts by name; nothing taken from the zoo, or from a store that is full already.
 
     A backward pass counts twice its forward; gradient checkpointing is a forward more.
     """
 
-    def training(stream: Stream, loop: Loop, images: int) -> float:
+    def training(stream: Stream, loop: Loop, images: int) -> Part:
         seen = total_steps(loop, images, processes) * loop.batch_size * loop.accumulation * processes
-        passes = (4 if loop.gradient_checkpointing else 3) * seen + loop.validations * len(data.validation)
-        return passes * stream.multiply_adds()
+        looked_at = loop.validations * len(data.validation)
+        work = ((4 if loop.gradient_checkpointing else 3) * seen + looked_at) * stream.multiply_adds()
+        return Part(work, seen + looked_at)
 
-    work = {
+    parts = {
         f"teacher {name}": training(teachers[name], teacher.loop, len(data.labelled))
         for name, teacher in named_teachers(recipe).items()
         if teacher.train
     }
-    steps = total_steps(recipe.loop, len(data.train), processes)
-    alone = recipe.loop.model_copy(update={"steps": steps, "epochs": None})
-    work["student alone"] = work["student"] = training(student, alone, len(data.train))
-    taught = steps * recipe.loop.batch_size * recipe.loop.accumulation * processes * _teachers_work(recipe, teachers)
+    alone = parts["student alone"] = training(student, recipe.loop, len(data.train))
+    teaching = alone.images * _teachers_work(recipe, teachers)
     if recipe.store.folder is not None:
-        taught = min(taught, _views(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
-    work["teaching"] = taught
+        teaching = min(teaching, _views(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
+    parts["student"] = Part(alone.work + teaching, alone.images)
     judged = [student, student, *teachers.values()]
-    return work | {"test": len(data.test) * sum(stream.multiply_adds() for stream in judged)}
+    return parts | {"test": Part(len(data.test) * sum(s.multiply_adds() for s in judged), len(data.test))}
 
 
 def _store(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:

@@ -11,20 +11,22 @@ from meco_timm.sections import Data
 
 
 class Counts(NamedTuple):
-    """classes: names, or how many. train, test: images in the training split and in the one for the test."""
+    """classes: names, or how many. train, test: images in the training split and in the one for the test. per_second:
+    images that a core reads and augments, as measured here on images of their size."""
 
     classes: list[str] | int
     train: int
     test: int
+    per_second: float = 5800
     label_column: str | None = None
 
 
 CIFAR_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = {
-    "ILSVRC/imagenet-1k": Counts(1000, 1_281_167, 50_000),
-    "timm/imagenet-1k-wds": Counts(1000, 1_281_167, 50_000),
+    "ILSVRC/imagenet-1k": Counts(1000, 1_281_167, 50_000, per_second=400),
+    "timm/imagenet-1k-wds": Counts(1000, 1_281_167, 50_000, per_second=400),
     "uoft-cs/cifar10": Counts(CIFAR_10, 50_000, 10_000),
-    "uoft-cs/cifar100": Counts(100, 50_000, 10_000, "fine_label"),
+    "uoft-cs/cifar100": Counts(100, 50_000, 10_000, label_column="fine_label"),
     "ufldl-stanford/svhn": Counts(10, 73_257, 26_032),
     "ylecun/mnist": Counts(10, 60_000, 10_000),
     "zalando-datasets/fashion_mnist": Counts(10, 60_000, 10_000),

@@ -116,6 +116,7 @@ def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
     else:
         parts = [_some(train, count), _some(test or train, FEW)]
     folder.mkdir(parents=True)
+    datasets.disable_progress_bars()
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=classes))
     for name, (images, labels) in zip(("train", "test"), parts, strict=True):
         split = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
