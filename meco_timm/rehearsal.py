@@ -149,6 +149,6 @@ def _some(split: Split, count: int) -> tuple[list[dict[str, Any]], list[int]]:
     rank = np.empty(len(by_class), dtype=np.int64)
     rank[by_class] = np.arange(len(by_class)) - first
     rows = np.argsort(rank, kind="stable")[:count]
-    stored = split.images[rows]["image"]
+    stored = split.images[rows.tolist()]["image"]
     images = [{"bytes": s["bytes"] or Path(s["path"]).read_bytes(), "path": s["path"]} for s in stored]
     return images, split.labels[rows].tolist()
