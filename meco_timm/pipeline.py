@@ -43,7 +43,7 @@ def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None)
         UserError: anything in the recipe that does not fit the data, the networks or the folders.
     """
     if limit_steps is not None:
-        with rehearsal(recipe, limit_steps) as short:
+        with rehearsal(recipe, limit_steps, _accelerator(recipe)) as short:
             return distill(short)
     accelerator = _accelerator(recipe)
     check_launch(accelerator, recipe)
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, utilisation: float | None = None, measure: bool = False
 
     def hours(student: Stream, teachers: dict[str, Stream]) -> list[str]:
         lines = hours_on_gpus(recipe, student, teachers, data, processes, utilisation)
-        if measure and not known:
+        if measure and not known and processes == 1:
             lines += hours_here(recipe, student, teachers, data)
         note = f"note: {recipe.data.source} was not opened; classes and counts are its publishers'"
         return [*lines, note] if known else lines

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from accelerate import PartialState
+from accelerate import Accelerator
 from PIL import Image
 from timm.models import save_for_hf
 
@@ -29,7 +29,7 @@ PICTURES = 16  # made-up images that are not the same
 
 
 @contextmanager
-def rehearsal(recipe: Recipe, steps: int) -> Iterator[Recipe]:
+def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[Recipe]:
     """The recipe as it is rehearsed, with trainings of `steps` steps, in a folder that goes at the end.
 
     Batches stay as large as they are, so that memory is rehearsed too.
@@ -37,20 +37,20 @@ def rehearsal(recipe: Recipe, steps: int) -> Iterator[Recipe]:
     Raises:
         UserError: the data set cannot be opened and is not known, or a network cannot be made.
     """
-    state, folder = PartialState(), Path(f"{recipe.run}.rehearsal")
+    main, folder = accelerator.is_main_process, Path(f"{recipe.run}.rehearsal")
     with _cached_in(folder / "cache"):
-        if state.is_main_process:
+        if main:
             shutil.rmtree(folder, ignore_errors=True)
-            short = _shortened(recipe, steps, folder, state.num_processes)
+            short = _shortened(recipe, steps, folder, accelerator.num_processes)
             write_text(folder / "recipe.yaml", to_yaml(short))
-        state.wait_for_everyone()
+        accelerator.wait_for_everyone()
         try:
             yield load_recipe(folder / "recipe.yaml")
-            if state.is_main_process:
+            if main:
                 what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
                 say(f"\nrehearsed: all parts ran, each training {steps} step(s), on {what}; nothing of it is kept.")
         finally:
-            if state.is_main_process:
+            if main:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

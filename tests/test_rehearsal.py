@@ -26,9 +26,9 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_parts_run_and_nothing_is_kept(recipe, shapes, tmp_path, capsys, monkeypatch):
-    """Also beside a run that is there already, with the recipe's own zoo, store, tracker and repository untouched."""
+    """Also beside a run that is there already, with the recipe's own zoo, store and repository untouched."""
     monkeypatch.setattr("meco_timm.publishing.publish", lambda *_: pytest.fail("published"))
-    recipe |= {"trackers": ["tensorboard"], "publish": {"repo": "me/student"}}
+    recipe["publish"] = {"repo": "me/student"}
     recipe["store"] = {"folder": str(tmp_path / "store"), "views": 2}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine.txt").write_text("mine")
@@ -68,6 +68,7 @@ def shortened(recipe: dict[str, object], folder: Path, *overrides: str, steps: i
 def test_the_short_recipe_is_the_recipe_but_for_places_and_lengths(recipe, tmp_path):
     recipe["zoo"]["loop"] = {"epochs": 7, "lr": 0.5}
     recipe["loop"] |= {"mixup": 0.2, "patience": 3}
+    recipe["trackers"] = ["tensorboard"]
     long, short = load_recipe(write(recipe, tmp_path)), shortened(recipe, tmp_path)
     for loop in (short.loop, *(t.loop for t in short.teachers)):
         assert (loop.steps, loop.epochs, loop.validations, loop.batch_size) == (3, None, 1, 8)
@@ -75,7 +76,7 @@ def test_the_short_recipe_is_the_recipe_but_for_places_and_lengths(recipe, tmp_p
     for section in ("losses", "alignment", "discriminators", "student"):
         assert getattr(short, section) == getattr(long, section)
     assert short.data.augmentation == long.data.augmentation
-    assert short.data.labelled is None
+    assert (short.data.labelled, short.trackers) == (None, [])
 
 
 def test_its_images_are_of_all_classes_and_as_many_as_batches_need(recipe, tmp_path):
