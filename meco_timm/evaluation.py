@@ -146,7 +146,7 @@ def visiting(streams: list[Stream], device: torch.device) -> Iterator[None]:
 def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
     """The row of a network, or of several of which the mean of softmax counts; measures its speed."""
     with visiting(streams, device):
-        speed = images_per_second(_logits_of(streams), streams[0].size, device, batch=min(64, len(label)))
+        speed = images_per_second(_logits_of(streams), streams[0].size, device, min(64, len(label)))
     return Row(
         name,
         **quality(logits, label),  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, d
 
 @torch.no_grad()
 def images_per_second(
-    predictor: Predictor, size: int, device: torch.device, seconds: float = 0.5, batch: int = 64
+    predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.5
 ) -> float:
     """Median speed over batches of `batch` images for about `seconds`, at least one, after one to warm up."""
     image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
