@@ -38,20 +38,19 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
         UserError: the data set cannot be opened and is not known, or a network cannot be made.
     """
     main, folder = accelerator.is_main_process, Path(f"{recipe.run}.rehearsal")
-    with _cached_in(folder / "cache"):
+    try:
+        if main:
+            shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+            write_text(folder / "recipe.yaml", to_yaml(_shortened(recipe, steps, folder, accelerator.num_processes)))
+        accelerator.wait_for_everyone()
+        with _cached_in(folder / "cache"):
+            yield load_recipe(folder / "recipe.yaml")
+        if main:
+            what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
+            say(f"\nrehearsed: all parts ran, each training {steps} step(s), on {what}; nothing of it is kept.")
+    finally:
         if main:
             shutil.rmtree(folder, ignore_errors=True)
-            short = _shortened(recipe, steps, folder, accelerator.num_processes)
-            write_text(folder / "recipe.yaml", to_yaml(short))
-        accelerator.wait_for_everyone()
-        try:
-            yield load_recipe(folder / "recipe.yaml")
-            if main:
-                what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
-                say(f"\nrehearsed: all parts ran, each training {steps} step(s), on {what}; nothing of it is kept.")
-        finally:
-            if main:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

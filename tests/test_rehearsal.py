@@ -49,7 +49,8 @@ def test_all_parts_run_and_nothing_is_kept(recipe, shapes, tmp_path, capsys, mon
 def test_what_fails_leaves_nothing_and_says_why(recipe, tmp_path, capsys, monkeypatch):
     path = write(recipe, tmp_path)
     assert "loop.optimizer: timm has no 'adamm'" in refused(capsys, path, "loop.optimizer=adamm", "--limit-steps", "1")
-    assert "teachers.0: timm has no model" in refused(capsys, path, "teachers=[resnet19]", "--limit-steps", "1")
+    networks = "teachers=[test_vit.r160_in1k, resnet19.a1_in1k]"
+    assert "teachers.1: timm has no model" in refused(capsys, path, networks, "--limit-steps", "1")
     assert tree(tmp_path) == {"recipe.yaml"}
 
 
