@@ -1,35 +1,54 @@
 """From an ensemble of timm models to one student.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh] [--store]
-
---plan    print networks, sizes, class maps, blocks, cost and memory, and train nothing
---fresh   move an older run of this recipe aside and start anew; trained teachers are kept
---store   only fill the store with what the teachers say of all images
+accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh] [--store] [--limit-steps N]
 """
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from meco_timm.errors import UserError
 from meco_timm.reading import load_recipe
 
-OPTIONS = {"--plan", "--fresh", "--store"}
+
+def positive(word: str) -> int:
+    if (number := int(word)) < 1:
+        raise ValueError
+    return number
+
+
+def parser() -> ArgumentParser:
+    words = ArgumentParser("train.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    words.add_argument("recipe", help="a recipe, for example recipes/quickstart.yaml")
+    words.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of it")
+    what = words.add_mutually_exclusive_group()
+    what.add_argument("--plan", action="store_true", help="print networks, blocks, cost, memory, hours; train nothing")
+    what.add_argument("--store", action="store_true", help="only fill the store with what the teachers say")
+    what.add_argument(
+        "--limit-steps", type=positive, metavar="N", help="rehearse: all parts, random weights, N steps each"
+    )
+    words.add_argument("--fresh", action="store_true", help="move an older run of this recipe aside and start anew")
+    words.add_argument("--utilisation", type=float, help="of a GPU's stated FLOP/s, for the plan's hours (0.3)")
+    return words
 
 
 def main(arguments: list[str]) -> int:
-    if not set(arguments) - OPTIONS or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0 if arguments else UserError.exit_code
+    if not arguments:
+        parser().print_help()
+        return UserError.exit_code
     try:
-        path, *overrides = [argument for argument in arguments if argument not in OPTIONS]
-        recipe = load_recipe(path, overrides)  # before torch is imported: a wrong recipe is told at once
+        said = parser().parse_intermixed_args(arguments)
+    except SystemExit as stop:  # after --help, or wrong options, which are told
+        return int(stop.code or 0)
+    try:
+        recipe = load_recipe(said.recipe, said.overrides)  # before torch is imported: a wrong recipe is told at once
         from meco_timm import distill, fill_store, plan
 
-        if "--plan" in arguments:
-            print(plan(recipe), end="")
-        elif "--store" in arguments:
+        if said.plan:
+            print(plan(recipe, said.utilisation, measure=True), end="")
+        elif said.store:
             fill_store(recipe)
         else:
-            distill(recipe, fresh="--fresh" in arguments)
+            distill(recipe, fresh=said.fresh, limit_steps=said.limit_steps)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -25,14 +25,18 @@ Run = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_
 
 
 @app.command()
-def plan(recipe: Recipe_, overrides: Overrides = None) -> None:
-    """Show networks, sizes, class maps, blocks, cost and memory of a recipe; train nothing."""
+def plan(
+    recipe: Recipe_,
+    overrides: Overrides = None,
+    utilisation: Annotated[float | None, typer.Option(help="Of a GPU's stated FLOP/s, for its hours; 0.3.")] = None,
+) -> None:
+    """Show networks, sizes, class maps, blocks, cost, memory and hours of a recipe; train nothing."""
     from meco_timm.reading import load_recipe
 
     read = load_recipe(recipe, overrides or [])  # before torch is imported
     from meco_timm.pipeline import plan as make
 
-    print(make(read), end="")
+    print(make(read, utilisation, measure=True), end="")
 
 
 @app.command()
@@ -42,6 +46,9 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Move an older run of this recipe aside and start anew.")
     ] = False,
+    limit_steps: Annotated[
+        int | None, typer.Option(min=1, help="Rehearse: all parts, random weights, few images, so many steps each.")
+    ] = None,
 ) -> None:
     """Train what is not trained yet, distil, judge and report, in one process.
 
@@ -52,7 +59,7 @@ def train(
     read = load_recipe(recipe, overrides or [])
     from meco_timm.pipeline import distill
 
-    distill(read, fresh=fresh)
+    distill(read, fresh=fresh, limit_steps=limit_steps)
 
 
 @app.command()

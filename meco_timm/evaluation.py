@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -145,7 +146,7 @@ def visiting(streams: list[Stream], device: torch.device) -> Iterator[None]:
 def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
     """The row of a network, or of several of which the mean of softmax counts; measures its speed."""
     with visiting(streams, device):
-        speed = images_per_second(_logits_of(streams), streams[0].size, device)
+        speed = images_per_second(_logits_of(streams), streams[0].size, device, min(64, len(label)))
     return Row(
         name,
         **quality(logits, label),  # type: ignore[arg-type]
@@ -156,15 +157,17 @@ def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, d
 
 
 @torch.no_grad()
-def images_per_second(predictor: Predictor, size: int, device: torch.device, seconds: float = 0.5) -> float:
-    """Median speed over batches of 64 for about `seconds`, after two to warm up."""
-    image = torch.zeros(64, 3, size, size, dtype=torch.uint8, device=device)
+def images_per_second(
+    predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.5
+) -> float:
+    """Median speed over batches of `batch` images for about `seconds`, at least one, after one to warm up."""
+    image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
     times: list[float] = []
-    while len(times) < 5 or sum(times) < seconds:
+    while len(times) < 2 or sum(times) < seconds:
         started = time.perf_counter()
         predictor(image).sum().item()  # .item() waits for the device
         times.append(time.perf_counter() - started)
-    return 64 / sorted(times[2:])[len(times[2:]) // 2]
+    return batch / median(times[1:])
 
 
 def print_table(rows: list[Row], title: str) -> None:

@@ -43,7 +43,10 @@ def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float
 def _groups(model: Any, settings: Loop, exempt: set[str]) -> list[dict[str, Any]]:
     if settings.layer_decay is None:
         return param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
-    return param_groups_layer_decay(model, settings.weight_decay, exempt, layer_decay=settings.layer_decay)
+    groups = param_groups_layer_decay(model, settings.weight_decay, exempt, layer_decay=settings.layer_decay)
+    if settings.schedule == "none":  # it is timm's schedules that heed `lr_scale`
+        return [group | {"lr": settings.lr * group["lr_scale"]} for group in groups]
+    return groups
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:

@@ -17,6 +17,8 @@ from meco_timm.evaluation import Judged, Row, make_table, print_table
 from meco_timm.export import export
 from meco_timm.faults import faults_told
 from meco_timm.filling import fill, use_store
+from meco_timm.hours import hours_here, hours_on_gpus
+from meco_timm.known import known_data
 from meco_timm.loop import Training, total_steps
 from meco_timm.planning import make_plan
 from meco_timm.predictions import keep_predictions, save_predictions
@@ -24,6 +26,7 @@ from meco_timm.progress import say
 from meco_timm.randomness import derive, reseed
 from meco_timm.reading import to_yaml
 from meco_timm.recipe import Recipe
+from meco_timm.rehearsal import rehearsal
 from meco_timm.results import Results, about_run, read_metrics
 from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
 from meco_timm.sharding import check_launch
@@ -31,13 +34,17 @@ from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
 
 
-def distill(recipe: Recipe, fresh: bool = False) -> list[Row]:
+def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None) -> list[Row]:
     """Train what is not trained yet, distil the zoo into the student, and return the table; a finished run is not
-    repeated. `fresh` moves an older run of this recipe aside and starts anew (the zoo is kept).
+    repeated. `fresh` moves an older run of this recipe aside and starts anew (the zoo is kept). `limit_steps` rehearses
+    the recipe instead, in trainings so short (rehearsal.py).
 
     Raises:
         UserError: anything in the recipe that does not fit the data, the networks or the folders.
     """
+    if limit_steps is not None:
+        with rehearsal(recipe, limit_steps, _accelerator(recipe)) as short:
+            return distill(short)
     accelerator = _accelerator(recipe)
     check_launch(accelerator, recipe)
     if fresh and accelerator.is_main_process:
@@ -85,10 +92,24 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def plan(recipe: Recipe) -> str:
-    """What `distill` would do, without doing it: nothing is trained, downloaded or written."""
-    data = load_data(recipe.data, recipe.seed, recipe.store.views)
-    return make_plan(recipe, data, int(os.environ.get("WORLD_SIZE", "1")))
+def plan(recipe: Recipe, utilisation: float | None = None, measure: bool = False) -> str:
+    """What `distill` would do, without doing it: nothing is trained, downloaded or written.
+
+    `utilisation`: the share of its stated FLOP/s that a GPU is taken to reach. `measure`: also take a few seconds to
+    measure how long it would take here.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    known = known_data(recipe.data)
+    data = known or load_data(recipe.data, recipe.seed, recipe.store.views)
+
+    def hours(student: Stream, teachers: dict[str, Stream]) -> list[str]:
+        lines = hours_on_gpus(recipe, student, teachers, data, processes, utilisation)
+        if measure and not known and processes == 1:
+            lines += hours_here(recipe, student, teachers, data)
+        note = f"note: {recipe.data.source} was not opened; classes and counts are its publishers'"
+        return [*lines, note] if known else lines
+
+    return make_plan(recipe, data, processes, hours)
 
 
 def fill_store(recipe: Recipe) -> None:

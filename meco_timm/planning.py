@@ -1,8 +1,7 @@
 """The plan: what a run will do, on one screen, before it does it. Networks are looked at without their weights."""
 
 import io
-import time
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -10,19 +9,20 @@ from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
 from meco_timm.classes import known_by_name, some
+from meco_timm.cost import cost_lines
 from meco_timm.data import DataSource, check_batch
-from meco_timm.loop import total_steps
+from meco_timm.networks import is_place
 from meco_timm.recipe import Network, Recipe, Teacher
-from meco_timm.store import layout
 from meco_timm.streams import Stream, student_stream
 from meco_timm.teachers import named_teachers, weightless_zoo
 
 WIDTH = 118
 Taps = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
+More = Callable[[Stream, dict[str, Stream]], list[str]]
 
 
-def make_plan(recipe: Recipe, data: DataSource, processes: int) -> str:
-    """The plan as text.
+def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lambda *_: []) -> str:
+    """The plan as text. `more`: gives further lines, from the streams of student and teachers.
 
     Raises:
         UserError: any network that cannot be made, does not fit the data, or cannot take its images; too large a batch.
@@ -39,7 +39,8 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int) -> str:
     tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
     console.print(_blocks(recipe, tapped))
     for line in (
-        *_cost(recipe, student, teachers, data, processes),
+        *cost_lines(recipe, student, teachers, data, processes),
+        *more(student, teachers),
         *_points(recipe, tapped),
         *_warnings(recipe, student, teachers, data.classes),
     ):
@@ -83,7 +84,7 @@ def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
         str(stream.size),
         _normalisation(stream),
         _class_cell(stream, classes),
-        _source(network, stream),
+        _source(network, stream, classes),
         str(stream.model.pretrained_cfg.get("license") or "–") if network.names_weights else "–",
     ]
 
@@ -106,12 +107,18 @@ def _class_cell(stream: Stream, classes: int) -> str:
     return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
 
 
-def _source(network: Network, stream: Stream) -> str:
+def _source(network: Network, stream: Stream, classes: int) -> str:
+    """Where the weights come from, and what becomes of them."""
+    cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
+    own = "its own" if is_teacher and not is_place(network.model) else network.model  # a tag is the teacher's name
+    told = [network.weights or (own if network.names_weights else "random")]
     if isinstance(network, Teacher) and not network.train:
-        tag = stream.model.pretrained_cfg.get("tag")
-        return network.weights or (network.model if network.names_weights else f"timm tag {tag}")
-    start = network.weights or network.model if network.names_weights else "random"
-    return f"{start}, trained first" if isinstance(network, Teacher) else f"{start}, new head"
+        return told[0] if network.names_weights else f"timm tag {cfg.get('tag')}"
+    if network.names_weights and not network.weights and cfg.get("num_classes") != classes:
+        told.append("new head")
+    if is_teacher:
+        told.append("fine-tuned first" if network.names_weights else "trained first")
+    return ", ".join(told)
 
 
 def _blocks(recipe: Recipe, tapped: dict[str, Taps]) -> Table:
@@ -131,84 +138,6 @@ def _tapped(stream: Stream) -> Taps:
     maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
     names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
     return [(name, list(m.shape[1:])) for name, m in zip(names, maps, strict=True)]
-
-
-def _cost(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
-    steps = total_steps(recipe.loop, len(data.train), processes)
-    per_step = recipe.loop.batch_size * recipe.loop.accumulation * processes
-    forward = [stream.multiply_adds() for stream in teachers.values()]
-    of_teachers = sum(forward) / (len(forward) if recipe.zoo.sampling == "random" else 1)
-    trained = [t for t in recipe.teachers if t.train]
-    gib = _memory(recipe, student, teachers) / 2**30
-    return [
-        f"\nsteps   {steps} of {per_step} images ({steps * per_step / len(data.train):.1f} passes over the training "
-        f"images); {len(trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
-        f"cost    {3 * student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
-        f"{of_teachers / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
-        f"memory  about {gib:.2f} GiB per process in float32: weights, gradients, optimizer, activations and teachers",
-        *_store(recipe, teachers, data, processes),
-    ]
-
-
-def _store(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
-    """Size of a full store, and how long filling it takes at the speed that a convolution has here."""
-    if recipe.store.folder is None:
-        return []
-    views = len(data.train) * data.repeats * (recipe.store.views or 0)
-    size = sum(layout(recipe, stream, len(data.classes)).bytes_per_view for stream in teachers.values())
-    work = views * sum(stream.multiply_adds() for stream in teachers.values())
-    speed = multiply_adds_per_second() * processes
-    return [
-        f"store   {views * size / 1e9:.3g} GB when full: {views} views × {size} bytes ({recipe.store.folder}); filling "
-        f"takes {_duration(work / speed)} or more: {work:.1e} multiply-adds, of which a convolution does {speed:.0e} a "
-        "second here"
-    ]
-
-
-def multiply_adds_per_second() -> float:
-    """Of a 3 × 3 convolution of 64 channels on this device, measured for a moment; few networks reach it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layer, image = torch.nn.Conv2d(64, 64, 3, padding=1).to(device), torch.randn(16, 64, 28, 28, device=device)
-    times = []
-    with torch.no_grad():
-        for _ in range(6):
-            began = time.perf_counter()
-            layer(image).sum().item()  # .item() waits for the device
-            times.append(time.perf_counter() - began)
-    return image.numel() * 9 * 64 / min(times)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 1):.0f} s"
-
-
-def _memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream]) -> float:
-    """Bytes of float32 training: 16 per student parameter (Adam), its activations, 4 per teacher parameter."""
-    activations = saved_bytes_per_image(student) * recipe.loop.batch_size
-    frozen = sum(stream.parameter_count for stream in teachers.values())
-    return 16 * student.parameter_count + activations + 4 * frozen
-
-
-def saved_bytes_per_image(stream: Stream) -> float:
-    """Bytes that autograd keeps for the backward pass, per image, parameters not counted."""
-    kept: dict[int, int] = {}
-    own = {p.untyped_storage()._cdata for p in stream.parameters()}
-
-    def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    stream.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = stream(torch.zeros(2, 3, stream.size, stream.size, device=stream.mean.device))
-    stream.eval()
-    del outputs
-    return sum(kept.values()) / 2
 
 
 def _points(recipe: Recipe, tapped: dict[str, Taps]) -> list[str]:

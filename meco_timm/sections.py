@@ -46,6 +46,8 @@ class Data(Section):
     source: str
     """A Hub id (`zalando-datasets/fashion_mnist`), a folder of class folders (directly, or under `train/` and
     `test/`), or a folder of parquet files named `train*` and `test*`."""
+    subset: str | None = None
+    """Which of several data sets under one Hub id (its "subset" or configuration), as `cropped_digits` of SVHN."""
     image_column: str | None = None
     """Column of images; found by itself when there is only one."""
     label_column: str | None = None

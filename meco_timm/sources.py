@@ -66,7 +66,7 @@ def _open(settings: Data) -> datasets.DatasetDict:
         raise UserError(f"data.source: there is no folder {folder}.{did_you_mean(folder, near)}")
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else settings.source)
+        return datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else settings.source, settings.subset)
     except Exception as error:  # the library raises many kinds; all of them mean that the source cannot be used
         raise UserError(f"data.source: {settings.source}: cannot be loaded: {_last_line(error)}") from error
 

@@ -63,8 +63,9 @@ def assemble_zoo(
     return Zoo(streams, recipe, accelerator, load)
 
 
-def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
-    """The teachers' streams on the meta device: all that can be known and refused before anything is trained.
+def weightless_zoo(recipe: Recipe, classes: list[str], weightless: bool = True) -> dict[str, Stream]:
+    """The teachers' streams on the meta device: all that can be known and refused before anything is trained. With
+    weights, if they are not to be `weightless`: random ones of those that are trained.
 
     Raises:
         UserError: a teacher cannot be made or does not fit the data set, or nothing would train the student's head.
@@ -83,10 +84,10 @@ def weightless_zoo(recipe: Recipe, classes: list[str]) -> dict[str, Stream]:
                 teacher.size or size,
                 role=role,
                 gives=teacher.gives,
-                weightless=True,
+                weightless=weightless,
             )
         else:
-            stream = teacher_stream(teacher, blocks, classes, role=role, weightless=True)
+            stream = teacher_stream(teacher, blocks, classes, role=role, weightless=weightless)
         streams[name] = stream
     if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
         raise UserError(

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 
-from benchmarks import data, ensemble_size, memory, peers, step, stored
+from benchmarks import data, ensemble_size, memory, peers, prediction, rehearsals, step, stored
+from meco_timm import load_recipe
 
 TINY: dict[str, Any] = {"student": "test_resnet", "teacher": "test_resnet", "size": 32, "batch": 4, "rows": 20}
 
@@ -47,6 +49,22 @@ def test_the_prediction_for_imagenet_is_arithmetic(args):
 
 def test_data(tmp_path):
     assert len(list(data.draw(tmp_path, 8, 32).rglob("*.jpg"))) == 8
+
+
+def test_prediction(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    predicted, measured = prediction.both(
+        "quickstart", ["teachers=[train: test_resnet]", "loop.steps=4", "loop.validations=1", "zoo.loop.steps=2"]
+    )
+    assert measured > 0
+    assert predicted > 4
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_what_is_rehearsed_is_light(path):
+    recipe = load_recipe(path, rehearsals.small(path))
+    assert recipe.loop.batch_size == 2
+    assert all((teacher.size or recipe.data.image_size) <= rehearsals.SIDE for teacher in recipe.teachers)
 
 
 @pytest.mark.parametrize("way", list(memory.WAYS))

@@ -78,6 +78,8 @@ def test_layer_decay_slows_the_first_layers():
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     named = dict(stream.model.named_parameters())
     assert scales[id(named["patch_embed.proj.weight"])] < scales[id(named["blocks.5.mlp.fc1.weight"])] <= 1
+    constant = make_optimizer(Supervised(stream), Loop(layer_decay=0.5, schedule="none"), 0.0).param_groups
+    assert [group["lr"] for group in constant] == [1e-3 * group["lr_scale"] for group in groups]
 
 
 # From end to end

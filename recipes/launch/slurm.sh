@@ -3,7 +3,9 @@
 # again, and goes on. The repository, the run folder and the zoo must lie on a disk that all nodes share.
 #
 # command    sbatch recipes/launch/slurm.sh RECIPE [key=value …], from the repository's root
-# nodes      sbatch --nodes=4 recipes/launch/slurm.sh RECIPE
+# 1 × 8      sbatch recipes/launch/slurm.sh recipes/imagenet_ensemble.yaml
+# 2 × 8      sbatch --nodes 2 recipes/launch/slurm.sh recipes/imagenet_ensemble.yaml
+# others     sbatch --nodes 2 --gpus-per-node 4 --ntasks-per-node 4 recipes/launch/slurm.sh RECIPE
 # tested     with stand-ins for srun and scontrol, 2 processes on CPUs; never under Slurm, never on a GPU
 #
 #SBATCH --job-name=meco_timm
