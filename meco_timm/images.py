@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
 from torch import Tensor
 
@@ -33,53 +33,59 @@ class Batch(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One image of a batch; `bad`: what is wrong with those in whose place it stands."""
+    """One image of a batch; `bad`: row and fault of those in whose place it stands."""
 
     image: Tensor
     label: int
     row: int
     view: int
-    bad: tuple[str, ...] = ()
+    bad: tuple[tuple[int, str], ...] = ()
 
 
 class Read(NamedTuple):
     """A batch and the bad images that others stand in for."""
 
     batch: Batch
-    bad: list[str]
+    bad: list[tuple[int, str]]
 
 
 class BadImages:
-    """Images of one training that could not be read, each once; `shown`: whether this process tells of them."""
+    """Images of one training that could not be read, by row; `shown`: whether this process tells of them."""
 
     def __init__(self, allowed: int, shown: bool = True):
         self.allowed, self.shown = allowed, shown
-        self.told: list[str] = []
+        self.told: dict[int, str] = {}
 
-    def add(self, faults: Iterable[str]) -> None:
+    def add(self, faults: Iterable[tuple[int, str]]) -> None:
         """Raises: UserError: they are more than allowed; names them."""
-        for fault in faults:
-            if fault not in self.told:
-                self.told.append(fault)
+        for row, fault in faults:
+            if row not in self.told:
+                self.told[row] = fault
                 if self.shown:
                     say(f"warning: {fault}; the next image stands in for it")
         if len(self.told) > self.allowed:
-            names = "\n  ".join(self.told[:NAMED])
-            raise UserError(
-                f"data.max_bad: {len(self.told)} training image(s) cannot be read, and {self.allowed} may be:\n  "
-                f"{names}\nMend them, take them out, or allow more."
-            )
+            raise _too_many(list(self.told.values()), self.allowed)
 
     def count(self, accelerator: Accelerator) -> dict[str, int]:
         """How many all processes have met, for metrics, where any are allowed; all call it at the same step."""
         if self.allowed and accelerator.num_processes > 1:
-            self.add(sorted(gather_object(self.told)))
+            self.add(sorted(gather_object(list(self.told.items()))))
         return {"bad_images": len(self.told)} if self.allowed else {}
 
     def tell(self, title: str) -> None:
         """The end of the training `title`."""
         if self.told and self.shown:
             say(f"{title}: {len(self.told)} training image(s) could not be read; others stood in for them")
+
+
+def _too_many(faults: list[str], allowed: int) -> UserError:
+    if not allowed:
+        return UserError(f"{faults[0]}. Mend it or take it out.")
+    names = "\n  ".join(faults[:NAMED])
+    return UserError(
+        f"data.max_bad: {len(faults)} training image(s) cannot be read, and {allowed} may be:\n  {names}\n"
+        "Mend them, take them out, or allow more."
+    )
 
 
 class Images(torch.utils.data.Dataset):
@@ -124,16 +130,17 @@ class Images(torch.utils.data.Dataset):
             return [error]
 
     def _item(self, stored: dict[str, Any], row: int, view: View) -> Item | UserError:
-        bad: list[str] = []
+        bad: list[tuple[int, str]] = []
         while True:
             try:
                 image = decode(stored)
                 break
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 name = stored.get("path") or f"row {row}"
-                bad.append(f"data.source: {name}: the image cannot be read: {error}")
+                why = "it is of no known kind" if isinstance(error, UnidentifiedImageError) else error
+                bad.append((row, f"data.source: {name}: the image cannot be read: {why}"))
             if len(bad) > self.max_bad:
-                return UserError(f"{bad[-1]}. Mend it or take it out.")
+                return _too_many([fault for _, fault in bad], self.max_bad)
             row = int(self.rows[(self.rows.searchsorted(row) + 1) % len(self.rows)])
             stored = self.split[row]["image"]
         if view.number >= 0:

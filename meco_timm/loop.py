@@ -283,7 +283,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
-        self.bad.told = list(state.get("bad_images", []))
+        self.bad.told = dict(state.get("bad_images", {}))
         if self.step > self.steps or (self.step == self.steps and self.best is None):
             raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
         if self.accelerator.is_main_process:

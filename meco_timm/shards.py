@@ -71,7 +71,9 @@ class ParquetShard:
             group = int(ends.searchsorted(row, side="right"))
             column = groups.get((self.location, group), lambda group=group: self._group(group))  # type: ignore[misc]
             found.append(column[int(row - ends[group] + self.groups[group])].as_py())
-        return [stored if isinstance(stored, dict) else {"bytes": stored, "path": None} for stored in found]
+        stored = [one if isinstance(one, dict) else {"bytes": one, "path": None} for one in found]
+        names = [one["path"] or f"row {row}" for one, row in zip(stored, rows, strict=True)]
+        return [{**one, "path": f"{self.location}: {name}"} for one, name in zip(stored, names, strict=True)]
 
     def _group(self, group: int) -> pa.ChunkedArray:
         with pq.ParquetFile(local(self.location)) as file:

@@ -2,8 +2,11 @@
 
 import io
 import json
+import multiprocessing
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -13,17 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import CLASSES, ROOT, base_recipe, draw_image, write
 from hub import TOKEN, running
 from test_data import PLAIN, load, refused, seen
 
 from benchmarks import resume, scale, synthetic
+from meco_timm import evaluation, loop, tars
 from meco_timm.batches import BatchStream, shuffled
-from meco_timm.data import load_data
+from meco_timm.distiller import Supervised
 from meco_timm.errors import UserError
 from meco_timm.images import Images
-from meco_timm.sections import Data
+from meco_timm.pipeline import distill, fill_store
+from meco_timm.reading import load_recipe
+from meco_timm.recipe import Network
+from meco_timm.sections import Data, Loop
 from meco_timm.shards import RowGroups
+from meco_timm.streams import student_stream
+from meco_timm.teachers import LOGITS_ONLY
 
 IMAGES = 60
 
@@ -232,26 +242,64 @@ def test_unlabelled_images_that_nobody_would_see(tmp_path):
 # A run
 
 
-def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path):
-    """Tars, two workers, more images without labels, and one that cannot be read: every weight and every line."""
-    (tmp_path / "more").mkdir()
-    for i in range(8):
-        draw_image(i % 3, 900 + i).save(tmp_path / f"more/{i}.png")
-    (tmp_path / "more/3.png").write_bytes(b"no picture")
-    data = {"source": str(made / "tars"), "streaming": True, "image_size": 32, "workers": 2, "buffer": 8, "max_bad": 2}
-    recipe = resume.RECIPE | {"data": data | {"unlabelled": str(tmp_path / "more")}}
-    recipe |= {"zoo": {"loop": {"steps": 4}}, "loop": recipe["loop"] | {"steps": 24, "batch_size": 8}}
-    recipe |= {"teachers": [{"train": "test_resnet"}]}
-    duration = resume.to_the_end(tmp_path / "whole", recipe)
-    cuts = [resume.killed_after(tmp_path / "cut", recipe, share * duration) for share in (0.2, 0.3)]
-    assert all(cuts)
-    resume.to_the_end(tmp_path / "cut", recipe)
-    assert resume.result(tmp_path / "cut") == resume.result(tmp_path / "whole")
-    lines = [json.loads(line) for line in (tmp_path / "cut/run/metrics.jsonl").read_text().splitlines()]
-    assert [line["bad_images"] for line in lines if "bad_images" in line][-1] == 1
-    told = (tmp_path / "cut/log").read_text()
-    assert "more/3.png: the image cannot be read" in told
-    assert "student: 1 training image(s) could not be read; others stood in for them" in told
+def train(made: Path, folder: Path, die_at: int | None = None) -> None:
+    """24 steps on a stream read by two workers, from where `folder` has come to; what is seen goes into rows.jsonl."""
+    data = scale.opened(made, "tars, streaming", workers=2, buffer=8, max_bad=2, image_size=32)
+
+    class Watched(loop.Training):
+        def _next(self, batches: Any) -> Any:
+            batch = super()._next(batches)
+            with (folder / "rows.jsonl").open("a") as file:
+                file.write(json.dumps([self.step, batch.row.tolist()]) + "\n")
+            if self.step == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch
+
+    stream = student_stream(Network(model="test_resnet"), LOGITS_ONLY, 3, 32, seed=0)
+    settings = Loop(steps=24, batch_size=8, checkpoint_steps=3, log_every=4, mixup=0.2)
+    Watched(
+        Supervised(stream), settings, Accelerator(), data=data, images=data.labelled, steps=24, seed=0, folder=folder,
+        title="it",
+    ).run()  # fmt: skip
+    torch.save(stream.state_dict(), folder / "weights.pt")
+
+
+def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path, capfd):
+    """`kill -9` twice, between two checkpoints; one image cannot be read. No image is lost and none comes twice."""
+    for kind in ("whole", "cut"):
+        (tmp_path / kind).mkdir()
+    shutil.copytree(made / "tars", tmp_path / "tars")
+    broken = next((tmp_path / "tars").glob("train-*"))
+    offset = int(tars.index(str(broken), None, None)["offset"][0])
+    with broken.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(50))
+    train(tmp_path, tmp_path / "whole")
+    for die_at in (4, 17):
+        process = multiprocessing.get_context("fork").Process(target=train, args=(tmp_path, tmp_path / "cut", die_at))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    train(tmp_path, tmp_path / "cut")
+    rows = {}
+    for kind in ("whole", "cut"):
+        lines = [json.loads(line) for line in (tmp_path / kind / "rows.jsonl").read_text().splitlines()]
+        rows[kind] = dict(lines)
+        assert all(rows[kind][step] == row for step, row in lines)  # a step that is done again sees the same
+    assert rows["whole"] == rows["cut"]
+    assert rows["whole"].keys() == set(range(24))
+    states = [torch.load(tmp_path / kind / "weights.pt") for kind in ("whole", "cut")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    told = [[json.loads(line) for line in (tmp_path / kind / "metrics.jsonl").read_text().splitlines()]
+            for kind in ("whole", "cut")]  # fmt: skip
+    for line in (line for lines in told for line in lines):
+        for speed in resume.SPEEDS:
+            line.pop(speed, None)
+    assert told[0] == told[1]
+    assert [line["bad_images"] for line in told[0] if "bad_images" in line][-1] == 1
+    said = capfd.readouterr().out
+    assert re.search(r"warning: data\.source: .*train-\d+\.tar: \d+\.jpg: the image cannot be read", said)
+    assert "it: 1 training image(s) could not be read; others stood in for them" in said
 
 
 def test_a_resumed_order_goes_on_at_the_very_image(made):
@@ -307,18 +355,16 @@ def test_data_sets_of_the_hub(made, tmp_path):
         assert len(fetched) == 6  # once each: `datasets` and the reading in place share the Hub's cache
 
 
-def test_a_run_from_a_store_on_streams(made, tmp_path):
-    """Filled ahead, then trained from: rows are rows, whatever the order."""
+def test_a_run_from_a_store_on_streams(made, tmp_path, monkeypatch):
+    """Filled ahead, then trained from: rows are rows, whatever the order; a stored view knows no labels."""
+    monkeypatch.setattr(evaluation, "images_per_second", lambda *arguments: 1.0)
     recipe = base_recipe(made / "tars", tmp_path)
-    recipe["data"] |= {"streaming": True, "buffer": 8}
-    recipe |= {"teachers": [{"train": "test_resnet"}], "store": {"folder": str(tmp_path / "store"), "views": 2}}
+    recipe["data"] |= {"streaming": True, "buffer": 8, "unlabelled": str(made / "parquet")}
+    recipe |= {"teachers": [{"train": "test_resnet"}], "store": {"folder": str(tmp_path / "store"), "views": 1}}
     path = write(recipe, tmp_path)
-    from meco_timm.pipeline import distill, fill_store
-    from meco_timm.reading import load_recipe
-
     fill_store(load_recipe(path, []))
-    shards = list((tmp_path / "store").rglob("*.safetensors"))
+    shards = sorted((tmp_path / "store").rglob("*.safetensors"))
+    assert shards
     rows = distill(load_recipe(path, []))
-    assert rows[-1].name == "student"
-    assert list((tmp_path / "store").rglob("*.safetensors")) == shards  # nothing was lacking
-    assert load_data(Data.model_validate(recipe["data"]), 0).order
+    assert [row.name for row in rows] == ["test_resnet", "true ensemble", "student alone", "student"]
+    assert sorted((tmp_path / "store").rglob("*.safetensors")) == shards  # nothing was lacking
