@@ -43,6 +43,14 @@ def shuffled(size: int, seed: int, epoch: int, ends: np.ndarray | None = None, b
     return row[np.lexsort((torch.rand(size, generator=generator, dtype=torch.float64).numpy(), window))]
 
 
+def variety(labels: np.ndarray, window: int) -> float:
+    """Classes in `window` labels of this row, the mean of its windows, as a share of what labels mixed evenly give."""
+    counts = np.bincount(labels)
+    windows = [labels[i : i + window] for i in range(0, len(labels) - window + 1, window)]
+    expected = (1 - (1 - counts / len(labels)) ** window).sum()
+    return float(np.mean([len(np.unique(one)) for one in windows]) / expected)
+
+
 class BatchStream(Sampler[list[tuple[View, int]]]):
     """Endless shuffled passes over `size` images, cut into batches; every image once per epoch, no short batch.
 

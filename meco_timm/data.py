@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meco_timm.batches import BatchStream, ChosenViews
+from meco_timm.batches import BatchStream, ChosenViews, shuffled, variety
 from meco_timm.errors import UserError
 from meco_timm.images import BadImages, Batch, Images, Read, collate, transforms
+from meco_timm.progress import say_first
 from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
 from meco_timm.sections import Data
@@ -28,6 +29,7 @@ from meco_timm.shards import Shards
 from meco_timm.sources import Rows, Split, read_source, read_split, read_unlabelled
 
 NO_LABEL = -1
+SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
 
 
 def _outlive_signals(worker: int) -> None:
@@ -173,10 +175,12 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         learns = np.concatenate([learns, len(images) + np.arange(len(more))])
         hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
     view, plain = transforms(settings)
+    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad)
+    _warn_of_sorted(taught, settings.buffer, seed)
     return DataSource(
         classes=classes,
         train=Images(everything, hidden, learns, view, views, settings.max_bad),
-        labelled=Images(images, labels, labelled, view, max_bad=settings.max_bad),
+        labelled=taught,
         validation=Images(images, labels, validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
@@ -186,6 +190,19 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         buffer=settings.buffer,
         max_bad=settings.max_bad,
     )
+
+
+def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
+    """Say so where shards hold few classes each, and the buffer is too small to mix them."""
+    size = len(images)
+    if images.ends is None or buffer >= size:
+        return
+    share = variety(images.labels[images.rows[shuffled(size, seed, 0, images.ends, buffer)]], buffer)
+    if share < SORTED:
+        say_first(
+            f"warning: data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
+            f"the shards seem to be sorted, and training will suffer. Raise it ({size} mixes all), or mix the shards."
+        )
 
 
 def _followed_by(images: Rows, more: Rows) -> Rows:

@@ -13,7 +13,7 @@ from huggingface_hub import HfFileSystem, constants, hf_hub_download, snapshot_d
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from meco_timm.errors import UserError
-from meco_timm.progress import say
+from meco_timm.progress import say_first
 from meco_timm.reading import fingerprint
 
 URL = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
@@ -54,8 +54,7 @@ def fetch(locations: list[str]) -> None:
     lacking = [place.path for place in places if not _is_here(place)]
     if lacking:
         repo, revision, _ = places[0]
-        if os.environ.get("RANK", "0") == "0":
-            say(f"data    {repo}: {len(lacking)} tar(s), which have no index, are fetched before the start")
+        say_first(f"data    {repo}: {len(lacking)} tar(s), which have no index, are fetched before the start")
         snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=lacking)
 
 
@@ -65,8 +64,10 @@ def _is_here(place: Place) -> bool:
 
 
 def opened(location: str) -> IO[bytes]:
-    """A file for reading; of one on the Hub only what is read comes."""
-    return cast(IO[bytes], HfFileSystem().open(location) if place_of(location) else open(location, "rb"))
+    """A file for reading; of one on the Hub comes what is read and, without a cache, no more."""
+    if place_of(location):
+        return cast(IO[bytes], HfFileSystem().open(location, cache_type="none"))
+    return open(location, "rb")
 
 
 def stamp(location: str) -> list[Any]:
@@ -84,17 +85,25 @@ def remembered(location: str, what: str, find: Callable[[], dict[str, np.ndarray
     file = folder / f"{fingerprint([os.path.abspath(location), what])}-{fingerprint(now)}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):
-            if file.exists():
-                with np.load(file) as arrays:
-                    return dict(arrays)
-            found = find()
-            beside = file.with_suffix(".tmp.npz")
-            np.savez(beside, **found)  # type: ignore[arg-type]
-            beside.replace(file)
-            return found
-    except PermissionError:  # a cache that cannot be written is none
+        lock = FileLock(file.with_suffix(".lock")).acquire()
+    except OSError:  # a cache that cannot be written is none
         return find()
+    with lock:
+        if file.exists():
+            with np.load(file) as arrays:
+                return dict(arrays)
+        found = find()
+        _keep(file, found)
+        return found
+
+
+def _keep(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    beside = file.with_suffix(".tmp.npz")
+    try:
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
+        beside.replace(file)
+    except OSError:  # a full disk costs finding it again
+        beside.unlink(missing_ok=True)
 
 
 def refusal(error: BaseException | None, source: str) -> str | None:

@@ -23,7 +23,7 @@ from test_data import PLAIN, load, refused, seen
 
 from benchmarks import resume, scale, synthetic
 from meco_timm import evaluation, loop, tars
-from meco_timm.batches import BatchStream, shuffled
+from meco_timm.batches import BatchStream, shuffled, variety
 from meco_timm.distiller import Supervised
 from meco_timm.errors import UserError
 from meco_timm.images import Images
@@ -134,6 +134,17 @@ def test_a_buffer_mixes_neighbours_and_no_others():
 
 def test_a_buffer_of_all_is_the_order_without_shards():
     assert np.array_equal(shuffled(12, 5, 2, np.array([3, 12]), buffer=12), shuffled(12, 5, 2))
+
+
+def test_sorted_shards_are_told(made, capsys):
+    labels = np.arange(1000) % 10
+    assert variety(np.random.default_rng(0).permutation(labels), 50) == pytest.approx(1, abs=0.02)
+    assert variety(np.sort(labels), 50) == pytest.approx(0.1, abs=0.02)
+    scale.opened(made, "tars, streaming", buffer=8)
+    assert "warning: data.buffer: 8 images in a row have" in capsys.readouterr().out
+    scale.opened(made, "tars, streaming", buffer=60)
+    scale.opened(made, "class folders, streaming", buffer=8)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_process_keeps_the_row_groups_of_a_window_and_no_more(made):
