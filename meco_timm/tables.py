@@ -37,7 +37,7 @@ def open_table(kind: str, files: list[str], image: str | None, label: str | None
         return _parquet_table(files)
     if kind == "webdataset":
         return _tar_table(files, image, label)
-    if kind == "imagefolder" and not place_of(files[0]):
+    if kind == "imagefolder" and not any(map(place_of, files[:1])):
         return _file_table(files)
     raise UserError(
         f"data.streaming: parquet files, webdataset tars and class folders on this machine are read in place; this is "
@@ -107,6 +107,8 @@ def _tar_table(files: list[str], image: str | None, label: str | None) -> Table:
 
 
 def _file_table(files: list[str]) -> Table:
+    if not files:
+        raise UserError("data.source: a split has no image files.")
     folders = np.array([Path(file).parent.name for file in files])
     features: dict[str, Any] = {"image": datasets.Image()}
     if len(set(folders)) > 1:
