@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -25,12 +26,37 @@ def numbered(seed: int, number: int, repeats: int = 1) -> View:
     return View(derive(seed, "view", *divmod(number, repeats)), number)
 
 
+def shuffled(size: int, seed: int, epoch: int, ends: np.ndarray | None = None, buffer: int = 0) -> np.ndarray:
+    """The order of `size` images in an epoch, int64.
+
+    ends: where each of the runs ends that are best read in a row (shards.py). The runs are then drawn in any order and
+    laid end to end, and `buffer` neighbours at a time are mixed; where these windows begin changes with the epoch.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    if ends is None or buffer >= size:
+        return torch.randperm(size, generator=generator).numpy()
+    runs = torch.randperm(len(ends), generator=generator).numpy()
+    lengths = np.diff(ends, prepend=0)[runs]
+    row = np.repeat(ends[runs] - lengths.cumsum(), lengths) + np.arange(size)
+    first = torch.randint(buffer, (), generator=generator).item()
+    window = (np.arange(size) + first) // buffer
+    return row[np.lexsort((torch.rand(size, generator=generator, dtype=torch.float64).numpy(), window))]
+
+
+def variety(labels: np.ndarray, window: int) -> float:
+    """Classes in `window` labels of this row, the mean of its windows, as a share of what labels mixed evenly give."""
+    counts = np.bincount(labels)
+    windows = [labels[i : i + window] for i in range(0, len(labels) - window + 1, window)]
+    expected = (1 - (1 - counts / len(labels)) ** window).sum()
+    return float(np.mean([len(np.unique(one)) for one in windows]) / expected)
+
+
 class BatchStream(Sampler[list[tuple[View, int]]]):
     """Endless shuffled passes over `size` images, cut into batches; every image once per epoch, no short batch.
 
     Batch s is a function of (seed, s): process `rank` of `world` takes its part of positions [s·B·world, (s+1)·B·world)
-    in the row of all epochs' permutations, so 2 processes × B see what 1 process × 2B sees. Epoch e shows view e, or
-    e mod `views`.
+    in the row of all epochs' orders (`shuffled`, with `ends` and `buffer`), so 2 processes × B see what 1 process × 2B
+    sees. Epoch e shows view e, or e mod `views`.
     """
 
     def __init__(
@@ -44,11 +70,14 @@ class BatchStream(Sampler[list[tuple[View, int]]]):
         world: int = 1,
         repeats: int = 1,
         views: int | None = None,
+        ends: np.ndarray | None = None,
+        buffer: int = 0,
     ):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
         self.repeats, self.views = repeats, views
-        self._epoch, self._views, self._order = -1, [PLAIN], [0]
+        self.ends, self.buffer = ends, buffer
+        self._epoch, self._views, self._order = -1, [PLAIN], np.zeros(1, dtype=np.int64)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -63,11 +92,10 @@ class BatchStream(Sampler[list[tuple[View, int]]]):
         image, repeat = divmod(position, self.repeats)
         epoch, i = divmod(image, self.size)
         if self._epoch != epoch:
-            generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
-            self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
+            self._epoch, self._order = epoch, shuffled(self.size, self.seed, epoch, self.ends, self.buffer)
             first = (epoch % self.views if self.views else epoch) * self.repeats
             self._views = [numbered(self.seed, first + n, self.repeats) for n in range(self.repeats)]
-        return self._views[repeat], self._order[i]
+        return self._views[repeat], int(self._order[i])
 
 
 class ChosenViews(Sampler[list[tuple[View, int]]]):

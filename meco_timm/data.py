@@ -1,4 +1,4 @@
-"""2 · The batch: data sets, transforms, loaders.
+"""2 · The batch: data sets, splits, loaders.
 
 Images travel un-normalised: uint8, B×3×H×W. Every network normalises for itself (streams.py). A training batch is a
 function of (seed, step) and an image's augmentation a function of (seed, view, index), one view per epoch, so that
@@ -6,95 +6,30 @@ neither the number of workers nor an interruption changes what is seen. Views ma
 the teachers say of them can be kept (store.py).
 """
 
-import io
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meco_timm.batches import PLAIN, BatchStream, ChosenViews, View
+from meco_timm.batches import BatchStream, ChosenViews, shuffled, variety
 from meco_timm.errors import UserError
-from meco_timm.randomness import derive, reseed
+from meco_timm.images import BadImages, Batch, Images, Read, collate, transforms
+from meco_timm.progress import say_first
+from meco_timm.randomness import derive
 from meco_timm.reading import fingerprint
 from meco_timm.sections import Data
-from meco_timm.sources import Split, read_source, read_split
+from meco_timm.shards import Shards
+from meco_timm.sources import Rows, Split, read_source, read_split, read_unlabelled
 
 NO_LABEL = -1
-
-
-class Batch(NamedTuple):
-    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. row: int64, B, place in the source split.
-    view: int64, B, number of the augmented view, -1 of a plain image."""
-
-    image: Tensor
-    label: Tensor
-    row: Tensor
-    view: Tensor
-
-
-class Images(torch.utils.data.Dataset):
-    """Rows `rows` of a split, decoded on demand. Asked for (view, i) it gives that view, for i the plain image.
-
-    `views`: after so many epochs of training its views repeat; None for never.
-    """
-
-    def __init__(
-        self,
-        split: datasets.Dataset,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        transform: Any,
-        views: int | None = None,
-    ):
-        self.split, self.labels, self.rows, self.transform, self.views = split, labels, rows, transform, views
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, keys: list[Any]) -> list[tuple[Tensor, int, int, int] | UserError]:
-        """All of a batch at once, which `datasets` reads ten times faster than row by row."""
-        keys = [key if isinstance(key, tuple) else (PLAIN, key) for key in keys]
-        return self.at([int(self.rows[i]) for _, i in keys], [view for view, _ in keys])
-
-    def at(self, rows: list[int], views: list[View]) -> list[tuple[Tensor, int, int, int] | UserError]:
-        """The same by rows of the split."""
-        stored = self.split[rows]["image"]
-        return [self._view(*item) for item in zip(stored, rows, views, strict=True)]
-
-    def _view(self, stored: dict[str, Any], row: int, view: View) -> tuple[Tensor, int, int, int] | UserError:
-        try:
-            image = _decode(stored)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            name = stored.get("path") or f"row {row}"
-            return UserError(f"data.source: {name}: the image cannot be read: {error}. Mend it or take it out.")
-        if view.number >= 0:
-            reseed(view.seed, row)
-        return self.transform(image), int(self.labels[row]), row, view.number
-
-
-def _decode(stored: dict[str, Any]) -> Image.Image:
-    source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
-    with Image.open(source) as image:
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-
-
-def _collate(items: list[Any]) -> Batch | UserError:
-    """Errors are handed over as values: raised in a worker they would reach the user inside a traceback."""
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    images, *numbers = zip(*items, strict=True)
-    return Batch(torch.stack(images), *map(torch.tensor, numbers))
+SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
 
 
 def _outlive_signals(worker: int) -> None:
@@ -114,8 +49,8 @@ def _outlive_signals(worker: int) -> None:
 @dataclass
 class DataSource:
     """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
-    `validation`, `test`, and the class names. `identity` changes when the images, labels or splits do, `order` when the
-    images or their order do, whatever the splits."""
+    `validation`, `test`, and the class names. `identity` changes when the labelled images, their splits or the way
+    through them do, `order` when any images or their rows do, whatever the splits."""
 
     classes: list[str]
     train: Images
@@ -126,32 +61,58 @@ class DataSource:
     workers: int
     repeats: int = 1
     order: str = ""
+    buffer: int = 0
+    max_bad: int = 0
 
     def batches(
-        self, images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        bad: BadImages | None = None,
     ) -> Iterator[Batch]:
-        """Training batches `start` to `stop`; raises `UserError` naming an image that cannot be read."""
+        """Training batches `start` to `stop`. `bad` is told of images that cannot be read.
+
+        Raises:
+            UserError: an image more than `data.max_bad` cannot be read, or a shard; it is named.
+        """
         check_batch(images, batch_size, world)
-        order = BatchStream(len(images), batch_size, seed, start, stop, rank, world, self.repeats, images.views)
+        order = BatchStream(
+            len(images),
+            batch_size,
+            seed,
+            start,
+            stop,
+            rank,
+            world,
+            self.repeats,
+            images.views,
+            images.ends,
+            self.buffer,
+        )
         workers = self.workers if stop - start > 1 else 0
-        return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
+        return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images, bad)
 
     def chosen(self, images: Images, views: Tensor, rows: Tensor, batch_size: int, seed: int) -> Iterator[Batch]:
         """Views of images by number and row, N each, as `batches` with this seed shows them."""
         places = torch.from_numpy(images.rows.searchsorted(rows.numpy()))
         order = ChosenViews(torch.stack([views, places], 1), batch_size, seed, self.repeats)
         workers = self.workers if len(order) > 1 else 0
-        return _checked(self._loader(images, batch_sampler=order, num_workers=workers))
+        return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images)
 
     def in_order(self, images: Images, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Every `world`-th image from `rank` on, once and in order, for evaluation."""
         mine = range(rank, len(images), world)
         workers = self.workers if len(mine) > 2000 else 0  # starting workers costs more than decoding a few images
-        return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers))
+        return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers), images)
 
     def _loader(self, images: Images, **options: Any) -> DataLoader:
         pin = torch.cuda.is_available()
-        return DataLoader(images, collate_fn=_collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
+        return DataLoader(images, collate_fn=collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
 
 
 def check_batch(images: Images, batch_size: int, world: int) -> None:
@@ -163,12 +124,15 @@ def check_batch(images: Images, batch_size: int, world: int) -> None:
         )
 
 
-def _checked(loader: DataLoader) -> Iterator[Batch]:
+def _checked(loader: DataLoader, images: Images, bad: BadImages | None = None) -> Iterator[Batch]:
+    bad = BadImages(images.max_bad) if bad is None else bad
     try:
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        for read in loader:
+            if isinstance(read, UserError):
+                raise read
+            found: Read = read
+            bad.add(found.bad)
+            yield found.batch
     except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
         raise RuntimeError(f"DataLoader worker is gone: {error}") from error
 
@@ -200,20 +164,52 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
-    view, plain = _transforms(settings)
+    learns = train if settings.student_sees == "all" else labelled
     truth, sample = labels.tolist(), _sample(images)
     parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
+    parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
+    everything, order = images, [classes, truth, sample]
+    if settings.unlabelled is not None:
+        more = read_unlabelled(settings)
+        everything, order = _followed_by(images, more), [*order, len(more), _sample(more)]
+        learns = np.concatenate([learns, len(images) + np.arange(len(more))])
+        hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
+    view, plain = transforms(settings)
+    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad)
+    _warn_of_sorted(taught, settings.buffer, seed)
     return DataSource(
         classes=classes,
-        train=Images(images, hidden, train if settings.student_sees == "all" else labelled, view, views),
-        labelled=Images(images, labels, labelled, view),
+        train=Images(everything, hidden, learns, view, views, settings.max_bad),
+        labelled=taught,
         validation=Images(images, labels, validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
-        order=fingerprint([classes, truth, sample]),
+        order=fingerprint(order),
+        buffer=settings.buffer,
+        max_bad=settings.max_bad,
     )
+
+
+def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
+    """Say so where shards hold few classes each, and the buffer is too small to mix them."""
+    size = len(images)
+    if images.ends is None or buffer >= size:
+        return
+    share = variety(images.labels[images.rows[shuffled(size, seed, 0, images.ends, buffer)]], buffer)
+    if share < SORTED:
+        say_first(
+            f"warning: data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
+            f"the shards seem to be sorted, and training will suffer. Raise it ({size} mixes all), or mix the shards."
+        )
+
+
+def _followed_by(images: Rows, more: Rows) -> Rows:
+    """Both in a row; they are of one kind, since `data.streaming` holds for both."""
+    if isinstance(images, Shards) and isinstance(more, Shards):
+        return images.followed_by(more)
+    return datasets.concatenate_datasets([images, more])
 
 
 def whole_split(settings: Data, split: str | None) -> DataSource:
@@ -223,41 +219,8 @@ def whole_split(settings: Data, split: str | None) -> DataSource:
         UserError: as for `load_data`.
     """
     classes, found = read_split(settings, split or settings.test_split)
-    images = Images(*found, np.arange(len(found.labels)), _transforms(settings)[1])
+    images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
     return DataSource(classes, images, images, images, images, fingerprint(classes), settings.workers)
-
-
-def _transforms(settings: Data) -> tuple[Any, Any]:
-    """timm's transforms for training and evaluation, both ending in uint8 3×H×W."""
-    common: dict[str, Any] = {
-        "input_size": settings.image_size,
-        "interpolation": settings.interpolation,
-        "crop_pct": settings.crop_pct,
-        "normalize": False,
-    }
-    a = settings.augmentation
-    view = create_transform(
-        **common,
-        is_training=True,
-        train_crop_mode=a.crop_mode,
-        scale=tuple(a.scale),
-        ratio=tuple(a.ratio),
-        hflip=a.hflip,
-        vflip=a.vflip,
-        color_jitter=a.color_jitter or None,
-        auto_augment=a.auto_augment,
-    )
-    transforms = view, create_transform(**common, is_training=False)
-    for transform in transforms:
-        transform.transforms[-1] = _as_tensor
-    return transforms
-
-
-def _as_tensor(image: Image.Image) -> Tensor:
-    """uint8, 3×H×W, as torchvision's: of lines, not pixels, which a batch is put together from a third faster."""
-    width, height = image.size
-    lines = torch.frombuffer(bytearray(image.tobytes("raw", "RGB;L")), dtype=torch.uint8)
-    return lines.view(height, 3, width).permute(1, 0, 2)
 
 
 def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
@@ -280,8 +243,11 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leav
     return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
 
 
-def _sample(split: datasets.Dataset) -> list[str]:
-    """Names for 64 images spread over the split: enough to tell another data set, cheap for a large one."""
+def _sample(split: Rows) -> list[Any]:
+    """What tells another data set of the same labels, cheaply: the digests of 64 images spread over it, or the stamps
+    of its shards."""
+    if isinstance(split, Shards):
+        return split.stamp()
     rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)
     stored = (split[int(row)]["image"] for row in rows)
     return [fingerprint((s["bytes"] or Path(s["path"]).read_bytes()).hex()) for s in stored]

@@ -21,6 +21,7 @@ from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distiller import gradient_shares
 from meco_timm.errors import UserError
 from meco_timm.evaluation import validate
+from meco_timm.images import BadImages
 from meco_timm.metrics import MetricLines
 from meco_timm.mixing import Mixing
 from meco_timm.optimizers import Guard, make_optimizer, make_schedule, set_memory
@@ -81,6 +82,7 @@ class Training:
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
         self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.bad = BadImages(data.max_bad, accelerator.is_main_process)
         self.best: Best | None = None
         self.step = 0
         self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
@@ -148,6 +150,7 @@ class Training:
             "images_per_s": (self.step - step) * self._images_per_step / seconds,
             "data_wait": min(waited / seconds, 1.0),
             "skipped_steps": int(self.skipped[0]),
+            **self.bad.count(self.accelerator),
         }
         if self.accelerator.trackers:
             values = {name: loss.item() for name, loss in losses.items()}
@@ -205,7 +208,7 @@ class Training:
         parts, a = self.settings.accumulation, self.accelerator
         seed, size = derive(self.seed, "batches"), self.settings.batch_size
         start, stop = self.step * parts, self.steps * parts
-        return self.data.batches(self.images, size, seed, start, stop, a.process_index, a.num_processes)
+        return self.data.batches(self.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad)
 
     @property
     def _validate_every(self) -> int:
@@ -234,6 +237,7 @@ class Training:
         return scores
 
     def _finish(self) -> Stream:
+        self.bad.tell(self.title)
         assert self.best is not None  # the last step validates
         student = self.shards.stream
         student.model.load_state_dict(self.best.state)
@@ -242,6 +246,7 @@ class Training:
 
     def _checkpoint(self) -> None:
         a = self.accelerator
+        self.bad.count(a)
         if self.skipped[1] or not (a.is_main_process or self.shards.spread):  # a state amid failing steps may be spoilt
             return
         weights, optimizer = self.shards.states(self._module, self.optimizer)
@@ -255,6 +260,7 @@ class Training:
             "scaler": a.scaler.state_dict() if a.scaler else None,
             "ema": self.ema.state_dict() if self.ema else None,
             "skipped": self.skipped,
+            "bad_images": self.bad.told,
             "best": tuple(self.best) if self.best else None,
         }
         self.checkpoints.save(self.step, state)
@@ -277,6 +283,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
+        self.bad.told = dict(state.get("bad_images", {}))
         if self.step > self.steps or (self.step == self.steps and self.best is None):
             raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
         if self.accelerator.is_main_process:

@@ -1,5 +1,6 @@
 """What the user sees while a loop runs: a live bar on a terminal, a plain line now and then in a file."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -46,3 +47,9 @@ class Ticker:
 def say(text: str) -> None:
     """A line for the user; call it on the main process only."""
     print(text, file=sys.stdout, flush=True)
+
+
+def say_first(text: str) -> None:
+    """A line for the user where nothing is known of processes yet: the first of the launch says it."""
+    if os.environ.get("RANK", "0") == "0":
+        say(text)

@@ -45,13 +45,28 @@ class Data(Section):
 
     source: str
     """A Hub id (`zalando-datasets/fashion_mnist`), a folder of class folders (directly, or under `train/` and
-    `test/`), or a folder of parquet files named `train*` and `test*`."""
+    `test/`), or a folder of parquet files or webdataset tars named `train*` and `test*`. Where labels are numbers, a
+    file `classes.txt` in it may name the classes, one a line."""
     subset: str | None = None
     """Which of several data sets under one Hub id (its "subset" or configuration), as `cropped_digits` of SVHN."""
+    streaming: bool = False
+    """Read parquet files and webdataset tars where they lie, without a copy in the cache of `datasets`: for sets of the
+    size of ImageNet. Of a Hub id, parquet files come as they are met and tars before the start. Batches stay a function
+    of (seed, step)."""
+    buffer: Annotated[int, Field(gt=0)] = 2048
+    """With `streaming`, training goes through shards in an order drawn anew each epoch, and mixes so many images in a
+    row. Each loader process keeps about so many undecoded images of parquet files in memory (110 kB each of ImageNet).
+    As many as there are training images, or more: mixed as without `streaming`."""
+    unlabelled: str | None = None
+    """More images, whose labels are not known or not looked at: a Hub id or folder as `source` may be, or a folder of
+    plain image files. The student learns from them too; teachers and the student alone do not see them."""
+    max_bad: Annotated[int, Field(ge=0)] = 0
+    """How many training images of a run may be unreadable: each is named, and the next readable one stands in for it.
+    One more stops the run. Validation and test images must all be readable."""
     image_column: str | None = None
-    """Column of images; found by itself when there is only one."""
+    """Column of images, or of tars the extension; found by itself when there is only one."""
     label_column: str | None = None
-    """Column of class labels; found by itself when there is only one."""
+    """Column of class labels, or of tars an extension or a key of the json; found by itself when there is only one."""
     train_split: str = "train"
     """Split to train on; the validation images are taken out of it."""
     test_split: str | None = None
@@ -75,6 +90,12 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes per device; results do not depend on it."""
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _unlabelled_are_seen(self) -> "Data":
+        if self.unlabelled is not None and self.student_sees == "labelled":
+            raise ValueError("unlabelled images are for the student, which sees only the labelled ones; drop one key")
+        return self
 
 
 class Loop(Section):

@@ -1,20 +1,45 @@
-"""2 · Where images and labels come from: class folders, parquet files or a Hub id, opened by `datasets` and checked."""
+"""2 · Where images and labels come from: class folders, parquet files, tars or a Hub id, opened and checked.
 
+`datasets` finds the files and their splits; it also reads them, unless they are read in place (tables.py).
+"""
+
+import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
+from huggingface_hub import hf_hub_download
 
 from meco_timm.errors import UserError, did_you_mean
+from meco_timm.remote import refusal
 from meco_timm.sections import Data
+from meco_timm.shards import Shards
+from meco_timm.tables import Table, open_table
+from meco_timm.tars import IMAGES
+
+SPLITS = ("train", "test", "validation", "val")  # names of folders
+Rows: TypeAlias = datasets.Dataset | Shards  # `rows[list of int]["image"]` gives undecoded images
 
 
 class Split(NamedTuple):
-    """images: rows with an undecoded `image`. labels: int64, one per row."""
+    """labels: int64, one per row."""
 
-    images: datasets.Dataset
+    images: Rows
     labels: np.ndarray
+
+
+class Located(NamedTuple):
+    """Files of a split that are to be read in place; kind as `datasets` calls it."""
+
+    kind: str
+    files: list[str]
+
+    def table(self, settings: Data) -> Table:
+        return open_table(self.kind, self.files, settings.image_column, settings.label_column)
+
+
+Source: TypeAlias = dict[str, datasets.Dataset] | dict[str, Located]
 
 
 def read_source(settings: Data) -> tuple[list[str], Split, Split | None]:
@@ -55,20 +80,61 @@ def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
     return classes, found
 
 
-def _open(settings: Data) -> datasets.DatasetDict:
-    """All splits of the source: a folder (class folders or parquet) or a Hub id; `datasets` tells them apart."""
+def read_unlabelled(settings: Data) -> Rows:
+    """The images of `data.unlabelled`: its training split, or its first.
+
+    Raises:
+        UserError: it cannot be opened, or holds no images.
+    """
+    settings = settings.model_copy(update={"source": settings.unlabelled, "label_column": None})
+    source = _open(settings, "unlabelled")
+    found: Any = source.get(settings.train_split) or next(iter(source.values()))
+    split = found.table(settings) if isinstance(found, Located) else found
+    images = _images(split, _image_column(split.features, settings), settings)
+    if len(images) == 0:
+        raise UserError(f"data.unlabelled: {settings.source} has no images.")
+    return images
+
+
+def _open(settings: Data, key: str = "source") -> Source:
+    """All splits of a folder or Hub id; `datasets` tells which it is and what lies in it."""
     folder = Path(settings.source)
     looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
     if folder.is_dir():
-        _check_class_folders(folder)
+        if key == "source":
+            _check_class_folders(folder)
     elif looks_local or folder.exists() or folder.parent.is_dir():
         near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"data.source: there is no folder {folder}.{did_you_mean(folder, near)}")
+        raise UserError(f"data.{key}: there is no folder {folder}.{did_you_mean(folder, near)}")
+    if settings.streaming and folder.is_dir() and not _has_shards(folder):
+        return _image_files(folder)
     datasets.disable_progress_bars()
+    name = str(folder.resolve()) if folder.is_dir() else settings.source
     try:
-        return datasets.load_dataset(str(folder.resolve()) if folder.is_dir() else settings.source, settings.subset)
+        if not settings.streaming:
+            return datasets.load_dataset(name, settings.subset)
+        builder = datasets.load_dataset_builder(name, settings.subset)
+        kind = type(builder).__module__.rpartition(".")[2]
+        return {str(split): Located(kind, list(files)) for split, files in (builder.config.data_files or {}).items()}
     except Exception as error:  # the library raises many kinds; all of them mean that the source cannot be used
-        raise UserError(f"data.source: {settings.source}: cannot be loaded: {_last_line(error)}") from error
+        told = refusal(error, settings.source) or f"{settings.source}: cannot be loaded: {_last_line(error)}"
+        raise UserError(f"data.{key}: {told}") from error
+
+
+def _has_shards(folder: Path) -> bool:
+    endings = (".parquet", ".tar", ".tar.gz")
+    return any(name.endswith(endings) for _, _, names in os.walk(folder) for name in names)
+
+
+def _image_files(folder: Path) -> dict[str, Located]:
+    """Class folders as `datasets` has them, in its order; it takes milliseconds for each file to find them."""
+    splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()} or {"train": folder}
+    found = {}
+    for split, place in splits.items():
+        files = (os.path.join(at, name) for at, _, names in os.walk(place.resolve()) for name in names)
+        images = sorted(f for f in files if f.rpartition(".")[2].lower() in IMAGES and not Path(f).name.startswith("."))
+        found["validation" if split == "val" else split] = Located("imagefolder", images)
+    return found
 
 
 def _last_line(error: BaseException) -> str:
@@ -78,9 +144,9 @@ def _last_line(error: BaseException) -> str:
 
 def _check_class_folders(folder: Path) -> None:
     """`datasets` drops an empty class folder silently, and with it a class; say so instead."""
-    if any(folder.rglob("*.parquet")):
+    if _has_shards(folder):
         return
-    splits = [p for p in folder.iterdir() if p.is_dir() and p.name in ("train", "test", "validation", "val")]
+    splits = [p for p in folder.iterdir() if p.is_dir() and p.name in SPLITS]
     for split in splits or [folder]:
         classes = sorted(p for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
         if len(classes) < 2:
@@ -90,7 +156,7 @@ def _check_class_folders(folder: Path) -> None:
                 raise UserError(f"data.source: the class folder {name} is empty. Fill it or take it away.")
 
 
-def _choose_splits(source: datasets.DatasetDict, settings: Data) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+def _choose_splits(source: Source, settings: Data) -> tuple[Any, Any]:
     """Training and test split by name; None where the test images must be taken out of the training split."""
     names = list(source)
     for key, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
@@ -105,30 +171,65 @@ def _choose_splits(source: datasets.DatasetDict, settings: Data) -> tuple[datase
     return train, None
 
 
-def _columns(split: datasets.Dataset, settings: Data, known: list[str] | None = None) -> tuple[Split, list[str]]:
+def _columns(found: Any, settings: Data, known: list[str] | None = None) -> tuple[Split, list[str]]:
     """The split with its image column as `image` (undecoded), and its class names.
 
     `known` are the classes of a column that does not name its own: a test split need not show all of them.
     """
+    split = found.table(settings) if isinstance(found, Located) else found
     features = split.features
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image = _one_column("image_column", settings.image_column, images, list(features))
-    classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [name for name in ("label", "labels", "class", "cls", "target") if name in features]
-    label = _one_column("label_column", settings.label_column, classed or plain, list(features))
-    kind = features[label]
+    image, label = _image_column(features, settings), _label_column(features, settings)
+    kind, values = features[label], _values(split, label)
+    if isinstance(kind, dict):  # the json of a tar
+        kind, values = kind["label"], [value["label"] for value in values]
     if isinstance(kind, datasets.ClassLabel) or "int" in getattr(kind, "dtype", ""):
-        labels = np.asarray(split.with_format("numpy")[label][:], dtype=np.int64)
-        named = kind.names if isinstance(kind, datasets.ClassLabel) else known
+        labels = np.asarray(values, dtype=np.int64)
+        named = kind.names if isinstance(kind, datasets.ClassLabel) else known or _class_file(settings.source)
         names = list(named or map(str, range(labels.max(initial=-1) + 1)))
     else:
-        words = [str(word) for word in split.with_format(None)[label][:]]
+        words = [str(word) for word in values]
         names = sorted({*words, *(known or [])})
         place = {name: i for i, name in enumerate(names)}
         labels = np.array([place[word] for word in words], dtype=np.int64)
-    split = split.select_columns([image])
-    split = split if image == "image" else split.rename_column(image, "image")
-    return Split(split.cast_column("image", datasets.Image(decode=False)), labels), names
+    return Split(_images(split, image, settings), labels), names
+
+
+def _image_column(features: dict[str, Any], settings: Data) -> str:
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    return _one_column("image_column", settings.image_column, images, list(features))
+
+
+def _label_column(features: dict[str, Any], settings: Data) -> str:
+    classed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    plain: list[str] = [name for name in ("label", "labels", "class", "cls", "target") if name in features]
+    told = [name for name, kind in features.items() if name == "json" and isinstance(kind, dict) and "label" in kind]
+    return _one_column("label_column", settings.label_column, classed or plain or told, list(features))
+
+
+def _values(split: datasets.Dataset | Table, column: str) -> Any:
+    if isinstance(split, Table):
+        return split.values(column)
+    numbers = "int" in getattr(split.features[column], "dtype", "")
+    return split.with_format("numpy" if numbers else None)[column][:]
+
+
+def _images(split: datasets.Dataset | Table, column: str, settings: Data) -> Rows:
+    if isinstance(split, Table):
+        return split.images(column, settings.buffer)
+    split = split.select_columns([column])
+    split = split if column == "image" else split.rename_column(column, "image")
+    return split.cast_column("image", datasets.Image(decode=False))
+
+
+def _class_file(source: str) -> list[str] | None:
+    """Class names of a file `classes.txt`, one a line, beside images whose labels are numbers."""
+    file = Path(source) / "classes.txt"
+    if not Path(source).is_dir():
+        try:
+            file = Path(hf_hub_download(source, "classes.txt", repo_type="dataset"))
+        except OSError:
+            return None
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else None
 
 
 def _one_column(key: str, named: str | None, found: list[str], columns: list[str]) -> str:
@@ -138,7 +239,8 @@ def _one_column(key: str, named: str | None, found: list[str], columns: list[str
         return named
     if len(found) != 1:
         what = "none was found" if not found else f"several fit ({', '.join(found)})"
-        raise UserError(f"data.{key}: {what}; name one of the columns {', '.join(columns)}.")
+        hint = " Images without labels are for data.unlabelled, beside labelled ones." if key == "label_column" else ""
+        raise UserError(f"data.{key}: {what}; name one of the columns {', '.join(columns)}.{hint}")
     return found[0]
 
 

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
 TOKEN = "hf_aSecretThatMustNeverBeSeen"
 LARGE = (".safetensors", ".png")  # kept as LFS objects
+PUBLIC = ("README.md", ".huggingface.yaml")  # what those who were not let in may read of a gated repository
 ATTRIBUTES = {".gitattributes": b"*.safetensors filter=lfs\n"}
 
 # huggingface.co/docs/hub/repositories-licenses, those that a card of ours may name
@@ -79,6 +80,7 @@ class Repo:
     """commits: id → files of that state; branches: name → commit."""
 
     private: bool = False
+    gated: int = 0  # the status that answers a request for a file: 401, 403
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
@@ -214,6 +216,19 @@ class Handler(BaseHTTPRequestHandler):
             {"id": name, "modelId": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []}
         )
 
+    def paths(self, body: bytes, name: str, revision: str) -> None:
+        if (repo := self.repo(name)) and (files := repo.files(revision)) is not None:
+            asked = parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
+            self.answer([entry(path, files[path]) for path in asked if path in files])
+
+    def tree(self, body: bytes, name: str, revision: str, folder: str = "") -> None:
+        if not (repo := self.repo(name)):
+            return
+        below = [entry(p, data) for p, data in (repo.files(revision) or {}).items() if p.startswith(folder)]
+        if not below:
+            return self.answer({"error": "EntryNotFound"}, 404, {"X-Error-Code": "EntryNotFound"})
+        self.answer(below)
+
     def preupload(self, body: bytes, name: str, revision: str) -> None:
         if not (repo := self.repo(name)):
             return
@@ -252,6 +267,8 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, body: bytes, name: str, revision: str, path: str) -> None:
         if not (repo := self.repo(name)):
             return
+        if repo.gated and path not in PUBLIC:
+            return self.answer({"error": "Access is restricted"}, repo.gated, {"X-Error-Code": "GatedRepo"})
         files = repo.files(revision)
         if files is None or path not in files:
             code = "RevisionNotFound" if files is None else "EntryNotFound"
@@ -261,13 +278,24 @@ class Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": repo.branches.get(revision, revision),
             "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
         }
-        self.answer(data, 200, headers | {"Content-Length": str(len(data))})
+        if (part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))) and self.command == "GET":
+            first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            data = data[first : last + 1]
+        status = 206 if "Content-Range" in headers else 200
+        self.answer(data, status, headers | {"Content-Length": str(len(data))})
 
 
 def large(path: str, data: bytes) -> dict[str, Any]:
     """What the Hub tells of a file that is kept as an LFS object."""
     sha = hashlib.sha256(data).hexdigest()
     return {"lfs": {"sha256": sha, "size": len(data), "pointerSize": 130}} if path.endswith(LARGE) else {}
+
+
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """A file in a listing."""
+    blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    return {"type": "file", "path": path, "size": len(data), "oid": blob, **large(path, data)}
 
 
 def _upload_mode(path: str, there: dict[str, bytes]) -> dict[str, Any]:
@@ -287,6 +315,12 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("POST", f"/api/models/{NAME}/branch/(.+)", Handler.branch),
     ("GET", f"/api/models/{NAME}", Handler.info),
     ("GET", f"/api/models/{NAME}/revision/(.+)", Handler.info),
+    ("GET", f"/api/datasets/{NAME}", Handler.info),
+    ("GET", f"/api/datasets/{NAME}/revision/(.+)", Handler.info),
+    ("POST", f"/api/datasets/{NAME}/paths-info/(.+)", Handler.paths),
+    ("GET", f"/api/datasets/{NAME}/tree/([^/]+)", Handler.tree),
+    ("GET", f"/api/datasets/{NAME}/tree/{FILE}", Handler.tree),
+    ("GET HEAD", f"/datasets/{NAME}/resolve/{FILE}", Handler.resolve),
     ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
     ("POST", f"/{NAME}.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/objects/(.+)", Handler.put),
