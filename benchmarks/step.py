@@ -73,7 +73,7 @@ def zoo_of(teachers: Iterable[Any], settings: Recipe) -> Zoo:
 def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     """The package's own training, as it is before its first step; without a zoo on labels."""
     student_stream = stream(student, settings)
-    data: Any = SimpleNamespace(classes=range(student.num_classes))  # batches in memory stand in for it
+    data: Any = SimpleNamespace(classes=range(student.num_classes), max_bad=0)  # batches in memory stand in for it
     return Training(
         Distiller(student_stream, settings, student.num_classes) if zoo else Supervised(student_stream),
         settings.loop,
