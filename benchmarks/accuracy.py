@@ -162,7 +162,7 @@ def picture(results: list[dict[str, Any]], base: str, title: str, file: Path) ->
     axes.plot(ensembles, range(len(arms)), "D", color="#D55E00", markersize=4, label="its true ensemble")
     axes.axvline(0, color="0.4", linewidth=1, label="student alone")
     axes.set_yticks(range(len(arms)), [f"{arm} (base)" if arm == base else arm for arm in arms])
-    axes.set_xlabel("test top-1 minus the same network alone, percentage points (95 % interval over paired seeds)")
+    axes.set_xlabel("test top-1 minus the student alone, points (95 % interval over seeds)")
     axes.set_title(title, loc="left", fontsize="medium")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right", frameon=False, fontsize="small")
