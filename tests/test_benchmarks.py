@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import data, ensemble_size, memory, peers, prediction, rehearsals, step, stored
+from benchmarks import data, ensemble_size, memory, peers, prediction, rehearsals, sides, step, stored
 from meco_timm import load_recipe
 
 TINY: dict[str, Any] = {"student": "test_resnet", "teacher": "test_resnet", "size": 32, "batch": 4, "rows": 20}
@@ -80,9 +80,9 @@ def test_peers(tmp_path, monkeypatch):
         student="test_resnet", teachers=["test_resnet", "test_byobnet", "test_vit"], size=32, batch=8, steps=3,
         teacher_steps=1, lr=1e-3, zoo=tmp_path / "zoo", store=None,
     )  # fmt: skip
-    batches = peers.batches_of(args, peers.data_of(args))
-    sides = {name: peers.make_side(name, args, batches) for name in peers.SIDES if "stored" not in name}
-    losses = {name: [side.step().item() for _ in range(3)] for name, side in sides.items()}
+    batches = sides.batches_of(args, sides.data_of(args))
+    made = {name: sides.make_side(name, args, batches) for name in sides.SIDES if "stored" not in name}
+    _, losses = peers.trained(made, args)
     for name in ("torchdistill 1", "ours 1"):
         assert losses[name] == pytest.approx(losses["timm 1"], rel=1e-3)
     assert losses["torchdistill 3"] == pytest.approx(losses["timm 3"], rel=1e-3)
