@@ -143,28 +143,13 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     Raises:
         UserError: the source, a split, a column or the labels are not what the recipe says.
     """
-    classes, (images, labels), test = read_source(settings)
+    classes, train, test = read_source(settings)
     if test is None:
-        size = round(settings.test_fraction * len(labels))
-        held_out = _stratified(labels, np.arange(len(labels)), size, derive(seed, "test"), leave_one=True)
-        rest = np.setdiff1d(np.arange(len(labels)), held_out)
-        test = Split(images.select(held_out), labels[held_out])
-        images, labels = images.select(rest), labels[rest]
-    rows = np.arange(len(labels))
-    size = round(settings.validation * len(rows))
-    validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
-    train = np.setdiff1d(rows, validation)
-    labelled = train
-    if settings.labelled is not None:
-        if not len(classes) <= settings.labelled <= len(train):
-            raise UserError(
-                f"data.labelled: {settings.labelled} must lie between {len(classes)} (one per class) and "
-                f"{len(train)} (the training images without the validation split)."
-            )
-        labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
+        train, test = _hold_out(train, settings.test_fraction, seed)
+    images, labels = train
+    learns, labelled, validation = _choose_rows(labels, len(classes), settings, seed)
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
-    learns = train if settings.student_sees == "all" else labelled
     truth, sample = labels.tolist(), _sample(images)
     parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
     parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
@@ -190,6 +175,34 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         buffer=settings.buffer,
         max_bad=settings.max_bad,
     )
+
+
+def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """(the rest, a share of the images for the test)."""
+    images, labels = split
+    rows = np.arange(len(labels))
+    held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
+    rest = np.setdiff1d(rows, held_out)
+    return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
+
+
+def _choose_rows(
+    labels: np.ndarray, classes: int, settings: Data, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that the student learns from, those whose labels may be used, and those of the validation split."""
+    rows = np.arange(len(labels))
+    size = round(settings.validation * len(rows))
+    validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
+    train = np.setdiff1d(rows, validation)
+    if settings.labelled is None:
+        return train, train, validation
+    if not classes <= settings.labelled <= len(train):
+        raise UserError(
+            f"data.labelled: {settings.labelled} must lie between {classes} (one per class) and "
+            f"{len(train)} (the training images without the validation split)."
+        )
+    labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
+    return train if settings.student_sees == "all" else labelled, labelled, validation
 
 
 def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
