@@ -37,7 +37,8 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lam
     console.print(_data_line(recipe, data))
     console.print(_networks(recipe, student, teachers, data.classes))
     tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
-    console.print(_blocks(recipe, tapped))
+    if recipe.alignment.blocks:
+        console.print(_blocks(recipe, tapped))
     for line in (
         *cost_lines(recipe, student, teachers, data, processes),
         *more(student, teachers),

@@ -213,9 +213,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _no_idle_blocks(self) -> "Recipe":
         """Blocks that nothing looks at would still be computed, and kept in a store."""
-        d = self.discriminators
-        seen = self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
-        if not seen and "blocks" not in self.alignment.model_fields_set:
+        if not self.compares_blocks and "blocks" not in self.alignment.model_fields_set:
             self.alignment = self.alignment.model_copy(update={"blocks": 0})
         return self
 
@@ -237,6 +235,12 @@ class Recipe(Section):
         self.zoo = self.zoo.model_copy(update={"loop": self.loop.changed_by(self.zoo.loop)})
         self.teachers = [t.model_copy(update={"loop": self.zoo.loop.changed_by(t.loop)}) for t in self.teachers]
         return self
+
+    @property
+    def compares_blocks(self) -> bool:
+        """Whether a loss or a discriminator looks at blocks."""
+        d = self.discriminators
+        return self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
 
     @property
     def block_weights(self) -> list[float]:

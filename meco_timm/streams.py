@@ -176,7 +176,7 @@ def teacher_stream(
         )
     gives = teacher.gives
     if gives != "blocks" and not model.num_classes:
-        if gives == "logits" or not alignment.blocks:
+        if gives == "logits":
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
@@ -203,7 +203,10 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
             f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )
     if not (stream.taps or stream.has_logits):
-        raise UserError(f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing.")
+        raise UserError(
+            f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing. "
+            "Have blocks compared, for example with losses.blocks=0.3."
+        )
     device = next(stream.model.parameters()).device
     try:
         with torch.no_grad():

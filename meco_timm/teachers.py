@@ -94,6 +94,11 @@ def weightless_zoo(recipe: Recipe, classes: list[str], weightless: bool = True) 
             "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
             "head, or the labels with losses.labels=1."
         )
+    if blind := [] if recipe.compares_blocks else [name for name, stream in streams.items() if not stream.has_logits]:
+        raise UserError(
+            f"teachers: {', '.join(blind)}: gives blocks only, and nothing compares them. Write for example "
+            "losses.blocks=0.3."
+        )
     if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
         raise UserError(
             "zoo.sampling: random_image mixes teachers within a batch, so all must give the same: blocks, logits, or "

@@ -312,6 +312,11 @@ def test_a_teacher_that_would_teach_nothing_is_refused(headless, normal, recipe,
     assert "teachers.1:" in refused(capsys, write(recipe, tmp_path))
     recipe["teachers"] = [normal, {"model": normal, "gives": "blocks"}]
     assert "gives blocks only, but alignment.blocks is 0" in refused(capsys, write(recipe, tmp_path))
+    recipe["alignment"]["blocks"], recipe["losses"], recipe["discriminators"] = 2, {}, {}
+    recipe["teachers"] = [normal, headless]
+    told = refused(capsys, write(recipe, tmp_path))
+    assert "gives blocks only, and nothing compares them" in told
+    assert "losses.blocks=0.3" in told
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
