@@ -7,6 +7,7 @@ decoded, nothing more.
     OMP_NUM_THREADS=1 python -m benchmarks.data
 """
 
+import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,42 @@ def next_of(batches: Iterator[Any]) -> Callable[[], object]:
     return lambda: next(batches)
 
 
+def sides_over(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """What gives a batch of the images in `folder`: our loader, torchvision's; and two parts of ours by themselves."""
+    settings = {
+        "source": str(folder),
+        "image_size": args.size,
+        "workers": 0,
+        "validation": 0.0,
+        "test_fraction": 0.01,
+    }
+    data = load_data(Data.model_validate(settings), seed=0)
+    a = Data(source="").augmentation
+    transform = create_transform(
+        args.size, is_training=True, scale=tuple(a.scale), ratio=tuple(a.ratio), hflip=a.hflip, color_jitter=None,
+        interpolation="bicubic", normalize=False,
+    )  # fmt: skip
+    theirs = ImageFolder(str(folder / "train"), transform)
+    sampler = RandomSampler(theirs, num_samples=10**9, replacement=True)
+    endless = iter(DataLoader(theirs, args.batch, sampler=sampler))
+    paths = [path for path, _ in theirs.samples][: args.batch]
+
+    def decoded() -> None:
+        for path in paths:
+            Image.open(path).convert("RGB")
+
+    def seeding() -> None:
+        for row in range(args.batch):
+            reseed(numbered(0, 0).seed, row)
+
+    return {
+        "ours": next_of(data.batches(data.train, args.batch, 0, 0, 10**6)),
+        "ImageFolder": next_of(endless),
+        "decoded": decoded,
+        "seeding": seeding,
+    }
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--images", type=int, default=400, help="files (default %(default)s)")
@@ -53,39 +90,7 @@ def main() -> None:
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = draw(Path(scratch), args.images, args.side)
-        settings = {
-            "source": str(folder),
-            "image_size": args.size,
-            "workers": 0,
-            "validation": 0.0,
-            "test_fraction": 0.01,
-        }
-        data = load_data(Data.model_validate(settings), seed=0)
-        a = Data(source="").augmentation
-        transform = create_transform(
-            args.size, is_training=True, scale=tuple(a.scale), ratio=tuple(a.ratio), hflip=a.hflip, color_jitter=None,
-            interpolation="bicubic", normalize=False,
-        )  # fmt: skip
-        theirs = ImageFolder(str(folder / "train"), transform)
-        sampler = RandomSampler(theirs, num_samples=10**9, replacement=True)
-        endless = iter(DataLoader(theirs, args.batch, sampler=sampler))
-        paths = [path for path, _ in theirs.samples][: args.batch]
-
-        def decoded() -> None:
-            for path in paths:
-                Image.open(path).convert("RGB")
-
-        def seeding() -> None:
-            for row in range(args.batch):
-                reseed(numbered(0, 0).seed, row)
-
-        sides = {
-            "ours": next_of(data.batches(data.train, args.batch, 0, 0, 10**6)),
-            "ImageFolder": next_of(endless),
-            "decoded": decoded,
-            "seeding": seeding,
-        }
+        sides = sides_over(draw(Path(scratch), args.images, args.side), args)
         torch.manual_seed(0)
         seconds = by_turns(sides, args.rounds, args.steps)
     rows: list[Row] = []
