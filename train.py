@@ -6,8 +6,8 @@ accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from meco_timm.errors import UserError
-from meco_timm.reading import load_recipe
+from meco_timm.common import UserError
+from meco_timm.recipe import load_recipe
 
 
 def positive(word: str) -> int:

@@ -23,8 +23,8 @@ import torch
 import yaml
 
 from benchmarks.form import Row, commit, report, table
-from meco_timm.files import write_json
-from meco_timm.reading import load_recipe, recipe_key
+from meco_timm.common.files import write_json
+from meco_timm.recipe.reading import load_recipe, recipe_key
 
 # Half-widths of 95 % intervals of a mean of n paired differences, in standard errors: Student's t with n - 1 degrees.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}

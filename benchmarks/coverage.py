@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from benchmarks.form import Row, arguments, report
 from benchmarks.provenance import Provenance, reached
-from meco_timm.errors import UserError
-from meco_timm.recipe import Alignment, Network, Teacher
-from meco_timm.streams import Outputs, Stream, student_stream, teacher_stream
+from meco_timm.common.errors import UserError
+from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
+from meco_timm.recipe.recipe import Alignment, Network, Teacher
 
 ALIGNMENT = Alignment(blocks=3)  # every network of timm has as many
 CLASSES = 10

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
-from meco_timm.batches import numbered
-from meco_timm.data import load_data
-from meco_timm.randomness import reseed
-from meco_timm.sections import Data
+from meco_timm.common.randomness import reseed
+from meco_timm.data.loading import load_data
+from meco_timm.data.views import numbered
+from meco_timm.recipe.sections import Data
 
 
 def draw(folder: Path, images: int, side: int) -> Path:

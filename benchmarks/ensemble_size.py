@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
 from benchmarks.step import CLASSES, Step, ours, recipe, stream
-from meco_timm.frozen import freeze
+from meco_timm.zoo.frozen import freeze
 
 SIZES = (1, 2, 4, 8)
 

@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report
 from benchmarks.step import CLASSES, recipe, stepping, training_of, zoo_of
-from meco_timm.data import Batch
-from meco_timm.shelves import Shelf
-from meco_timm.store import Store, layout
-from meco_timm.streams import Outputs
-from meco_timm.zoo import Zoo
+from meco_timm.data.loading import Batch
+from meco_timm.networks.streams import Outputs
+from meco_timm.zoo.output_shards import Shelf
+from meco_timm.zoo.store import Store, layout
+from meco_timm.zoo.zoo import Zoo
 
 SIZES = (1, 4, 8)
 WAYS: dict[str, dict[str, Any]] = {

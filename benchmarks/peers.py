@@ -25,12 +25,12 @@ from torch import nn
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report, spread
 from benchmarks.sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, student_of
 from benchmarks.step import training_of
-from meco_timm.data import DataSource
-from meco_timm.evaluation import accuracy, predict
-from meco_timm.filling import fill, use_store
+from meco_timm.data.loading import DataSource
+from meco_timm.evaluation.table import accuracy, predict
+from meco_timm.networks.streams import Stream
 from meco_timm.pipeline import _seed_of_views
-from meco_timm.streams import Stream
-from meco_timm.teachers import assemble_zoo
+from meco_timm.zoo.precompute import fill, use_store
+from meco_timm.zoo.teachers import assemble_zoo
 
 
 def memory(name: str, args: argparse.Namespace) -> float:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.form import Row, arguments, in_own_process, report
 from meco_timm import distill, load_recipe
-from meco_timm.data import load_data
-from meco_timm.hours import seconds_here
+from meco_timm.data.loading import load_data
+from meco_timm.planning.time_estimate import seconds_here
 
 RUNS = {
     "quickstart": ("quickstart", []),

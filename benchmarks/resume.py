@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.form import Row, arguments, report
-from meco_timm.checkpoint import Checkpoints
-from meco_timm.files import digest_of
+from meco_timm.common.files import digest_of
+from meco_timm.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 SPEEDS = ("images_per_s", "data_wait")  # all that two equal runs may differ in

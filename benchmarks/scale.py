@@ -24,16 +24,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import synthetic
 from benchmarks.form import Row, arguments, report
-from meco_timm.batches import BatchStream
-from meco_timm.data import DataSource, load_data
-from meco_timm.distiller import Supervised
-from meco_timm.images import Images
-from meco_timm.loop import Training
-from meco_timm.randomness import reseed
-from meco_timm.recipe import Network
-from meco_timm.sections import Data, Loop
-from meco_timm.streams import student_stream
-from meco_timm.teachers import LOGITS_ONLY
+from meco_timm.common.randomness import reseed
+from meco_timm.data.images import Images
+from meco_timm.data.loading import DataSource, load_data
+from meco_timm.data.views import BatchStream
+from meco_timm.distillation.distiller import Supervised
+from meco_timm.networks import LOGITS_ONLY
+from meco_timm.networks.streams import student_stream
+from meco_timm.recipe.recipe import Network
+from meco_timm.recipe.sections import Data, Loop
+from meco_timm.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 PATHS = {  # kind of file, streaming

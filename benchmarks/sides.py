@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from benchmarks.step import stepping, training_of
-from meco_timm.data import Batch, DataSource, load_data
-from meco_timm.filling import use_store
+from meco_timm.data.loading import Batch, DataSource, load_data
+from meco_timm.networks.streams import Stream
 from meco_timm.pipeline import _seed_of_views
-from meco_timm.recipe import Recipe
-from meco_timm.streams import Stream
-from meco_timm.teachers import assemble_zoo
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.zoo.precompute import use_store
+from meco_timm.zoo.teachers import assemble_zoo
 
 TEMPERATURE, VIEWS = 4.0, 3
 OUTPUT = {"path": ".", "io": "output"}  # of the whole network, in torchdistill's words

@@ -23,12 +23,12 @@ from accelerate import Accelerator
 from timm.data import resolve_data_config
 
 from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
-from meco_timm.data import Batch
-from meco_timm.distiller import Distiller, Supervised
-from meco_timm.loop import Training
-from meco_timm.recipe import Recipe
-from meco_timm.streams import Stream
-from meco_timm.zoo import Zoo
+from meco_timm.data.loading import Batch
+from meco_timm.distillation.distiller import Distiller, Supervised
+from meco_timm.networks.streams import Stream
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.training.loop import Training
+from meco_timm.zoo.zoo import Zoo
 
 SIDES = ("bare", "logits", "full")
 CLASSES = 100

@@ -25,12 +25,12 @@ from PIL import Image
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread, table
 from benchmarks.step import CLASSES, Step, recipe, stepping, training_of, zoo_of
-from meco_timm.data import Batch, load_data
-from meco_timm.recipe import Recipe
-from meco_timm.shelves import Shelf
-from meco_timm.store import Store, layout
-from meco_timm.streams import Outputs
-from meco_timm.zoo import Zoo
+from meco_timm.data.loading import Batch, load_data
+from meco_timm.networks.streams import Outputs
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.zoo.output_shards import Shelf
+from meco_timm.zoo.store import Store, layout
+from meco_timm.zoo.zoo import Zoo
 
 VIEWS, IMAGENET = 4, 1_281_167
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from meco_timm.images import decode
-from meco_timm.sections import Data
-from meco_timm.sources import read_source
+from meco_timm.data.images import decode
+from meco_timm.data.sources import read_source
+from meco_timm.recipe.sections import Data
 
 KINDS = ("folders", "parquet", "tars")
 

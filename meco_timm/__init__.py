@@ -7,16 +7,15 @@ rows = distill(load_recipe("recipes/quickstart.yaml", ["seed=1"]))
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from meco_timm.errors import UserError
-from meco_timm.reading import load_recipe
+from meco_timm.common import UserError
+from meco_timm.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from meco_timm.comparing import compare
-    from meco_timm.judging import evaluate
-    from meco_timm.listing import list_teachers
+    from meco_timm.evaluation import evaluate
+    from meco_timm.hub import publish
     from meco_timm.pipeline import distill, fill_store, plan
-    from meco_timm.publishing import publish
-    from meco_timm.reporting import report
+    from meco_timm.reporting import compare, report
+    from meco_timm.zoo import list_teachers
 
 __all__ = [
     "UserError",
@@ -31,19 +30,19 @@ __all__ = [
     "report",
 ]
 
-_HOMES = {
-    "compare": "comparing",
+_ROOMS = {
+    "compare": "reporting",
     "distill": "pipeline",
-    "evaluate": "judging",
+    "evaluate": "evaluation",
     "fill_store": "pipeline",
-    "list_teachers": "listing",
+    "list_teachers": "zoo",
     "plan": "pipeline",
-    "publish": "publishing",
+    "publish": "hub",
     "report": "reporting",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # torch is imported only when something is to be done
-        return getattr(import_module(f"meco_timm.{_HOMES[name]}"), name)
+    if name in _ROOMS:  # torch is imported only when something is to be done
+        return getattr(import_module(f"meco_timm.{_ROOMS[name]}"), name)
     raise AttributeError(f"module 'meco_timm' has no attribute {name!r}")

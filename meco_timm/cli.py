@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meco_timm.errors import UserError
+from meco_timm.common import UserError
 
 app = typer.Typer(
     name="meco-timm",
@@ -31,7 +31,7 @@ def plan(
     utilisation: Annotated[float | None, typer.Option(help="Of a GPU's stated FLOP/s, for its hours; 0.3.")] = None,
 ) -> None:
     """Show networks, sizes, class maps, blocks, cost, memory and hours of a recipe; train nothing."""
-    from meco_timm.reading import load_recipe
+    from meco_timm.recipe import load_recipe
 
     read = load_recipe(recipe, overrides or [])  # before torch is imported
     from meco_timm.pipeline import plan as make
@@ -54,7 +54,7 @@ def train(
 
     On several devices: accelerate launch train.py RECIPE.
     """
-    from meco_timm.reading import load_recipe
+    from meco_timm.recipe import load_recipe
 
     read = load_recipe(recipe, overrides or [])
     from meco_timm.pipeline import distill
@@ -65,7 +65,7 @@ def train(
 @app.command()
 def store(recipe: Recipe_, overrides: Overrides = None) -> None:
     """Keep on disk what the teachers say of all images (`store:` in the recipe); a training then needs none of them."""
-    from meco_timm.reading import load_recipe
+    from meco_timm.recipe import load_recipe
 
     read = load_recipe(recipe, overrides or [])
     from meco_timm.pipeline import fill_store
@@ -94,8 +94,8 @@ def evaluate(
         network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
     except ValidationError as error:
         raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
+    from meco_timm.evaluation import evaluate as judge
     from meco_timm.evaluation import print_table
-    from meco_timm.judging import evaluate as judge
 
     print_table([judge(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
 
@@ -114,7 +114,7 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("compare.html"),
 ) -> None:
     """Write one page over several runs."""
-    from meco_timm.comparing import compare as write
+    from meco_timm.reporting import compare as write
 
     print(write(list(runs), output))
 
@@ -135,8 +135,8 @@ def publish(
     """Upload the student of a finished run to the Hub, in one commit."""
     said = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
     said |= {"overwrite": overwrite or None}
-    from meco_timm.publishing import publish as upload
-    from meco_timm.publishing import publish_settings
+    from meco_timm.hub import publish as upload
+    from meco_timm.hub import publish_settings
 
     upload(run, publish_settings(run, {key: value for key, value in said.items() if value is not None}), dry_run)
 
@@ -144,7 +144,7 @@ def publish(
 @app.command()
 def teachers(folder: Annotated[Path, typer.Argument(help="The zoo's folder.")] = Path("zoo")) -> None:
     """List the trained networks of a zoo, with their accuracy."""
-    from meco_timm.listing import list_teachers, print_teachers
+    from meco_timm.zoo import list_teachers, print_teachers
 
     print_teachers(list_teachers(folder), folder)
 

@@ -9,29 +9,23 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from huggingface_hub import get_token
 
-from meco_timm.agreement import block_agreement
-from meco_timm.data import DataSource, load_data
-from meco_timm.distiller import Distiller
-from meco_timm.errors import UserError
-from meco_timm.evaluation import Judged, Row, make_table, print_table
-from meco_timm.export import export
-from meco_timm.faults import faults_told
-from meco_timm.filling import fill, use_store
-from meco_timm.hours import hours_here, hours_on_gpus
-from meco_timm.known import known_data
-from meco_timm.loop import Training, total_steps
-from meco_timm.planning import make_plan
-from meco_timm.predictions import keep_predictions, save_predictions
-from meco_timm.progress import say
-from meco_timm.randomness import derive, reseed
-from meco_timm.reading import to_yaml
-from meco_timm.recipe import Recipe
-from meco_timm.rehearsal import rehearsal
-from meco_timm.results import Results, about_run, read_metrics
-from meco_timm.run_folder import RunFolder, find_run_folder, move_aside
-from meco_timm.sharding import check_launch
-from meco_timm.streams import Stream, student_stream
-from meco_timm.teachers import assemble_zoo, ready_teachers, student_alone
+from meco_timm.common import UserError, derive, reseed, say
+from meco_timm.data import DataSource, known_data, load_data
+from meco_timm.distillation import Distiller
+from meco_timm.evaluation import (
+    Judged,
+    Row,
+    block_agreement,
+    keep_predictions,
+    make_table,
+    print_table,
+    save_predictions,
+)
+from meco_timm.networks import Stream, export, student_stream
+from meco_timm.planning import hours_here, hours_on_gpus, make_plan, rehearsal
+from meco_timm.recipe import Recipe, to_yaml
+from meco_timm.training import RunFolder, Training, check_launch, faults_told, find_run_folder, move_aside, total_steps
+from meco_timm.zoo import assemble_zoo, fill, ready_teachers, student_alone, use_store
 
 
 def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None) -> list[Row]:
@@ -66,7 +60,7 @@ def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None)
             _show(recipe, folder, rows)
     accelerator.end_training()
     if recipe.publish and accelerator.is_main_process:
-        from meco_timm.publishing import publish
+        from meco_timm.hub import publish
 
         publish(folder.path, recipe.publish)
     return rows
@@ -181,6 +175,8 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
     teachers = zoo.plain()
     judged = make_table(student, alone, teachers, data, accelerator)
     if accelerator.is_main_process:
+        from meco_timm.reporting import about_run  # imports matplotlib, which a training has no use for
+
         agreement = block_agreement(student, alone, teachers, data, accelerator)
         about = about_run(recipe, data, teachers, steps, accelerator)
         _finish(recipe, folder, student, judged, data, agreement, about)
@@ -198,7 +194,8 @@ def _finish(
     about: dict[str, Any],
 ) -> None:
     """All that a run leaves: predictions, the student with its card, the table, and the report."""
-    from meco_timm.card import card_files  # these two import matplotlib, which a training has no use for
+    from meco_timm.hub import card_files  # these two import matplotlib, which a training has no use for
+    from meco_timm.reporting import Results, read_metrics
 
     predictions = keep_predictions(judged, data, agreement)
     results = Results(folder, recipe, judged.rows, about, read_metrics(folder.path / "metrics.jsonl"), predictions)

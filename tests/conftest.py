@@ -27,6 +27,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from helpers.hub import hub  # noqa: F401  a fixture
 from PIL import Image
 
 import meco_timm.pipeline  # noqa: F401  all that a run imports
@@ -35,7 +36,7 @@ import train
 torch.set_num_threads(1)
 gc.freeze()  # each training ends with a collection, which need not look at every module again
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("circle", "cross", "dash")
 SIZE = 16  # pixels of the stored images; recipes ask for 32
 

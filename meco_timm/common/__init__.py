@@ -1,0 +1,26 @@
+"""What every room uses: errors, files, progress, randomness.
+
+In and out: small values.
+Never: imports another room, or torch at import time.
+"""
+
+from meco_timm.common.errors import UserError, did_you_mean
+from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
+from meco_timm.common.progress import Ticker, say, say_first
+from meco_timm.common.randomness import derive, reseed
+
+__all__ = [
+    "Ticker",
+    "UserError",
+    "derive",
+    "did_you_mean",
+    "digest_of",
+    "flush",
+    "move_into_place",
+    "reseed",
+    "say",
+    "say_first",
+    "write_content",
+    "write_json",
+    "write_text",
+]

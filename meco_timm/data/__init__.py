@@ -1,0 +1,26 @@
+"""Images and labels.
+
+In: a folder, parquet files, tars or a Hub id. Out: `Batch(image uint8 B×3×H×W, un-normalised; label; row; view)`.
+Never: normalises images, or knows a network.
+"""
+
+from meco_timm.data.hub_datasets import COUNTS, known_data
+from meco_timm.data.images import BadImages
+from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
+from meco_timm.data.sources import Split, read_source
+from meco_timm.data.views import numbered
+
+__all__ = [
+    "COUNTS",
+    "BadImages",
+    "Batch",
+    "DataSource",
+    "Images",
+    "Split",
+    "check_batch",
+    "known_data",
+    "load_data",
+    "numbered",
+    "read_source",
+    "whole_split",
+]

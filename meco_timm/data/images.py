@@ -1,0 +1,209 @@
+"""2 · An image: from its bytes to a tensor, plain or in a seeded view; what becomes of those that cannot be read."""
+
+import io
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image, UnidentifiedImageError
+from timm.data import create_transform
+from torch import Tensor
+
+from meco_timm.common import UserError, reseed, say
+from meco_timm.data.sources import Rows
+from meco_timm.data.views import PLAIN, View
+from meco_timm.recipe import Data
+
+NAMED = 20  # bad images that a message names
+
+
+class Batch(NamedTuple):
+    """image: uint8, B×3×H×W. label: int64, B, `NO_LABEL` where hidden. row: int64, B, place in the source split.
+    view: int64, B, number of the augmented view, -1 of a plain image."""
+
+    image: Tensor
+    label: Tensor
+    row: Tensor
+    view: Tensor
+
+
+class Item(NamedTuple):
+    """One image of a batch; `bad`: row and fault of those in whose place it stands."""
+
+    image: Tensor
+    label: int
+    row: int
+    view: int
+    bad: tuple[tuple[int, str], ...] = ()
+
+
+class Read(NamedTuple):
+    """A batch and the bad images that others stand in for."""
+
+    batch: Batch
+    bad: list[tuple[int, str]]
+
+
+class BadImages:
+    """Images of one training that could not be read, by row; `shown`: whether this process tells of them."""
+
+    def __init__(self, allowed: int, shown: bool = True):
+        self.allowed, self.shown = allowed, shown
+        self.told: dict[int, str] = {}
+
+    def add(self, faults: Iterable[tuple[int, str]]) -> None:
+        """Raises: UserError: they are more than allowed; names them."""
+        for row, fault in faults:
+            if row not in self.told:
+                self.told[row] = fault
+                if self.shown:
+                    say(f"warning: {fault}; the next image stands in for it")
+        if len(self.told) > self.allowed:
+            raise _too_many(list(self.told.values()), self.allowed)
+
+    def count(self, accelerator: Accelerator) -> dict[str, int]:
+        """How many all processes have met, for metrics, where any are allowed; all call it at the same step."""
+        if self.allowed and accelerator.num_processes > 1:
+            self.add(sorted(gather_object(list(self.told.items()))))
+        return {"bad_images": len(self.told)} if self.allowed else {}
+
+    def tell(self, title: str) -> None:
+        """The end of the training `title`."""
+        if self.told and self.shown:
+            say(f"{title}: {len(self.told)} training image(s) could not be read; others stood in for them")
+
+
+def _too_many(faults: list[str], allowed: int) -> UserError:
+    if not allowed:
+        return UserError(f"{faults[0]}. Mend it or take it out.")
+    names = "\n  ".join(faults[:NAMED])
+    return UserError(
+        f"data.max_bad: {len(faults)} training image(s) cannot be read, and {allowed} may be:\n  {names}\n"
+        "Mend them, take them out, or allow more."
+    )
+
+
+class Images(torch.utils.data.Dataset):
+    """Rows `rows` of a split, sorted, decoded on demand. Asked for (view, i) it gives that view, for i the plain image.
+
+    `views`: after so many epochs of training its views repeat; None for never. `max_bad`: of images that cannot be
+    read; the next row that can stands in.
+    """
+
+    def __init__(
+        self,
+        split: Rows,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        transform: Any,
+        views: int | None = None,
+        max_bad: int = 0,
+    ):
+        self.split, self.labels, self.rows, self.transform = split, labels, rows, transform
+        self.views, self.max_bad = views, max_bad
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ends(self) -> np.ndarray | None:
+        """Where, among `rows`, each run of images ends that are best read in a row; None where it does not matter."""
+        ends = getattr(self.split, "ends", None)
+        return None if ends is None else self.rows.searchsorted(ends)
+
+    def __getitems__(self, keys: list[Any]) -> list[Item | UserError]:
+        """All of a batch at once, which `datasets` reads ten times faster than row by row."""
+        keys = [key if isinstance(key, tuple) else (PLAIN, key) for key in keys]
+        return self.at([int(self.rows[i]) for _, i in keys], [view for view, _ in keys])
+
+    def at(self, rows: list[int], views: list[View]) -> list[Item | UserError]:
+        """The same by rows of the split."""
+        try:
+            stored = self.split[rows]["image"]
+            return [self._item(*item) for item in zip(stored, rows, views, strict=True)]
+        except UserError as error:  # a shard that cannot be read
+            return [error]
+
+    def _item(self, stored: dict[str, Any], row: int, view: View) -> Item | UserError:
+        bad: list[tuple[int, str]] = []
+        while True:
+            try:
+                image = decode(stored)
+                break
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                name = stored.get("path") or f"row {row}"
+                why = "it is of no known kind" if isinstance(error, UnidentifiedImageError) else error
+                bad.append((row, f"data.source: {name}: the image cannot be read: {why}"))
+            if len(bad) > self.max_bad:
+                return _too_many([fault for _, fault in bad], self.max_bad)
+            row = int(self.rows[(self.rows.searchsorted(row) + 1) % len(self.rows)])
+            stored = self.split[row]["image"]
+        if view.number >= 0:
+            reseed(view.seed, row)
+        return Item(self.transform(image), int(self.labels[row]), row, view.number, tuple(bad))
+
+
+def decode(stored: dict[str, Any]) -> Image.Image:
+    """RGB as timm's evaluation has it: the first frame, not turned by its EXIF, without its transparency.
+
+    16 bits of grey become the 8 upper ones, where pillow, and timm with it, would show nearly all as white.
+    """
+    source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
+    with Image.open(source) as image:
+        image.load()
+        if image.mode == "RGB":  # convert would copy
+            return image
+        if image.mode.startswith("I"):
+            return _grey(np.asarray(image)).convert("RGB")
+        return image.convert("RGB")
+
+
+def _grey(pixels: np.ndarray) -> Image.Image:
+    """8 bits of 16; what lies beyond is clipped. Integers of 32 bits that fit into 8 are left as they are."""
+    shift = 8 if pixels.dtype.itemsize == 2 or pixels.max(initial=0) > 255 else 0
+    return Image.fromarray((pixels.clip(0, 65535) >> shift).astype(np.uint8))
+
+
+def collate(items: list[Any]) -> Read | UserError:
+    """Errors are handed over as values: raised in a worker they would reach the user inside a traceback."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    images, *numbers, bad = zip(*items, strict=True)
+    return Read(Batch(torch.stack(images), *map(torch.tensor, numbers)), [fault for faults in bad for fault in faults])
+
+
+def transforms(settings: Data) -> tuple[Any, Any]:
+    """timm's transforms for training and evaluation, both ending in uint8 3×H×W."""
+    common: dict[str, Any] = {
+        "input_size": settings.image_size,
+        "interpolation": settings.interpolation,
+        "crop_pct": settings.crop_pct,
+        "normalize": False,
+    }
+    a = settings.augmentation
+    view = create_transform(
+        **common,
+        is_training=True,
+        train_crop_mode=a.crop_mode,
+        scale=tuple(a.scale),
+        ratio=tuple(a.ratio),
+        hflip=a.hflip,
+        vflip=a.vflip,
+        color_jitter=a.color_jitter or None,
+        auto_augment=a.auto_augment,
+    )
+    transforms = view, create_transform(**common, is_training=False)
+    for transform in transforms:
+        transform.transforms[-1] = _as_tensor
+    return transforms
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    """uint8, 3×H×W, as torchvision's: of lines, not pixels, which a batch is put together from a third faster."""
+    width, height = image.size
+    lines = torch.frombuffer(bytearray(image.tobytes("raw", "RGB;L")), dtype=torch.uint8)
+    return lines.view(height, 3, width).permute(1, 0, 2)

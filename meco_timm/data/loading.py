@@ -1,0 +1,263 @@
+"""2 · The batch: data sets, splits, loaders.
+
+Images travel un-normalised: uint8, B×3×H×W. Every network normalises for itself (streams.py). A training batch is a
+function of (seed, step) and an image's augmentation a function of (seed, view, index), one view per epoch, so that
+neither the number of workers nor an interruption changes what is seen. Views may repeat after some epochs: then what
+the teachers say of them can be kept (store.py).
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from meco_timm.common import UserError, derive, say_first
+from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
+from meco_timm.data.shards import Shards
+from meco_timm.data.sources import Rows, Split, read_source, read_split, read_unlabelled
+from meco_timm.data.views import BatchStream, ChosenViews, shuffled, variety
+from meco_timm.recipe import Data, fingerprint
+
+NO_LABEL = -1
+SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and Slurm reach the whole group of processes, loaders included; when to stop is the main one's affair.
+
+    A loader hence survives SIGTERM for a minute, or until the second, which is the main process clearing up.
+    """
+
+    def survive(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.alarm(60)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, survive)
+
+
+@dataclass
+class DataSource:
+    """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
+    `validation`, `test`, and the class names. `identity` changes when the labelled images, their splits or the way
+    through them do, `order` when any images or their rows do, whatever the splits."""
+
+    classes: list[str]
+    train: Images
+    labelled: Images
+    validation: Images
+    test: Images
+    identity: str
+    workers: int
+    repeats: int = 1
+    order: str = ""
+    buffer: int = 0
+    max_bad: int = 0
+
+    def batches(
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        bad: BadImages | None = None,
+    ) -> Iterator[Batch]:
+        """Training batches `start` to `stop`. `bad` is told of images that cannot be read.
+
+        Raises:
+            UserError: an image more than `data.max_bad` cannot be read, or a shard; it is named.
+        """
+        check_batch(images, batch_size, world)
+        order = BatchStream(
+            len(images),
+            batch_size,
+            seed,
+            start,
+            stop,
+            rank,
+            world,
+            self.repeats,
+            images.views,
+            images.ends,
+            self.buffer,
+        )
+        workers = self.workers if stop - start > 1 else 0
+        return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images, bad)
+
+    def chosen(self, images: Images, views: Tensor, rows: Tensor, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Views of images by number and row, N each, as `batches` with this seed shows them."""
+        places = torch.from_numpy(images.rows.searchsorted(rows.numpy()))
+        order = ChosenViews(torch.stack([views, places], 1), batch_size, seed, self.repeats)
+        workers = self.workers if len(order) > 1 else 0
+        return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images)
+
+    def in_order(self, images: Images, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Every `world`-th image from `rank` on, once and in order, for evaluation."""
+        mine = range(rank, len(images), world)
+        workers = self.workers if len(mine) > 2000 else 0  # starting workers costs more than decoding a few images
+        return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers), images)
+
+    def _loader(self, images: Images, **options: Any) -> DataLoader:
+        pin = torch.cuda.is_available()
+        return DataLoader(images, collate_fn=collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
+
+
+def check_batch(images: Images, batch_size: int, world: int) -> None:
+    """Refuse a batch of more images than there are."""
+    if len(images) < batch_size * world:
+        raise UserError(
+            f"loop.batch_size: {batch_size} × {world} process(es) is more than the {len(images)} training images "
+            f"there are. Write at most {len(images) // world}."
+        )
+
+
+def _checked(loader: DataLoader, images: Images, bad: BadImages | None = None) -> Iterator[Batch]:
+    bad = BadImages(images.max_bad) if bad is None else bad
+    try:
+        for read in loader:
+            if isinstance(read, UserError):
+                raise read
+            found: Read = read
+            bad.add(found.bad)
+            yield found.batch
+    except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
+        raise RuntimeError(f"DataLoader worker is gone: {error}") from error
+
+
+def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource:
+    """Open `settings.source`, find its columns and classes, and split it. `views`: the student's repeat so often.
+
+    Raises:
+        UserError: the source, a split, a column or the labels are not what the recipe says.
+    """
+    classes, train, test = read_source(settings)
+    if test is None:
+        train, test = _hold_out(train, settings.test_fraction, seed)
+    images, labels = train
+    learns, labelled, validation = _choose_rows(labels, len(classes), settings, seed)
+    hidden = np.full_like(labels, NO_LABEL)
+    hidden[labelled] = labels[labelled]
+    truth, sample = labels.tolist(), _sample(images)
+    parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
+    parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
+    everything, order = images, [classes, truth, sample]
+    if settings.unlabelled is not None:
+        more = read_unlabelled(settings)
+        everything, order = _followed_by(images, more), [*order, len(more), _sample(more)]
+        learns = np.concatenate([learns, len(images) + np.arange(len(more))])
+        hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
+    view, plain = transforms(settings)
+    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad)
+    _warn_of_sorted(taught, settings.buffer, seed)
+    return DataSource(
+        classes=classes,
+        train=Images(everything, hidden, learns, view, views, settings.max_bad),
+        labelled=taught,
+        validation=Images(images, labels, validation, plain),
+        test=Images(*test, np.arange(len(test.labels)), plain),
+        identity=fingerprint(parts),
+        workers=settings.workers,
+        repeats=settings.augmentation.repeats,
+        order=fingerprint(order),
+        buffer=settings.buffer,
+        max_bad=settings.max_bad,
+    )
+
+
+def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """(the rest, a share of the images for the test)."""
+    images, labels = split
+    rows = np.arange(len(labels))
+    held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
+    rest = np.setdiff1d(rows, held_out)
+    return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
+
+
+def _choose_rows(
+    labels: np.ndarray, classes: int, settings: Data, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that the student learns from, those whose labels may be used, and those of the validation split."""
+    rows = np.arange(len(labels))
+    size = round(settings.validation * len(rows))
+    validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
+    train = np.setdiff1d(rows, validation)
+    if settings.labelled is None:
+        return train, train, validation
+    if not classes <= settings.labelled <= len(train):
+        raise UserError(
+            f"data.labelled: {settings.labelled} must lie between {classes} (one per class) and "
+            f"{len(train)} (the training images without the validation split)."
+        )
+    labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
+    return train if settings.student_sees == "all" else labelled, labelled, validation
+
+
+def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
+    """Say so where shards hold few classes each, and the buffer is too small to mix them."""
+    size = len(images)
+    if images.ends is None or buffer >= size:
+        return
+    share = variety(images.labels[images.rows[shuffled(size, seed, 0, images.ends, buffer)]], buffer)
+    if share < SORTED:
+        say_first(
+            f"warning: data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
+            f"the shards seem to be sorted, and training will suffer. Raise it ({size} mixes all), or mix the shards."
+        )
+
+
+def _followed_by(images: Rows, more: Rows) -> Rows:
+    """Both in a row; they are of one kind, since `data.streaming` holds for both."""
+    if isinstance(images, Shards) and isinstance(more, Shards):
+        return images.followed_by(more)
+    return datasets.concatenate_datasets([images, more])
+
+
+def whole_split(settings: Data, split: str | None) -> DataSource:
+    """All images of one split, plain, for evaluation: each part of the `DataSource` is that split.
+
+    Raises:
+        UserError: as for `load_data`.
+    """
+    classes, found = read_split(settings, split or settings.test_split)
+    images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
+    return DataSource(classes, images, images, images, images, fingerprint(classes), settings.workers)
+
+
+def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
+    """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
+
+    `leave_one`: the last image of a class is taken last, so that the rest has one of each class.
+    """
+    if size == 0:
+        return rows[:0]
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(rows)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels[rows])
+    rank_in_class = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
+    share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)
+    share[rank_in_class == 0] -= 1 if size >= np.count_nonzero(sizes) else 0
+    if leave_one:
+        share[rank_in_class == np.repeat(sizes, sizes) - 1] = 2
+    return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
+
+
+def _sample(split: Rows) -> list[Any]:
+    """What tells another data set of the same labels, cheaply: the digests of 64 images spread over it, or the stamps
+    of its shards."""
+    if isinstance(split, Shards):
+        return split.stamp()
+    rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)
+    stored = (split[int(row)]["image"] for row in rows)
+    return [fingerprint((s["bytes"] or Path(s["path"]).read_bytes()).hex()) for s in stored]

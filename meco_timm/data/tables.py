@@ -1,0 +1,117 @@
+"""2 · What stands in shards, known before an image is read: columns, row counts, labels."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meco_timm.common import UserError
+from meco_timm.data import tars
+from meco_timm.data.remote import fetch, opened, place_of, remembered, unreadable
+from meco_timm.data.shards import Files, ParquetShard, Shard, Shards, TarShard
+
+PARALLEL = 16  # files looked at at a time
+
+
+class Table(NamedTuple):
+    """The files of one split: columns as `datasets` describes them; how to have the images of a column (of which each
+    process keeps so many at hand) and the values of another, one per row."""
+
+    features: dict[str, Any]
+    images: Callable[[str, int], Shards]
+    values: Callable[[str], np.ndarray]
+
+
+def open_table(kind: str, files: list[str], image: str | None, label: str | None) -> Table:
+    """One split's files; kind: `parquet`, `webdataset` or `imagefolder`, as `datasets` names them.
+
+    Raises:
+        UserError: they cannot be read in place.
+    """
+    if kind == "parquet":
+        return _parquet_table(files)
+    if kind == "webdataset":
+        return _tar_table(files, image, label)
+    if kind == "imagefolder" and not any(map(place_of, files[:1])):
+        return _file_table(files)
+    raise UserError(
+        f"data.streaming: parquet files, webdataset tars and class folders on this machine are read in place; this is "
+        f"{kind}. Leave data.streaming out."
+    )
+
+
+def _each(function: Callable[[str], Any], files: list[str]) -> list[Any]:
+    """function(file) of every file, many at a time."""
+
+    def told(file: str) -> Any:
+        try:
+            return function(file)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(error, file) from None
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(told, files))
+
+
+def _parquet_table(files: list[str]) -> Table:
+    def schema(file: str) -> pa.Schema:
+        with opened(file) as source:
+            return pq.read_schema(source)
+
+    def column(file: str, name: str) -> dict[str, np.ndarray]:
+        with opened(file) as source:
+            return {"values": np.array(pq.read_table(source, columns=[name])[name].to_pylist())}
+
+    def groups(file: str) -> dict[str, np.ndarray]:
+        with opened(file) as source:
+            told = pq.read_metadata(source)
+        return {"rows": np.array([told.row_group(i).num_rows for i in range(told.num_row_groups)], dtype=np.int64)}
+
+    def known(file: str, what: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return remembered(file, what, find) if place_of(file) else find()
+
+    def images(name: str, keep: int) -> Shards:
+        rows = _each(lambda file: known(file, "groups", lambda: groups(file))["rows"], files)
+        largest = max((int(group) for shard in rows for group in shard), default=0)
+        found: list[Shard] = [ParquetShard(file, name, r) for file, r in zip(files, rows, strict=True)]
+        return Shards(found, keep + 2 * largest)  # a window seldom begins and ends with a row group
+
+    def values(name: str) -> np.ndarray:
+        return np.concatenate(
+            _each(lambda file: known(file, f"column {name}", lambda: column(file, name))["values"], files)
+        )
+
+    features = datasets.Features.from_arrow_schema(_each(schema, files[:1])[0])
+    return Table(dict(features), images, values)
+
+
+def _tar_table(files: list[str], image: str | None, label: str | None) -> Table:
+    try:
+        fetch(files)
+    except OSError as error:
+        raise unreadable(error, files[0]) from None
+    found = _each(lambda file: tars.index(file, image, label), files)
+    words = np.concatenate([one["label"] for one in found]) if all("label" in one for one in found) else None
+    features: dict[str, Any] = {image or "image": datasets.Image()}
+    if words is not None:
+        whole = all(word.isdecimal() for word in words)
+        features[label or "label"] = datasets.Value("int64" if whole else "string")
+        words = words.astype(np.int64) if whole else words
+    shards: list[Shard] = [TarShard(file, one["offset"], one["size"]) for file, one in zip(files, found, strict=True)]
+    return Table(features, lambda name, keep: Shards(shards, keep), lambda name: np.asarray(words))
+
+
+def _file_table(files: list[str]) -> Table:
+    if not files:
+        raise UserError("data.source: a split has no image files.")
+    folders = np.array([Path(file).parent.name for file in files])
+    features: dict[str, Any] = {"image": datasets.Image()}
+    if len(set(folders)) > 1:
+        features["label"] = datasets.Value("string")
+    where = str(Path(files[0]).parent)
+    return Table(features, lambda name, keep: Shards([Files(where, files)], keep), lambda name: folders)

@@ -1,0 +1,114 @@
+"""10 · What each network said of the test split, kept small: pages are drawn again without a device or the data.
+
+Of every image the class, its probability and the label's; whole distributions only of the few images that are shown.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from meco_timm.common import UserError
+from meco_timm.data import DataSource
+from meco_timm.evaluation.table import Judged
+
+SHOWN = 6  # images whose whole distributions are kept
+
+
+class Predictions(NamedTuple):
+    """N test images, M networks (as the table's rows), K classes, I images to show.
+
+    label: N. predicted (class), confidence (its probability), of_label (the label's probability): M×N.
+    shown: I rows of the test split; images: I×3×H×W uint8; shares: I×M×K probabilities.
+    agreement: "student/TEACHER" and "student alone/TEACHER" → similarity of their blocks, S×T (agreement.py).
+    """
+
+    classes: list[str]
+    networks: list[str]
+    label: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    of_label: np.ndarray
+    shown: np.ndarray
+    images: np.ndarray
+    shares: np.ndarray
+    agreement: dict[str, np.ndarray]
+
+    def right(self, name: str) -> np.ndarray:
+        """Whether the network named so is right, N booleans."""
+        return self.predicted[self.networks.index(name)] == self.label
+
+
+def keep_predictions(judged: Judged, data: DataSource, agreement: dict[str, np.ndarray]) -> Predictions:
+    """From the logits of the table's networks. Shown are images where the teachers disagree with the label."""
+    logits, label = judged.logits, judged.label
+    seen = [_summary(z, label) for z in logits.values()]
+    predicted, confidence, of_label = (np.stack(column) for column in zip(*seen, strict=True))
+    teachers = [i for i, name in enumerate(logits) if name not in ("true ensemble", "student alone", "student")]
+    shown = choose(of_label[teachers or slice(None)].mean(0), label.numpy())
+    views: list[Any] = data.test.__getitems__(shown.tolist())  # read once already, so none is an error
+    return Predictions(
+        classes=data.classes,
+        networks=list(logits),
+        label=label.numpy().astype(np.int32),
+        predicted=predicted,
+        confidence=confidence,
+        of_label=of_label,
+        shown=shown.astype(np.int32),
+        images=np.stack([image.numpy() for image, *_ in views]),
+        shares=np.stack([z[shown].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
+        agreement=agreement,
+    )
+
+
+def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, its probability, the label's probability; in parts, since softmax of all is as large as the logits."""
+    parts = []
+    for z, y in zip(logits.split(4096), label.split(4096), strict=True):
+        p = z.double().softmax(1)
+        best = p.max(1)
+        parts.append((best.indices.int(), best.values.float(), p.gather(1, y[:, None])[:, 0].float()))
+    predicted, confidence, of_label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return predicted, confidence, of_label
+
+
+def choose(of_label: np.ndarray, label: np.ndarray, count: int = SHOWN) -> np.ndarray:
+    """Rows with the least probability of the label, one per class before a second of any; N each."""
+    order = np.argsort(of_label, kind="stable")
+    first = np.unique(label[order], return_index=True)[1]  # where in `order` each class comes first
+    rest = np.setdiff1d(np.arange(len(order)), first)
+    return order[np.concatenate([np.sort(first), rest])][:count]
+
+
+def save_predictions(predictions: Predictions, path: Path) -> None:
+    """Write the file, whole or not at all."""
+    arrays = {name: value for name, value in predictions._asdict().items() if isinstance(value, np.ndarray)}
+    arrays |= {f"agreement/{pair}": value for pair, value in predictions.agreement.items()}
+    names = json.dumps({"classes": predictions.classes, "networks": predictions.networks})
+    beside = path.with_name(path.name + ".tmp")
+    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, beside, {"names": names})
+    beside.replace(path)
+
+
+def load_predictions(path: Path) -> Predictions | None:
+    """The file's predictions; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            names = json.loads(file.metadata()["names"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+        pairs = {key: arrays.pop(key) for key in list(arrays) if key.startswith("agreement/")}
+        agreement = {key.removeprefix("agreement/"): value for key, value in pairs.items()}
+        return Predictions(**names, **arrays, agreement=agreement)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}). Take it away to have the report without its pictures.") from None

@@ -1,0 +1,202 @@
+"""10 · The table: student, student alone, each teacher, the true ensemble; quality, calibration and cost."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from meco_timm.data import DataSource, Images
+from meco_timm.distillation import mean_logits
+from meco_timm.networks import Stream
+
+Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
+
+
+class Row(NamedTuple):
+    """One network on one split. Accuracies and ece in per cent, nll in nats, images_per_s as measured here."""
+
+    name: str
+    top1: float
+    top5: float | None
+    nll: float
+    ece: float
+    parameters: int
+    multiply_adds: int
+    images_per_s: float
+
+
+class Judged(NamedTuple):
+    """The table, and what it was made of: the logits N×K of each row's network, by name, and the labels N."""
+
+    rows: list[Row]
+    logits: dict[str, Tensor]
+    label: Tensor
+
+
+def accuracy(logits: Tensor, label: Tensor, k: int = 1) -> float:
+    """Share of N rows whose label is among the k largest of N×K, in per cent."""
+    return 100 * (logits.topk(k, 1).indices == label[:, None]).any(1).double().mean().item()
+
+
+def negative_log_likelihood(logits: Tensor, label: Tensor) -> float:
+    """Mean of −log softmax at the label, in nats."""
+    return torch.nn.functional.cross_entropy(logits.double(), label).item()
+
+
+def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo 2017): Σ share of bin · |accuracy − confidence| over equal bins, per cent."""
+    confidence, predicted = logits.double().softmax(1).max(1)
+    gap = (predicted == label).double() - confidence
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    return 100 * torch.zeros(bins, dtype=torch.double).index_add_(0, place, gap).abs().sum().item() / len(label)
+
+
+def quality(logits: Tensor, label: Tensor) -> dict[str, float | None]:
+    """top1, top5 (where there are more than 5 classes), nll and ece of N×K logits against N labels."""
+    top5 = accuracy(logits, label, 5) if logits.shape[1] > 5 else None
+    nll, ece = negative_log_likelihood(logits, label), calibration_error(logits, label)
+    return {"top1": accuracy(logits, label), "top5": top5, "nll": nll, "ece": ece}
+
+
+@torch.no_grad()
+def predict(
+    predictors: dict[str, Predictor], data: DataSource, images: Images, accelerator: Accelerator, batch_size: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(each predictor's logits N×K on the CPU, labels N) over all images, each once, on any number of processes."""
+    parts: list[list[Tensor]] = []
+    for batch in data.in_order(images, batch_size, accelerator.process_index, accelerator.num_processes):
+        image = batch.image.to(accelerator.device, non_blocking=True)
+        parts.append([batch.row, batch.label, *(f(image).float().cpu() for f in predictors.values())])
+    row, label, *logits = (torch.cat(column) for column in _gathered(parts, accelerator))
+    order = row.argsort()
+    return {name: z[order] for name, z in zip(predictors, logits, strict=True)}, label[order]
+
+
+def _gathered(parts: list[list[Tensor]], accelerator: Accelerator) -> Iterator[list[Tensor]]:
+    """Column by column, the parts of all processes, which may hold different numbers of rows."""
+    for column in zip(*parts, strict=True):
+        mine = torch.cat(column).to(accelerator.device)
+        if accelerator.num_processes == 1:
+            yield [mine.cpu()]
+            continue
+        counts = accelerator.gather(torch.tensor([len(mine)], device=accelerator.device)).tolist()
+        padded = accelerator.gather(accelerator.pad_across_processes(mine)).cpu()
+        yield [part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)]
+
+
+def validate(stream: Stream, data: DataSource, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
+    """top1 (per cent) and nll on the validation split."""
+    stream.eval()
+    logits, label = predict({"": stream.logits}, data, data.validation, accelerator, batch_size)
+    return {"top1": accuracy(logits[""], label), "nll": negative_log_likelihood(logits[""], label)}
+
+
+def make_table(
+    student: Stream,
+    alone: Stream,
+    teachers: dict[str, Stream],
+    data: DataSource,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+) -> Judged:
+    """All rows on the test split: teachers, true ensemble (mean of their softmax), student alone, student.
+
+    Teachers that give no logits have no row and no say in the ensemble.
+    """
+    teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
+    streams = {**teachers, "student alone": alone, "student": student}
+    predictors = {name: _logits_of([stream]) for name, stream in streams.items()}
+    logits, label = predict(predictors, data, data.test, accelerator, batch_size)
+    members = {name: [stream] for name, stream in streams.items()}
+    if teachers:
+        members["true ensemble"] = list(teachers.values())
+        logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
+    order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
+    rows = [table_row(name, members[name], logits[name], label, accelerator.device) for name in order]
+    return Judged(rows, {name: logits[name] for name in order}, label)
+
+
+def _logits_of(streams: list[Stream]) -> Predictor:
+    for stream in streams:
+        stream.eval()
+
+    def predictor(image: Tensor) -> Tensor:
+        with visiting(streams, image.device):
+            return mean_logits([stream.logits(image) for stream in streams])
+
+    return predictor
+
+
+@contextmanager
+def visiting(streams: list[Stream], device: torch.device) -> Iterator[None]:
+    """Streams that wait in the host's memory are on the device meanwhile."""
+    waiting = [stream for stream in streams if stream.mean.device != device]
+    for stream in waiting:
+        stream.to(device)
+    yield
+    for stream in waiting:
+        stream.to("cpu")
+
+
+def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
+    """The row of a network, or of several of which the mean of softmax counts; measures its speed."""
+    with visiting(streams, device):
+        speed = images_per_second(_logits_of(streams), streams[0].size, device, min(64, len(label)))
+    return Row(
+        name,
+        **quality(logits, label),  # type: ignore[arg-type]
+        parameters=sum(s.parameter_count for s in streams),
+        multiply_adds=sum(s.multiply_adds() for s in streams),
+        images_per_s=speed,
+    )
+
+
+@torch.no_grad()
+def images_per_second(
+    predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.5
+) -> float:
+    """Median speed over batches of `batch` images for about `seconds`, at least one, after one to warm up."""
+    image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < seconds:
+        started = time.perf_counter()
+        predictor(image).sum().item()  # .item() waits for the device
+        times.append(time.perf_counter() - started)
+    return batch / median(times[1:])
+
+
+def print_table(rows: list[Row], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    heads, *lines = zip(*table_columns(rows), strict=True)
+    for head in heads:
+        table.add_column(head, justify="right" if head else "left")
+    for cells in lines:
+        table.add_row(*cells, style="bold" if cells[0] == "student" else None)
+    Console(width=None if Console().is_terminal else 110).print(table)
+
+
+def table_columns(rows: list[Row]) -> list[list[str]]:
+    """Head and cells of each column of the table; the first are the names."""
+
+    def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
+        return [head, *(cell(row) for row in rows)]
+
+    top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
+    return [
+        column("", lambda r: r.name),
+        column("top-1 %", lambda r: f"{r.top1:.2f}"),
+        *top5,
+        column("NLL", lambda r: f"{r.nll:.4f}"),
+        column("ECE %", lambda r: f"{r.ece:.2f}"),
+        column("params M", lambda r: f"{r.parameters / 1e6:.2f}"),
+        column("MACs M", lambda r: f"{r.multiply_adds / 1e6:.1f}"),
+        column("images/s", lambda r: f"{r.images_per_s:,.0f}"),
+    ]

@@ -1,0 +1,14 @@
+"""A finished student as others get it.
+
+In: a run folder. Out: a model card; one commit on the Hugging Face Hub.
+Never: changes the student.
+"""
+
+from meco_timm.hub.card import card_files
+from meco_timm.hub.publishing import publish, publish_settings
+
+__all__ = [
+    "card_files",
+    "publish",
+    "publish_settings",
+]

@@ -1,0 +1,175 @@
+"""11 · What people read beside the weights: the model card of a student and its pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from markupsafe import Markup
+
+from meco_timm.evaluation import table_columns
+from meco_timm.hub.licences import licence_note
+from meco_timm.recipe import Publish
+from meco_timm.reporting import (
+    Chart,
+    Results,
+    cost_chart,
+    lines_by_teacher,
+    own_template,
+    read_template,
+    render_markdown,
+    rules,
+    similarity_chart,
+    soft_label_picture,
+    title,
+    verdict,
+)
+from meco_timm.zoo import named_teachers
+
+CLASSES_NAMED = 30
+METRICS = {
+    "top1": ("accuracy", "Top-1 accuracy (%)"),
+    "top5": ("top_5_accuracy", "Top-5 accuracy (%)"),
+    "nll": ("nll", "Negative log-likelihood (nats)"),
+    "ece": ("ece", "Expected calibration error (%)"),
+}
+
+
+def card_files(results: Results, classes: list[str], publish: Publish | None = None) -> dict[str, Any]:
+    """README.md and figures/*.png, as `export` takes them; for the Hub where `publish` names a place there.
+
+    Raises:
+        UserError: the user's template cannot be read or names a field that there is not.
+    """
+    with rules():
+        charts = _charts(results)
+        figures = {f"figures/{name}": chart.png() for name, chart in charts.items()}
+    told = {name: chart.text for name, chart in charts.items()}
+    return {"README.md": student_card(results, classes, told, publish), **figures}
+
+
+def student_card(results: Results, classes: list[str], figures: dict[str, str], publish: Publish | None = None) -> str:
+    """The README.md of a student. `figures`: files in figures/ → what they show, in words."""
+    recipe, own = results.recipe, publish.card if publish else None
+    text, where = (read_template(own), own) if own else (own_template("card.md"), "card.md")
+    return render_markdown(
+        text,
+        where,
+        front=Markup(front_matter(results, publish)),
+        title=title(results),
+        teachers=_teachers(results),
+        verdict=verdict(results),
+        data=recipe.data.source,
+        load=Markup(json.dumps(_place(results, publish))),
+        image_size=recipe.data.image_size,
+        classes=classes,
+        most_classes=CLASSES_NAMED,
+        images=results.about.get("images"),
+        device=_device(results),
+        table=list(zip(*table_columns(results.rows), strict=True)),
+        figures=figures,
+        training=_training(results),
+        licence_note=licence_note(results, publish.license if publish else None),
+    )
+
+
+def front_matter(results: Results, publish: Publish | None = None) -> str:
+    """The card's metadata as YAML, by the Hub's specification (hub-docs, modelcard.md)."""
+    recipe, about = results.recipe, results.about
+    on_hub = not about.get("local_data", Path(recipe.data.source).is_dir())
+    origins = [*about.get("origins", {}).values(), about.get("student_origin", {})]
+    bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin.get("hub")))
+    data = ModelCardData(
+        license=publish.license if publish else None,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "knowledge-distillation", "meco_timm"],
+        datasets=[recipe.data.source] if on_hub else None,
+        metrics=["accuracy"],
+        base_model=bases or None,
+        # The Hub has no word for distillation, and would take several base models for a merge.
+        base_model_relation="finetune" if bases else None,
+        model_name=publish.repo.partition("/")[2] if publish else results.folder.path.resolve().name,
+        eval_results=_eval_results(results, on_hub),
+    )
+    return data.to_yaml().strip()
+
+
+def _eval_results(results: Results, on_hub: bool) -> list[EvalResult]:
+    """The student's scores, on the named data set and split."""
+    data, student = results.recipe.data, results.row("student")
+    scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data.source if on_hub else "imagefolder",
+            dataset_name=data.source if on_hub else Path(data.source).resolve().name,
+            dataset_split=data.test_split or "test",
+            metric_type=METRICS[key][0],
+            metric_name=METRICS[key][1],
+            metric_value=round(score, 4),
+        )
+        for key, score in scores.items()
+    ]
+
+
+def _place(results: Results, publish: Publish | None) -> str:
+    """What `timm.create_model` calls the student."""
+    if publish is None:
+        return f"local-dir:{results.folder.student}"
+    return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
+
+
+def _teachers(results: Results) -> list[dict[str, Any]]:
+    origins = results.about.get("origins", {})
+    return [
+        {
+            "name": name,
+            "start": origins.get(name, {}).get("start") or teacher.model,
+            "trained": teacher.train,
+            "licence": origins.get(name, {}).get("licence") or "–",
+        }
+        for name, teacher in named_teachers(results.recipe).items()
+    ]
+
+
+def _device(results: Results) -> str:
+    kind = results.about.get("device")
+    return "the machine of the run" if kind is None else {"cpu": "a CPU", "cuda": "a GPU"}.get(kind, kind)
+
+
+def _training(results: Results) -> list[tuple[str, Any]]:
+    """The settings that matter most, in words."""
+    recipe, about = results.recipe, results.about
+    loop, losses = recipe.loop, recipe.losses
+    settings = [
+        ("Teachers", "one drawn at random each step" if recipe.zoo.sampling == "random" else "the mean of all"),
+        ("Similarity", f"{losses.similarity} of logits at temperature {losses.temperature:g} with weight "
+                       f"{losses.logits:g}, {losses.block_similarity} of {recipe.alignment.blocks} blocks"),
+        ("Adversary", recipe.discriminators.adversary),
+        ("Weight of the labels", f"{losses.labels:g}"),
+        ("Optimizer", f"{loop.optimizer}, {loop.schedule}, learning rate {loop.lr:g}, weight decay "
+                      f"{loop.weight_decay:g}"),
+    ]  # fmt: skip
+    if about:
+        images = about["images"]
+        batch = loop.batch_size * loop.accumulation * about["processes"]
+        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+        settings += [
+            ("Steps", f"{about['steps']:,} of {batch} images"),
+            ("Images", f"{images['train']:,} to train on, of which {images['labelled']:,} had labels; "
+                       f"{images['validation']:,} to choose the weights"),
+            ("Versions", versions),
+        ]  # fmt: skip
+    return [*settings, ("Seed", recipe.seed)]
+
+
+def _charts(results: Results) -> dict[str, Chart]:
+    """File name → the pictures of a card."""
+    charts = {"cost.png": cost_chart(results.rows, results.teachers)}
+    curves = similarity_chart(results.metrics, results.recipe, lines_by_teacher(results))
+    if curves is not None:
+        charts["curves.png"] = curves
+    if results.predictions is not None:
+        charts["soft_labels.png"] = soft_label_picture(results.predictions, results.teachers)
+    return charts

@@ -1,0 +1,25 @@
+"""A timm network as a stream: one forward for teacher and student.
+
+In: a network as the recipe names it, images uint8 B×3×H×W. Out: `Outputs(blocks, logits)`; a timm checkpoint.
+Never: trains, compares two networks, or knows where images come from.
+"""
+
+from meco_timm.networks.class_maps import imagenet, known_by_name, some
+from meco_timm.networks.factory import is_place, make_network, weights_digest
+from meco_timm.networks.saving import export
+from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, student_stream, teacher_stream
+
+__all__ = [
+    "LOGITS_ONLY",
+    "Outputs",
+    "Stream",
+    "export",
+    "imagenet",
+    "is_place",
+    "known_by_name",
+    "make_network",
+    "some",
+    "student_stream",
+    "teacher_stream",
+    "weights_digest",
+]

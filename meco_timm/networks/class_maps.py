@@ -1,0 +1,135 @@
+"""5 · Class maps: a teacher with another class set speaks about the student's classes, or is refused.
+
+A map is a list: for each class of the data set the teacher's class, or `MISSING`. The teacher's logits are taken at
+those places, so that its softmax runs over the mapped classes alone.
+"""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+
+from meco_timm.common import UserError, did_you_mean
+
+MISSING = -1
+imagenet = cache(ImageNetInfo)  # reading its names takes a third of a second
+
+
+def names_of_teacher(model: Any) -> list[str] | None:
+    """The class names that a timm model's config carries, or those of the ImageNet subset with its class count."""
+    names = model.pretrained_cfg.get("label_names")
+    if isinstance(names, dict):
+        names = [names.get(str(i), names.get(i, "")) for i in range(model.num_classes)]
+    if names and len(names) == model.num_classes:
+        return [str(name) for name in names]
+    subset = infer_imagenet_subset(model)
+    return list(imagenet(subset).label_names()) if subset else None
+
+
+def find_map(
+    model: Any, classes: list[str], said: str | list[int | str] | None, missing: str, role: str
+) -> list[int] | None:
+    """The class map of a teacher, or None where its classes are the data set's as they stand.
+
+    `said` is the recipe's `classes`: null (by names where they are known), a file of the teacher's class names, or a
+    list with the teacher's class (number or name) for each class of the data set. `missing` is "error" or "mask".
+
+    Raises:
+        UserError: class counts that differ without a map, or classes that the teacher does not have.
+    """
+    if isinstance(said, list):
+        return _from_list(model.num_classes, names_of_teacher(model), classes, said, role)
+    names = _read_names(said, model.num_classes, role) if said else names_of_teacher(model)
+    found = _by_name(names or [], classes)
+    if said is None and missing == "error" and MISSING in found and in_order(found, model.num_classes):
+        return None  # as many classes, not all known by name: in the same order, as every trainer assumes
+    absent = [name for name, place in zip(classes, found, strict=True) if place == MISSING]
+    if len(absent) == len(classes) or (absent and missing == "error"):
+        raise UserError(_no_map(model.num_classes, names, classes, absent, role))
+    return None if found == list(range(model.num_classes)) else found
+
+
+def in_order(found: list[int], count: int) -> bool:
+    """As many classes as the teacher's, and those that are known by name at the same places."""
+    return len(found) == count and all(place in (i, MISSING) for i, place in enumerate(found))
+
+
+def known_by_name(model: Any, classes: list[str]) -> bool:
+    """Whether the teacher's config names every class of the data set."""
+    return MISSING not in _by_name(names_of_teacher(model) or [], classes)
+
+
+def _by_name(names: list[str], classes: list[str]) -> list[int]:
+    """Places of `classes` in `names`: by the name itself, else by ImageNet's description of it; MISSING if neither."""
+    synsets, names = _as_synsets(classes), _as_synsets(names)
+    places = _places(names)
+    if names and names[0][:1] == "n" and names[0][1:].isdigit():  # a WordNet synset
+        places = _places([_lemmas().get(name, name) for name in names]) | places
+    return [places.get(synset, places.get(name, MISSING)) for synset, name in zip(synsets, classes, strict=True)]
+
+
+def _places(names: list[str]) -> dict[str, int]:
+    """Where each name stands; what two classes are called names neither."""
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return {name: i for i, name in enumerate(names) if name not in twice}
+
+
+@cache
+def _lemmas() -> dict[str, str]:
+    return imagenet("imagenet-22k")._lemmas | imagenet("imagenet-1k").label_descriptions(as_dict=True)
+
+
+def _as_synsets(classes: list[str]) -> list[str]:
+    """ImageNet-1k written in words, where two classes are called 'crane' and two 'maillot', as synsets."""
+    info = imagenet("imagenet-1k")
+    if len(classes) == info.num_classes():
+        same = sum(a == b for a, b in zip(classes, info.label_descriptions(), strict=True))
+        if same > 0.9 * len(classes):
+            return list(info.label_names())
+    return classes
+
+
+def _read_names(file: str, count: int, role: str) -> list[str]:
+    try:
+        names = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "it is not text in UTF-8")
+        raise UserError(f"{role}.classes: the file of class names {file} cannot be read: {why}.") from None
+    if len(names) != count:
+        raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the teacher {count} classes.")
+    return names
+
+
+def _from_list(count: int, names: list[str] | None, classes: list[str], said: list[int | str], role: str) -> list[int]:
+    if len(said) != len(classes):
+        raise UserError(f"{role}.classes: the list has {len(said)} entries, the data set {len(classes)} classes.")
+    places = _places(names or [])
+    for entry in said:
+        if isinstance(entry, str) and entry not in places:
+            hint = did_you_mean(entry, list(places)) or " Its class names are unknown; write numbers." * (not places)
+            raise UserError(f"{role}.classes: the teacher has no class {entry!r}.{hint}")
+        if isinstance(entry, int) and not 0 <= entry < count:
+            raise UserError(f"{role}.classes: {entry} is not a class of the teacher, which has 0 to {count - 1}.")
+    return [places[entry] if isinstance(entry, str) else entry for entry in said]
+
+
+def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
+    theirs = f" ({some(names, 3)})" if names else " (names unknown)"
+    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({some(classes, 3)})"
+    if names and len(absent) < len(classes):
+        return (
+            f"{text}; it lacks {len(absent)}: {some(absent, 5)}. "
+            f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
+        )
+    return (
+        f"{text}, and {'no names in common' if names else 'nothing says which is which'}. Give {role}.classes (a file "
+        f"of the teacher's class names, or a list with its class for each of the data set's), train it on these with "
+        "`train:`, or take its blocks only: `gives: blocks`."
+    )
+
+
+def some(names: list[str], count: int) -> str:
+    """The first `count`, for a message."""
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

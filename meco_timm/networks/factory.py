@@ -1,0 +1,189 @@
+"""3 · A timm network as the recipe names it: a timm tag, `hf-hub:`, `local-dir:`, or an architecture and a state dict.
+
+What cannot be had is refused with a reason; weights of another shape are an error, never a random head.
+"""
+
+import hashlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from meco_timm.common import UserError, did_you_mean, reseed
+from meco_timm.recipe import Network
+
+# Their forward reads numbers out of tensors (`.item()`), which the meta device cannot: random weights instead.
+NEED_VALUES = ("timm.models.gemma4_vit",)
+
+
+def make_network(
+    network: Network,
+    args: dict[str, Any],
+    pretrained: bool,
+    size: int | None,
+    role: str,
+    seed: int = 0,
+    weightless: bool = False,
+) -> tuple[Any, int]:
+    """(the timm model on the CPU, its input size in pixels). `weightless`: on the meta device, all but the values.
+
+    `size` None is the weights' own; a network of fixed size is made for another where it can (`img_size`). Random
+    weights are a function of `seed`. `role` ("student", "teachers.0") says where an error is.
+
+    Raises:
+        UserError: an unknown name, arguments it does not take, or weights that are missing, unsafe or do not fit.
+    """
+    check_name(network.model, role)
+    args = {**args, **network.args}
+    if network.weights:
+        state = _read_weights(network.weights, role)
+        args["num_classes"] = network.args.get("num_classes", _classes_in(state, network, args, role))
+    probe = _create(network.model, args, role, pretrained=False, device="meta")
+    own_size = _own_size(args.get("img_size") or probe.pretrained_cfg["input_size"])
+    if network.weights:
+        _check_fit(probe, state, network.weights, role)
+    elif pretrained and not (is_place(network.model) or timm.is_model_pretrained(network.model)):
+        raise UserError(f"{role}: timm has no weights of {network.model}. Name a file with `weights:`, or `train:` it.")
+    size = size or own_size
+    takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
+    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
+        args = {**args, "img_size": size} if network.weights else {"img_size": size, **args}
+        probe = _create(network.model, args, role, pretrained=False, device="meta")
+    if weightless and type(probe).__module__ not in NEED_VALUES:
+        return probe, size
+    reseed(seed, "weights")
+    model = _create(network.model, args, role, pretrained=pretrained and not (network.weights or weightless))
+    if network.weights and not weightless:
+        _load(model, state, network, size, role)
+    return model, size
+
+
+def _own_size(said: Any) -> int:
+    return int(said[-1] if isinstance(said, (list, tuple)) else said)
+
+
+def _read_weights(file: str, role: str) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise UserError(f"{role}.weights: there is no file {file}.")
+    try:
+        state = load_state_dict(file, weights_only=True)
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError
+    except (TypeError, AttributeError):
+        raise UserError(f"{role}.weights: {file} holds no state dict. Save the network's state_dict().") from None
+    except Exception as error:
+        if "weights_only" in str(error):
+            named = re.search(r"(?:Unsupported globals: |GLOBAL )(\S+)", str(error))
+            what = f" ({named[1].rstrip('.,')})" if named else ""
+            told = f"holds more than tensors{what}, and loading it could run code. Save its state_dict() alone."
+        else:
+            told = f"cannot be read: it is damaged, or not a state dict ({_first_line(error)})."
+        raise UserError(f"{role}.weights: {file} {told}") from error
+    return state
+
+
+def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any], role: str) -> int:
+    """How many classes the head of a state dict has."""
+    probe = _create(network.model, args, role, pretrained=False, device="meta")
+    heads = probe.pretrained_cfg.get("classifier") or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        for name in (f"{head}.weight", f"{head}.bias"):
+            if name in state:
+                return state[name].shape[0]
+    return 0
+
+
+def _check_fit(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
+    own = model.state_dict()
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    odd = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys()) or sorted(wrong)
+    if odd:
+        there = "lacks" if odd[0] not in state else "has, unlike the network," if odd[0] not in own else "misshapes"
+        raise UserError(
+            f"{role}.weights: {file} does not fit: it {there} {odd[0]} ({len(odd)} such). Is `model` the right "
+            "architecture, with the right `args`?"
+        )
+
+
+def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, role: str) -> None:
+    """Load what fits the network at its own size; made at another, timm resamples what counts positions."""
+    own = model.state_dict()
+    if any(own[name].shape != tensor.shape for name, tensor in state.items()):
+        resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, model: state)
+        state = resample(state, model)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{role}: the weights of {network.model} cannot be made to fit images of {size} × {size}: {_why(error)}"
+        ) from error
+
+
+def check_name(name: str, role: str) -> None:
+    """Refuse a name that timm does not know, with the nearest that it does."""
+    if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+        raise UserError(f"{role}: {name} is not a folder with a timm config.json.")
+    if is_place(name):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(f"{role}: timm has no model {name!r}.{did_you_mean(architecture, timm.list_models())}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known_tags = ", ".join(tags) or "none"
+        raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
+
+
+def is_place(name: str) -> bool:
+    """A repository or a folder, not a name of timm's."""
+    return name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+
+
+def _create(name: str, args: dict[str, Any], role: str, pretrained: bool, device: str = "cpu") -> Any:
+    try:
+        with torch.device(device):
+            return timm.create_model(name, pretrained=pretrained, **args)
+    except Exception as error:  # a constructor's own complaint, a missing file, the network: all are the recipe's
+        what = "its weights cannot be loaded" if pretrained else f"cannot be made{f' with {args}' if args else ''}"
+        raise UserError(f"{role}: {name}{':' * pretrained} {what}: {_why(error)}") from error
+
+
+HINTS = {
+    "GatedRepoError": "The repository is gated: accept its terms on huggingface.co, then `hf auth login`.",
+    "RepositoryNotFoundError": "There is no such repository, or it is private: check the name, then `hf auth login`.",
+    "RevisionNotFoundError": "The repository has no such revision.",
+    "LocalEntryNotFoundError": "The weights are not in the local cache and the Hub cannot be reached. Run once with a "
+    "connection, or name a file with `weights:` or a folder with `local-dir:`.",
+}
+HINTS |= dict.fromkeys(("OfflineModeIsEnabled", "ConnectError", "ConnectionError"), HINTS["LocalEntryNotFoundError"])
+
+
+def _why(error: BaseException) -> str:
+    """The first line that says something, and what to do about failures of the Hub."""
+    chain: list[BaseException] = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    told = _first_line(error)
+    hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
+    return f"{told} {hints[0]}" if hints else told
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line that says what: torch puts a heading over the list of tensors that do not fit."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of a network's parameters and buffers, by name: the same weights, the same digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

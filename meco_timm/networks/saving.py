@@ -1,0 +1,52 @@
+"""11 · A timm checkpoint in a folder: what `timm.create_model("local-dir:…", pretrained=True)` reads."""
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import save_for_hf
+
+from meco_timm.common import move_into_place, write_content, write_json
+from meco_timm.networks.streams import Stream
+from meco_timm.recipe import Data
+
+# What describes this checkpoint; all else in timm's config belongs to the tag whose defaults the network was made with.
+OWN_KEYS = {
+    "tag", "custom_load", "num_classes", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode",
+    "mean", "std", "pool_size", "first_conv", "classifier",
+}  # fmt: skip
+
+
+def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, Any]) -> None:
+    """Write the stream's network as a timm checkpoint; `extra` maps further file names to text, bytes or JSON values.
+
+    The folder appears whole or not at all.
+    """
+    beside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    model = deepcopy(stream.model).to(device="cpu", dtype=torch.float32).to(memory_format=torch.contiguous_format)
+    channels = stream.mean.shape[1]
+    data_config = {
+        "input_size": (channels, stream.size, stream.size),
+        "mean": stream.data_config["mean"],
+        "std": stream.data_config["std"],
+        "interpolation": data.interpolation,
+        "crop_pct": data.crop_pct,
+        "crop_mode": "center",
+    }
+    save_for_hf(
+        model,
+        beside,
+        model_config={"label_names": classes, "pretrained_cfg": {"tag": "meco"}},
+        safe_serialization=True,
+        data_config=data_config,
+    )
+    config = json.loads((beside / "config.json").read_text())
+    config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k in OWN_KEYS}
+    write_json(beside / "config.json", config)
+    for name, content in extra.items():
+        write_content(beside / name, content)
+    move_into_place(beside, folder)

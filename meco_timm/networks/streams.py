@@ -1,0 +1,223 @@
+"""3 · A stream: un-normalised image → Outputs, for any timm model, teacher and student alike.
+
+Each stream resizes to its network's own input size and normalises with its own mean and std, so that a teacher sees
+images as it was trained to see them. Logits and blocks come from one forward.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_data_config
+from timm.models import get_model_input_config
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from meco_timm.common import UserError
+from meco_timm.networks.alignment import align, choose_blocks
+from meco_timm.networks.class_maps import MISSING, find_map
+from meco_timm.networks.factory import is_place, make_network
+from meco_timm.recipe import Alignment, Network, Teacher
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
+LOGITS_ONLY = Alignment(blocks=0)
+NEVER = -1e4  # logit of a class that a teacher does not know: finite, so that no loss becomes 0 · ∞
+
+
+class Outputs(NamedTuple):
+    """blocks: one B×d per compared block, first block first. logits: B×K; None from a teacher of blocks only.
+
+    A teacher of logits only has no blocks.
+    """
+
+    blocks: list[Tensor]
+    logits: Tensor | None
+
+
+class Stream(nn.Module):
+    """normalise → size → timm model → taps → alignment. The only forward in the project."""
+
+    model: Any  # a timm model: mypy knows nothing of forward_intermediates and its like
+    mean: Tensor
+    std: Tensor
+
+    class_map: Tensor | None
+
+    def __init__(
+        self,
+        model: Any,
+        alignment: Alignment,
+        size: int,
+        data_config: dict[str, Any],
+        gives: str = "all",
+        class_map: list[int] | None = None,
+    ):
+        super().__init__()
+        self.model, self.alignment, self.size = model, alignment, size
+        self.data_config = data_config
+        self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
+        self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
+        self.has_logits = gives != "blocks"
+        self.dtype = torch.float32  # of the network's weights
+        self._multiply_adds: int | None = None
+        self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
+        self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
+        for name in ("mean", "std"):  # not persistent: the state dict is the model's alone
+            self.register_buffer(name, torch.tensor(data_config[name]).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """image B×3×H×W, uint8 or float in [0, 1] → Outputs."""
+        x = self.prepare(image)
+        if not self.taps:
+            return Outputs([], self._mapped(self.model(x)))
+        wanted: dict[str, Any] = {"indices": self.taps, "output_fmt": "NCHW"}
+        if self.has_logits:
+            final, maps = self.model.forward_intermediates(x, **wanted)
+            logits = self._mapped(self.model.forward_head(final))
+        else:
+            maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
+        return Outputs([align(m, self.alignment.method, self.alignment.length) for m in maps], logits)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """image as for `forward` → B×K, of a network that has a head."""
+        logits = self(image).logits
+        assert logits is not None
+        return logits
+
+    def _mapped(self, logits: Tensor) -> Tensor:
+        """B × the network's classes → B×K, the data set's classes."""
+        if self.class_map is None:
+            return logits
+        return logits[:, self.class_map].masked_fill(self.class_map == MISSING, NEVER)
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """The network's own view of the batch: its size, its channels, its normalisation."""
+        x = image.float().div_(255) if image.dtype == torch.uint8 else image
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode=self.resize_mode, antialias=True).clamp(0, 1)
+        if self.mean.shape[1] == 1:
+            x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return (x - self.mean).div_(self.std).to(self.dtype)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @torch.no_grad()
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one image at this stream's input size; counted once."""
+        if self._multiply_adds is not None:
+            return self._multiply_adds
+        image = torch.zeros(1, 3, self.size, self.size, device=self.mean.device)
+        was_training = self.training
+        self.eval()
+        with FlopCounterMode(display=False) as counter:
+            self(image)
+        self.train(was_training)
+        self._multiply_adds = counter.get_total_flops() // 2
+        return self._multiply_adds
+
+
+def student_stream(
+    network: Network,
+    alignment: Alignment,
+    classes: int,
+    image_size: int,
+    *,
+    role: str = "student",
+    seed: int = 0,
+    gives: str = "all",
+    weightless: bool = False,
+) -> Stream:
+    """A trainable stream with a head for `classes` that sees `image_size` pixels.
+
+    From the weights that the network names, with a new head where their classes are not as many; else from random
+    ones, a function of `seed`. `role` says where an error is; `gives` is a teacher's.
+
+    Raises:
+        UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
+    """
+    if role == "student" and alignment.blocks and network.args.get("patch_drop_rate"):
+        raise UserError(
+            f"{role}.args: patch_drop_rate leaves holes in the maps that alignment.blocks compares. Leave it out, or "
+            "compare logits only with alignment.blocks=0."
+        )
+    wanted = {"num_classes": classes}
+    model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
+    if model.num_classes != classes and not hasattr(model, "reset_classifier"):
+        raise UserError(
+            f"{role}: {network.model} is an encoder only, with no place for a head to classify with. As a teacher it "
+            "can give its blocks."
+        )
+    if model.num_classes != classes:
+        model.reset_classifier(classes)
+    return _checked(Stream(model, alignment, size, _data_config(model, role), gives), network.model, role)
+
+
+def teacher_stream(
+    teacher: Teacher, alignment: Alignment, classes: list[str], *, role: str = "teachers.0", weightless: bool = False
+) -> Stream:
+    """The stream of a network whose weights are ready, with their own head, input size, and a map of its classes.
+
+    Raises:
+        UserError: as for a student, and class sets that do not fit (classes.py).
+    """
+    own = teacher.args.get("num_classes")
+    model, size = make_network(teacher, {}, True, teacher.size, role, weightless=weightless)
+    in_weights = model.num_classes if teacher.weights else model.pretrained_cfg.get("num_classes")
+    if own is not None and own != in_weights:
+        raise UserError(
+            f"{role}.args: num_classes {own} would replace the head of {teacher.model} by a random one. Leave it out, "
+            f"and map its classes with {role}.classes."
+        )
+    if is_place(teacher.model) and model.num_classes != in_weights:
+        raise UserError(
+            f"{role}: the config of {teacher.model} contradicts itself: the network has {model.num_classes} classes, "
+            f"its weights {in_weights}. Its head would be random."
+        )
+    gives = teacher.gives
+    if gives != "blocks" and not model.num_classes:
+        if gives == "logits":
+            raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
+        gives = "blocks"
+    mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
+    return _checked(Stream(model, alignment, size, _data_config(model, role), gives, mapped), teacher.model, role)
+
+
+def _data_config(model: Any, role: str) -> dict[str, Any]:
+    """timm's data config; one mean and std for a network of grey images, whatever its tag's colours have."""
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+    channels = get_model_input_config(model)["input_size"][0]
+    if channels not in (1, 3):
+        raise UserError(f"{role}: the network takes images of {channels} channels; they can have 3, or 1 (grey).")
+    for key in ("mean", "std"):
+        if len(config[key]) != channels:
+            config[key] = (sum(config[key]) / len(config[key]),) * channels
+    return config
+
+
+def _checked(stream: Stream, name: str, role: str) -> Stream:
+    """One image through the network, so that what it cannot do is found before any training."""
+    available = len(stream.model.feature_info)
+    if stream.alignment.blocks > available:
+        raise UserError(
+            f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
+        )
+    if not (stream.taps or stream.has_logits):
+        raise UserError(
+            f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing. "
+            "Have blocks compared, for example with losses.blocks=0.3."
+        )
+    device = next(stream.model.parameters()).device
+    try:
+        with torch.no_grad():
+            stream.to(device).eval()(torch.zeros(1, 3, stream.size, stream.size, device=device))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{role}: {name} has no head to classify with; as a teacher it can give blocks: {error}"
+        ) from error
+    except Exception as error:
+        key = "data.image_size" if role == "student" else f"{role}.size"
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {told}") from error
+    return stream

@@ -1,0 +1,16 @@
+"""What a run will do and cost, before it does it.
+
+In: a recipe. Out: the plan as text; hours; a rehearsal in few steps.
+Never: trains to the end, or writes a run.
+"""
+
+from meco_timm.planning.plan import make_plan
+from meco_timm.planning.rehearse import rehearsal
+from meco_timm.planning.time_estimate import hours_here, hours_on_gpus
+
+__all__ = [
+    "hours_here",
+    "hours_on_gpus",
+    "make_plan",
+    "rehearsal",
+]

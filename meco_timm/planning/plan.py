@@ -1,0 +1,174 @@
+"""The plan: what a run will do, on one screen, before it does it. Networks are looked at without their weights."""
+
+import io
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
+
+from meco_timm.data import DataSource, check_batch
+from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
+from meco_timm.planning.cost import cost_lines
+from meco_timm.recipe import Network, Recipe, Teacher
+from meco_timm.zoo import named_teachers, weightless_zoo
+
+WIDTH = 118
+Taps = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
+More = Callable[[Stream, dict[str, Stream]], list[str]]
+
+
+def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lambda *_: []) -> str:
+    """The plan as text. `more`: gives further lines, from the streams of student and teachers.
+
+    Raises:
+        UserError: any network that cannot be made, does not fit the data, or cannot take its images; too large a batch.
+    """
+    for loop in (recipe.loop, *(teacher.loop for teacher in recipe.teachers if teacher.train)):
+        check_batch(data.labelled, loop.batch_size, processes)  # the student alone and the teachers learn from these
+    student = student_stream(
+        recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
+    )
+    teachers = weightless_zoo(recipe, data.classes)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
+    console.print(_data_line(recipe, data))
+    console.print(_networks(recipe, student, teachers, data.classes))
+    tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
+    if recipe.alignment.blocks:
+        console.print(_blocks(recipe, tapped))
+    for line in (
+        *cost_lines(recipe, student, teachers, data, processes),
+        *more(student, teachers),
+        *_points(recipe, tapped),
+        *_warnings(recipe, student, teachers, data.classes),
+    ):
+        console.print(line, highlight=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _data_line(recipe: Recipe, data: DataSource) -> str:
+    return (
+        f"data  {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
+        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
+        f"at {recipe.data.image_size} px\n"
+    )
+
+
+def _plain_table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for i, head in enumerate(heads):
+        table.add_column(
+            head, justify="right" if head.endswith((" M", "MiB", " px")) else "left", no_wrap=i == 0, overflow="fold"
+        )
+    return table
+
+
+def _networks(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> Table:
+    table = _plain_table(
+        "network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence"
+    )
+    table.add_row("student", *_network_cells(recipe.student, student, len(classes)))
+    for (name, stream), teacher in zip(teachers.items(), named_teachers(recipe).values(), strict=True):
+        table.add_row(name, *_network_cells(teacher, stream, len(classes)))
+    return table
+
+
+def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
+    return [
+        f"{stream.parameter_count / 1e6:.2f}",
+        f"{stream.multiply_adds() / 1e6:.1f}",
+        f"{stream.parameter_count * 4 / 2**20:.1f}",
+        str(stream.size),
+        _normalisation(stream),
+        _class_cell(stream, classes),
+        _source(network, stream, classes),
+        str(stream.model.pretrained_cfg.get("license") or "–") if network.names_weights else "–",
+    ]
+
+
+def _normalisation(stream: Stream) -> str:
+    mean, std = tuple(stream.data_config["mean"]), tuple(stream.data_config["std"])
+    known = {
+        IMAGENET_DEFAULT_MEAN: "ImageNet",
+        IMAGENET_INCEPTION_MEAN: "0.5",
+        OPENAI_CLIP_MEAN: "CLIP",
+        (0.0,) * 3: "none",
+    }
+    return known.get(mean) or " / ".join(",".join(f"{v:.3g}" for v in values) for values in (mean, std))
+
+
+def _class_cell(stream: Stream, classes: int) -> str:
+    if not stream.has_logits:
+        return "none: blocks only"
+    own = stream.model.num_classes
+    return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
+
+
+def _source(network: Network, stream: Stream, classes: int) -> str:
+    """Where the weights come from, and what becomes of them."""
+    cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
+    own = "its own" if is_teacher and not is_place(network.model) else network.model  # a tag is the teacher's name
+    told = [network.weights or (own if network.names_weights else "random")]
+    if isinstance(network, Teacher) and not network.train:
+        return told[0] if network.names_weights else f"timm tag {cfg.get('tag')}"
+    if network.names_weights and not network.weights and cfg.get("num_classes") != classes:
+        told.append("new head")
+    if is_teacher:
+        told.append("fine-tuned first" if network.names_weights else "trained first")
+    return ", ".join(told)
+
+
+def _blocks(recipe: Recipe, tapped: dict[str, Taps]) -> Table:
+    """`layer2 64×4×4 → 256` for each block of each network."""
+    table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
+    for name, taps in tapped.items():
+        cells = [f"{module} {'×'.join(map(str, shape))} → {recipe.alignment.length}" for module, shape in taps]
+        table.add_row(name, *(cells or ["none: logits only"]))
+    return table
+
+
+@torch.no_grad()
+def _tapped(stream: Stream) -> Taps:
+    if not stream.taps:
+        return []
+    image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
+    maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
+    names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
+    return [(name, list(m.shape[1:])) for name, m in zip(names, maps, strict=True)]
+
+
+def _points(recipe: Recipe, tapped: dict[str, Taps]) -> list[str]:
+    """Warnings of maps without extent where places are compared."""
+    if recipe.alignment.method != "attention" or not any(recipe.block_weights):
+        return []
+    lines = []
+    for name, taps in tapped.items():
+        points = [str(i) for i, (_, shape) in enumerate(taps) if shape[1:] == [1, 1]]
+        if points:
+            lines.append(
+                f"warning: block {', '.join(points)} of {name} is one point, and `attention` compares places: nothing "
+                "is learnt there; `flatten`, or larger images, may serve better"
+            )
+    return lines
+
+
+def _warnings(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> list[str]:
+    lines = []
+    for (name, stream), teacher in zip(teachers.items(), recipe.teachers, strict=True):
+        licence = str(stream.model.pretrained_cfg.get("license") or "")
+        if teacher.names_weights and "nc" in licence.split("-"):
+            lines.append(f"warning: the weights of {name} are {licence}: a student of it may not be used commercially")
+        if stream.size > 2 * student.size:
+            lines.append(
+                f"warning: {name} sees images of {student.size} px enlarged to {stream.size}: slow and blurred; "
+                "a smaller `size`, or a larger data.image_size, may serve better"
+            )
+        told = teacher.train or teacher.classes or stream.class_map is not None
+        if stream.has_logits and not told and not known_by_name(stream.model, classes):
+            lines.append(f"note: {name} has as many classes as the data set; taken to be in the same order")
+        if stream.unknown:
+            names = some([classes[i] for i in stream.unknown], 5)
+            lines.append(f"note: {name} never speaks of {len(stream.unknown)} class(es) that it lacks: {names}")
+    return lines

@@ -1,0 +1,25 @@
+"""What can be written in a recipe.
+
+In: a YAML file and `key=value` overrides. Out: a checked, typed `Recipe`.
+Never: imports torch, opens data or networks.
+"""
+
+from meco_timm.recipe.reading import changed_keys, fingerprint, load_recipe, recipe_key, to_yaml
+from meco_timm.recipe.recipe import Alignment, Network, Publish, Recipe, Teacher
+from meco_timm.recipe.sections import WATCHING, Data, Loop
+
+__all__ = [
+    "WATCHING",
+    "Alignment",
+    "Data",
+    "Loop",
+    "Network",
+    "Publish",
+    "Recipe",
+    "Teacher",
+    "changed_keys",
+    "fingerprint",
+    "load_recipe",
+    "recipe_key",
+    "to_yaml",
+]

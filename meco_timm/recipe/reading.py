@@ -1,0 +1,224 @@
+"""1 · Reading a recipe: YAML, overrides from the command line, and errors that name file, line and key.
+
+No torch in here. YAML's own traps are closed: `5e-4` is a number, duplicate keys and non-finite numbers are refused.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from meco_timm.common import UserError, did_you_mean
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.recipe.sections import WATCHING
+
+Path_ = tuple[str | int, ...]
+COMMAND_LINE = "command line"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `5e-4` is a number and a duplicate key is an error."""
+
+
+_Loader.add_implicit_resolver(  # before PyYAML's own, which wants a dot in every float
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        if str(key.value) in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
+        seen.add(str(key.value))
+        if key.tag == "tag:yaml.org,2002:bool":
+            key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def _key_lines(node: yaml.Node | None, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
+    """(path of a key, its line counted from 1) for every key and list item below `node`."""
+    if isinstance(node, yaml.MappingNode):
+        items: list[tuple[str | int, Any, Any]] = [(str(key.value), key.start_mark, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        items = [(i, value.start_mark, value) for i, value in enumerate(node.value)]
+    else:
+        return
+    for key, mark, value in items:
+        yield (*path, key), mark.line + 1
+        yield from _key_lines(value, (*path, key))
+
+
+def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
+    try:
+        return yaml.load(text, _Loader), dict(_key_lines(yaml.compose(text, _Loader)))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        hint = " (indent with spaces, never with tabs)" if r"'\t'" in str(error.problem) else ""
+        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}{hint}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {error}") from None
+
+
+def read_recipe_text(path: str | Path) -> str:
+    """The file's text; a `UserError` when it cannot be read or is empty."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such recipe.{did_you_mean(path, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
+    if not text.strip():
+        raise UserError(f"{path}: the recipe is empty. Start from recipes/quickstart.yaml.")
+    return text
+
+
+def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> None:
+    """Set `a.b=value` in `raw`; list items are numbers, as in `teachers.0.size=64`."""
+    dotted, equals, text = argument.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"{COMMAND_LINE}: {argument!r} is not an override. Write key=value, for example loop.lr=5e-4.")
+    value, _ = _parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
+    keys: tuple[Any, ...] = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
+    target: Any = raw
+    for key in keys[:-1]:
+        if isinstance(target, list) and isinstance(key, int) and key < len(target):
+            if isinstance(target[key], str):
+                target[key] = {"model": target[key]}
+            target = target[key]
+        elif isinstance(target, dict):
+            target[key] = target.get(key) or {}
+            if isinstance(target[key], str) and key == "student":
+                target[key] = {"model": target[key]}
+            target = target[key]
+        else:
+            break
+    if (isinstance(target, list) and isinstance(keys[-1], int) and keys[-1] < len(target)) or isinstance(target, dict):
+        target[keys[-1]] = value
+    else:
+        raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has nothing of that name to change.")
+    for stale in [path for path in lines if path[: len(keys)] == keys]:
+        del lines[stale]
+    for depth in range(1, len(keys) + 1):
+        lines.setdefault(keys[:depth], COMMAND_LINE)
+
+
+def _section_at(loc: Path_) -> type[BaseModel] | None:
+    """The schema of the section that holds the last key of `loc`."""
+    section: Any = Recipe
+    for key in loc[:-1]:
+        if isinstance(key, str) and isinstance(section, type) and issubclass(section, BaseModel):
+            field = section.model_fields.get(key)
+            section = field.annotation if field else None
+        while not isinstance(section, type) or not issubclass(section, BaseModel):
+            inner = [a for a in get_args(section) if a is not type(None)]
+            if not inner:
+                return None
+            section = inner[0]
+    return section
+
+
+def _said(problem: Any) -> str:
+    """One problem in words: what was wrong, what to write instead."""
+    loc, kind, value = problem["loc"], problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        section = _section_at(loc)
+        known = list(section.model_fields) if section else []
+        hint = did_you_mean(loc[-1], known)
+        return f"there is no such key.{hint}" if hint else f"there is no such key. Known here: {', '.join(known)}."
+    if kind == "missing":
+        return "this key is required and missing."
+    if kind == "literal_error":
+        words = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+        hint = did_you_mean(value, words)
+        return f"{value!r} is not one of its words: {', '.join(words)}.{hint}"
+    if kind == "too_short" and loc == ("teachers",):
+        return "the list of teachers is empty. Name at least one timm model, or write `- train: resnet18`."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}" + ("." if isinstance(value, dict) else f", but it is {value!r}.")
+
+
+def _located(problem: Any, name: str, lines: dict[Path_, Any]) -> str:
+    loc = tuple(
+        part for part in problem["loc"] if part not in ("float", "list[constrained-float]", "constrained-float")
+    )
+    named = re.match(r"Value error, ([a-z_.]+)\b", problem["msg"])
+    path: Path_ = tuple(named[1].split(".")) if not loc and named else loc
+    while path and path not in lines:
+        path = path[:-1]
+    line = lines.get(path)
+    where = COMMAND_LINE if line == COMMAND_LINE else f"{name}:{line}" if line else name
+    key = ".".join(map(str, loc))
+    return f"{where}: {key}: {_said(problem)}" if key else f"{where}: {_said(problem)}"
+
+
+def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """The recipe in the file `path` with `key.sub=value` overrides on top.
+
+    Raises:
+        UserError: names file, line and key of everything that is wrong, and what would be right.
+    """
+    raw, lines = _parse_yaml(read_recipe_text(path), str(path))
+    if raw is None:
+        raise UserError(f"{path}: the recipe is empty. Start from recipes/quickstart.yaml.")
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}:1: a recipe is a mapping of sections (data:, teachers:, student:, …), not a list.")
+    for argument in overrides:
+        _override(raw, lines, argument)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = [_located(problem, str(path), lines) for problem in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(problems))) from None
+    if recipe.run is None:
+        recipe.run = f"runs/{Path(path).stem}-{fingerprint(recipe_key(recipe))}"
+    return recipe
+
+
+def recipe_key(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides the result: without where it goes and without how often and how fast to look.
+
+    `zoo.loop` stands in the loops of the teachers that are trained; the others have none.
+    """
+    key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "publish": True, "data": {"workers"}})
+    for place in (key, *key["teachers"]):
+        place["loop"] = {name: value for name, value in place["loop"].items() if name not in WATCHING}
+        if not place.get("train", True):
+            del place["loop"]
+    del key["zoo"]["folder"], key["zoo"]["resident"], key["zoo"]["loop"]
+    key["store"]["folder"] = key["store"]["folder"] is not None  # where it lies decides nothing
+    return key
+
+
+def fingerprint(value: Any) -> str:
+    """Eight hexadecimal digits of anything that JSON can say."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
+    """The dotted keys in which two nested values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [
+            hit for key in keys for hit in changed_keys(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [hit for i, (one, other) in pairs for hit in changed_keys(one, other, f"{path}.{i}")]
+    return [] if old == new else [path]
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, every default written out; reads back as the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,249 @@
+"""1 · The recipe: what can be written in the YAML, with types, defaults and meaning.
+
+Nothing here imports torch, so a wrong recipe is refused in well under a second. `reading.py` puts YAML, command-line
+overrides and error messages on top. Sections are named as the modules that read them.
+"""
+
+import re
+from math import isqrt
+from typing import Annotated, Any, Literal
+
+from huggingface_hub.utils import validate_repo_id
+from pydantic import Field, field_validator, model_validator
+
+from meco_timm.recipe.sections import Data, Fraction, Loop, NotNegative, Positive, Section, Store
+
+Similarity = Literal["l1", "l2", "kl", "ce"]
+
+
+class Network(Section):
+    """A timm network. A name with a tag (`resnet18.a1_in1k`), `hf-hub:` or `local-dir:` names weights, a bare
+    architecture (`resnet18`) does not."""
+
+    model: str
+    """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`."""
+    weights: str | None = None
+    """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @property
+    def names_weights(self) -> bool:
+        return self.weights is not None or "." in self.model or ":" in self.model
+
+
+class Teacher(Network):
+    """A member of the zoo: `resnet18.a1_in1k` brings its weights; `train: resnet18` is first trained on the labels."""
+
+    train: bool = False
+    """Trained on the data set's labels first: from random weights, or from the named ones (fine-tuning)."""
+    size: Annotated[int, Field(gt=0)] | None = None
+    """Input size in pixels; by default the size it was trained at, `data.image_size` for a network trained here.
+    The batch is resized for it."""
+    gives: Literal["all", "blocks", "logits"] = "all"
+    """What the student learns from it. A network without a head (DINO, CLIP, SAM encoders) gives its blocks only."""
+    classes: str | list[int | str] | None = None
+    """Where its class set differs: a file with the teacher's class names, one a line, or a list with the teacher's
+    class (number or name) for each class of the data set. By default found by name, if its config has names."""
+    missing: Literal["error", "mask"] = "error"
+    """Classes of the data set that the teacher does not know: refused, or `mask`: it never speaks of them."""
+    loop: Loop = Loop()
+    """What differs from `zoo.loop` in this teacher's training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_train(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("train"), str) and "model" not in value:
+            return value | {"model": value["train"], "train": True}
+        return value
+
+
+class Zoo(Section):
+    """The teachers' house: how they are drawn, and how and where those that need it are trained."""
+
+    sampling: Literal["random", "random_image", "average"] = "average"
+    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
+    step, drawn from (seed, step, image): each teacher sees its share of the batch, a small one slowly; from a store at
+    no cost. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
+    scope: Literal["all", "process"] = "all"
+    """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
+    resident: Annotated[int, Field(gt=0)] | None = None
+    """Keep only so many teachers on the device, the others in the host's memory; those of the next steps come ahead,
+    from 2 on. Null keeps all. On a CPU it changes nothing."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Of the teachers' weights while they teach; by default `bf16` on a CUDA device that has it, else float32. Half
+    the memory, and up to twice the speed where the device computes in it, some CPUs too. The table is in float32."""
+    folder: str = "zoo"
+    """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
+    loop: Loop = Loop()
+    """What differs from `loop` while teachers are trained."""
+
+
+class Alignment(Section):
+    """How feature maps of any shape become vectors of one length (alignment.py)."""
+
+    blocks: Annotated[int, Field(ge=0)] = 4
+    """Blocks compared per network, chosen by relative depth; 0 compares logits only. When it is not written: 4 where
+    `losses.blocks` or a discriminator looks at blocks, else 0."""
+    method: Literal["flatten", "channel_mean", "grid", "attention"] = "grid"
+    """`flatten`: adaptive pooling of all values in a row (the paper). `channel_mean`: pooled over positions, mean over
+    channels (the released code). `grid`: channels and positions pooled apart, so positions are kept. `attention`:
+    energy per position, comparable between any two networks."""
+    length: Annotated[int, Field(ge=16)] = 256
+    """d, the aligned length: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`."""
+    projection: bool = False
+    """A learned linear map on the student's side, thrown away after training."""
+
+    @model_validator(mode="after")
+    def _length_fits(self) -> "Alignment":
+        if self.method == "grid" and self.length % 16:
+            raise ValueError(f"length {self.length} is not a multiple of 16, which method grid needs (4 × 4 positions)")
+        if self.method == "attention" and isqrt(self.length) ** 2 != self.length:
+            raise ValueError(f"length {self.length} is not a square, which method attention needs")
+        return self
+
+
+class Losses(Section):
+    """Similarity between teacher and student (losses.py)."""
+
+    similarity: Literal["l1", "l2", "kl", "ce", "dist"] = "ce"
+    """Between softened logits. The paper found `ce` best of its four; `dist` compares correlations instead."""
+    temperature: Positive = 4.0
+    """Softens both sides; `ce`, `kl` and `dist` are multiplied by its square."""
+    logits: NotNegative = 1.0
+    """Weight of the logits' similarity."""
+    block_similarity: Similarity = "l2"
+    """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
+    softmax."""
+    blocks: NotNegative | list[NotNegative] = 0.0
+    """Weight of the blocks' similarity: one for all or a list, first block first. 0, the default, compares logits
+    only; 0.3 is a fair start."""
+    labels: NotNegative = 0.0
+    """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""
+
+
+class Discriminators(Section):
+    """One small classifier per block, teacher or student? The student is trained against them (discriminators.py)."""
+
+    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "none"
+    """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
+    `cooperative`: what the paper's released code does, the student helps the discriminator. `none`."""
+    on: Literal["blocks", "logits", "all"] = "all"
+    """Which outputs have a discriminator."""
+    weight: Positive = 0.1
+    """Strength of the adversary's gradient on the student; the discriminators themselves always learn at full."""
+    lr: Positive = 1e-3
+    """Learning rate of the discriminators."""
+    spectral_norm: bool = False
+    """Weights divided by their largest singular value: a weaker discriminator, whose gradient does not die."""
+    smoothing: Fraction = 0.0
+    """One-sided label smoothing: the teacher's side counts as so much less than 1."""
+    r1: NotNegative = 0.0
+    """Penalty on the discriminators' slope at the teacher's side, another way to keep them from becoming too sure."""
+
+
+class Publish(Section):
+    """Where the student goes on the Hub when the run has ended (publishing.py). No part of what the run is."""
+
+    repo: str
+    """`owner/name`; made if it is not there."""
+    private: bool = False
+    """Whether a repository that is made is private."""
+    revision: str | None = None
+    """Branch to publish on; `main` by default."""
+    overwrite: bool = False
+    """Whether another model in the repository may be replaced."""
+    license: str | None = None
+    """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`, `other`); yours to decide."""
+    card: str | None = None
+    """Your own template of the card, in place of meco_timm/templates/card.md."""
+
+    @field_validator("repo")
+    @classmethod
+    def _owner_and_name(cls, repo: str) -> str:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
+            raise ValueError("repo is written owner/name, of letters, digits, '-', '_' and '.'")
+        validate_repo_id(repo)
+        return repo
+
+
+class Recipe(Section):
+    """Teachers, a student, a data set, and how the knowledge goes from one to the other."""
+
+    seed: int = 0
+    """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
+    run: str | None = None
+    """The run folder; by default `runs/<recipe>-<hash of the recipe>`."""
+    trackers: list[str] = Field(default_factory=list)
+    """Accelerate's words for trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Mixed precision; by default what `accelerate launch` was told."""
+    data: Data
+    teachers: Annotated[list[Teacher], Field(min_length=1)]
+    """The ensemble: change this list to change the experiment."""
+    student: Network
+    zoo: Zoo = Zoo()
+    alignment: Alignment = Alignment()
+    losses: Losses = Losses()
+    discriminators: Discriminators = Discriminators()
+    loop: Loop = Loop()
+    store: Store = Store()
+    publish: Publish | None = None
+    """Where the student goes on the Hub when the run has ended; null for nowhere."""
+
+    @field_validator("losses")
+    @classmethod
+    def _some_similarity(cls, losses: Losses) -> Losses:
+        if losses.logits == 0 and losses.labels == 0:
+            raise ValueError("logits and labels both have weight 0, so nothing would train the student's head")
+        return losses
+
+    @model_validator(mode="after")
+    def _block_weights(self) -> "Recipe":
+        weights, blocks = self.losses.blocks, self.alignment.blocks
+        if isinstance(weights, list) and len(weights) != blocks:
+            raise ValueError(f"losses.blocks has {len(weights)} weights but alignment.blocks is {blocks}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_idle_blocks(self) -> "Recipe":
+        """Blocks that nothing looks at would still be computed, and kept in a store."""
+        if not self.compares_blocks and "blocks" not in self.alignment.model_fields_set:
+            self.alignment = self.alignment.model_copy(update={"blocks": 0})
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_mixed(self) -> "Recipe":
+        mixed = [key for key in ("mixup", "cutmix", "random_erasing") if getattr(self.loop, key)]
+        if self.store.folder is not None and mixed:
+            raise ValueError(
+                f"loop.{mixed[0]} changes images after they are loaded, in each step anew, so a store cannot know what "
+                "the teachers would say of them. Set it to 0, or leave store.folder out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inherit_loops(self) -> "Recipe":
+        """zoo.loop changes loop, a teacher's loop changes zoo.loop; written out, so that the saved recipe is whole."""
+        if self.loop.epochs is None and self.loop.steps is None:
+            self.loop = self.loop.model_copy(update={"epochs": 100.0})
+        self.zoo = self.zoo.model_copy(update={"loop": self.loop.changed_by(self.zoo.loop)})
+        self.teachers = [t.model_copy(update={"loop": self.zoo.loop.changed_by(t.loop)}) for t in self.teachers]
+        return self
+
+    @property
+    def compares_blocks(self) -> bool:
+        """Whether a loss or a discriminator looks at blocks."""
+        d = self.discriminators
+        return self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
+
+    @property
+    def block_weights(self) -> list[float]:
+        """One weight per block."""
+        weights = self.losses.blocks
+        return weights if isinstance(weights, list) else [weights] * self.alignment.blocks

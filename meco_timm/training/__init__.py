@@ -1,0 +1,23 @@
+"""One loop for any objective: many devices, safe to interrupt.
+
+In: an objective, a data source, settings. Out: the stream with its best weights, metrics, checkpoints.
+Never: knows which teachers there are, or what the losses mean.
+"""
+
+from meco_timm.training.checkpoint import Interrupted, listen
+from meco_timm.training.faults import faults_told
+from meco_timm.training.loop import Training, total_steps
+from meco_timm.training.run_folder import RunFolder, find_run_folder, move_aside
+from meco_timm.training.sharding import check_launch
+
+__all__ = [
+    "Interrupted",
+    "RunFolder",
+    "Training",
+    "check_launch",
+    "faults_told",
+    "find_run_folder",
+    "listen",
+    "move_aside",
+    "total_steps",
+]

@@ -1,0 +1,127 @@
+"""9 · Checkpoints that are whole or not there, and stopping when asked to.
+
+A checkpoint's file name ends in the digest of its bytes: one rename makes it valid, and a damaged one is known.
+Only tensors and plain values are read back, never pickled code.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from meco_timm.common import UserError, digest_of, flush, say
+
+ASK_SECONDS = 1.0  # between two moments when many processes agree on what to do
+NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+class Checkpoints:
+    """The newest `keep` states of a run in `folder`."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+
+    def save(self, step: int, state: dict[str, Any]) -> bool:
+        """Write the state of `step`, then drop the oldest; False, said aloud, where the disk has no room for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / "unfinished.tmp"
+        try:
+            with beside.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with suppress(OSError):  # where nothing can be written, nothing can be removed
+                beside.unlink(missing_ok=True)
+            kept = f"that of step {old[0][0]} is kept" if (old := self._found()) else "there is none yet"
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            say(f"warning: the checkpoint of step {step} could not be written to {self.folder} ({why}); {kept}")
+            return False
+        beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
+        flush(self.folder)
+        for _, path in self._found()[self.keep :]:
+            path.unlink()
+        return True
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest state that is whole; damaged ones are named and passed over."""
+        for step, path in self._found():
+            match = NAME.fullmatch(path.name)
+            if match and match[2] == digest_of(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
+            say(f"warning: the checkpoint of step {step} is damaged and passed over ({path})")
+        return None
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """(step, file), newest first."""
+        paths = self.folder.glob("step-*.pt") if self.folder.is_dir() else ()
+        return sorted(((int(m[1]), path) for path in paths if (m := NAME.fullmatch(path.name))), reverse=True)
+
+
+class Interrupted(UserError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_code = 143
+
+
+class StopSign:
+    """Whether the process has been asked to stop (SIGTERM, or Ctrl-C; a second Ctrl-C stops at once)."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.seen = True
+
+
+@contextmanager
+def listen() -> Iterator[StopSign]:
+    """Turn SIGTERM and SIGINT into a sign that the loop looks at after each step."""
+    sign = StopSign()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        old = [signal.signal(number, sign._handle) for number in numbers]
+    except ValueError:  # not in the main thread, as in a notebook's executor: then a signal ends the process as usual
+        yield sign
+        return
+    try:
+        yield sign
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)
+
+
+class Watch:
+    """Whether it is time to stop or to save: many processes agree on it, all at one step."""
+
+    def __init__(self, accelerator: Accelerator, minutes: float, step: int, stop: StopSign):
+        self.accelerator, self.minutes, self.stop = accelerator, minutes, stop
+        self.saved_at = self.asked_at = time.monotonic()
+        self.last, self.next = step, step + 1
+
+    def look(self, step: int) -> tuple[bool, bool]:
+        """(to stop, to save by the clock) after a step. Asking the others waits for the device, hence not each step."""
+        now = time.monotonic()
+        due = now - self.saved_at > 60 * self.minutes
+        if self.accelerator.num_processes == 1:
+            return self.stop.seen, due
+        if step < self.next:
+            return False, False
+        pace = (now - self.asked_at) / (step - self.last)  # seconds per step
+        mine = torch.tensor([self.stop.seen, due, pace], dtype=torch.float32, device=self.accelerator.device)
+        stops, dues, paces = self.accelerator.reduce(mine).tolist()
+        self.last, self.asked_at = step, now
+        self.next = step + max(1, int(ASK_SECONDS * self.accelerator.num_processes / max(paces, 1e-6)))
+        return stops > 0, dues > 0
+
+    def saved(self) -> None:
+        self.saved_at = time.monotonic()

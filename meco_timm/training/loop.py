@@ -1,0 +1,296 @@
+"""9 · Training: any objective, many devices, safe to interrupt.
+
+One loop trains a teacher, the student alone and the student. An objective is a module whose `student` is the stream
+to keep and whose forward gives named losses; `teach`, if any, gives the teacher's outputs for a step.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from meco_timm.common import Ticker, UserError, derive, reseed, say
+from meco_timm.data import BadImages, Batch, DataSource, Images
+from meco_timm.distillation import gradient_shares
+from meco_timm.evaluation import validate
+from meco_timm.networks import Outputs, Stream
+from meco_timm.recipe import Loop
+from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
+from meco_timm.training.metrics import MetricLines
+from meco_timm.training.mixing import Mixing
+from meco_timm.training.optimizers import Guard, make_optimizer, make_schedule, set_memory
+from meco_timm.training.sharding import Shards, same_buffers
+
+Teach = Callable[[Batch, Tensor, int], Outputs]  # batch on the CPU, its images as seen, step → a teacher's outputs
+
+
+class Best(NamedTuple):
+    """The best validation so far; without a validation split, the last weights. `state` is on the CPU."""
+
+    score: float
+    step: int
+    state: dict[str, Tensor]
+
+
+def total_steps(settings: Loop, images: int, processes: int) -> int:
+    """Optimizer steps of a run; an epoch is one pass over `images`."""
+    if settings.steps is not None:
+        return settings.steps
+    per_step = settings.batch_size * settings.accumulation * processes
+    return max(1, math.ceil((settings.epochs or 0) * images / per_step))
+
+
+class Training:
+    """The state of one run and its steps. `run()` trains to the end and returns the student with its best weights."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        settings: Loop,
+        accelerator: Accelerator,
+        *,
+        data: DataSource,
+        images: Images,
+        steps: int,
+        seed: int,
+        folder: Path,
+        title: str,
+        teach: Teach | None = None,
+        teachers: dict[str, str] | None = None,
+        discriminator_lr: float = 0.0,
+    ):
+        set_memory(objective, settings)
+        self.settings, self.accelerator, self.teach = settings, accelerator, teach
+        self.data, self.images, self.steps, self.seed = data, images, steps, seed
+        self.folder, self.title, self.teachers = folder, title, teachers or {}
+        optimizer = make_optimizer(objective, settings, discriminator_lr)
+        self.schedule = make_schedule(optimizer, settings, steps)
+        self.shards = Shards(objective.to(accelerator.device), accelerator)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.student: Stream = self._module.student
+        self.guard = Guard(accelerator, self._module, self.optimizer, settings.clip_grad)
+        self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
+        self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.bad = BadImages(data.max_bad, accelerator.is_main_process)
+        self.best: Best | None = None
+        self.step = 0
+        self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
+        self.shares: dict[str, float] = {}  # of the gradient, by term, when just measured
+        self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
+
+    @property
+    def _module(self) -> Any:
+        """The objective itself, without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.objective, keep_torch_compile=False)
+
+    def run(self) -> Stream:
+        """Train from the last checkpoint, if there is one, to the end.
+
+        Raises:
+            Interrupted: the process was asked to stop; the state is saved, the same command goes on.
+            UserError: an image cannot be read, other teachers than before, or the loss is not finite.
+        """
+        self.accelerator.gradient_accumulation_steps = self.settings.accumulation  # a teacher's may be another
+        self.accelerator.step = 0
+        main = self.accelerator.is_main_process
+        with listen() as stop:
+            self._resume()
+            self._logged = (time.monotonic(), self.step)
+            lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
+            watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
+            try:
+                with Ticker(self.title, self.steps, self.step, main) as ticker:
+                    self._steps(lines, ticker, watch)
+            except RuntimeError as error:
+                if not stop.seen:
+                    raise
+                # The signal has ended loaders that were only starting, or other processes, before this one looked.
+                told = f"{self.title}: stopped ({error}); the same command goes on from the last checkpoint."
+                raise Interrupted(told) from error
+        return self._finish()
+
+    def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
+        batches = self._batches()
+        while self.step < self.steps and not self._out_of_patience:
+            losses = self._one_step(batches)
+            self.step += 1
+            logs = self.step % self.settings.log_every == 0 or self.step == self.steps
+            ticker.step(self.step, self._log(lines, losses) if logs else "")
+            if self.shares:
+                lines.shares(self.step, self.shares)
+                self.shares = {}
+            if self._time_to_validate():
+                lines.validation(self.step, self._validate())
+            stop, due = watch.look(self.step)
+            if stop or due or self._time_to_save():
+                self._checkpoint()
+                watch.saved()
+            if stop:
+                self.accelerator.wait_for_everyone()  # who ends first may have the others killed, amid their saving
+                raise Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
+
+    def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
+        """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
+        validation."""
+        (then, step), self._logged = self._logged, (time.monotonic(), self.step)
+        seconds, waited, self._waited = max(self._logged[0] - then, 1e-9), self._waited, 0.0
+        facts = {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": (self.step - step) * self._images_per_step / seconds,
+            "data_wait": min(waited / seconds, 1.0),
+            "skipped_steps": int(self.skipped[0]),
+            **self.bad.count(self.accelerator),
+        }
+        if self.accelerator.trackers:
+            values = {name: loss.item() for name, loss in losses.items()}
+            tracked = {f"{self.title}/{name}": value for name, value in (facts | values).items()}
+            self.accelerator.log(tracked, step=self.step)
+        return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
+
+    def _time_to_weigh(self) -> bool:
+        """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
+        return (self.step + 1) % max(1, self.steps // 4) == 0 and not self.shards.spread
+
+    def _time_to_save(self) -> bool:
+        every = self.settings.checkpoint_steps
+        return self.step == self.steps or (every is not None and self.step % every == 0)
+
+    def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        if self.schedule:
+            self.schedule.step_update(self.step)
+        if not self.student.training:
+            self.objective.train()
+        for part in range(self.settings.accumulation):
+            read = self._next(batches)
+            batch = send_to_device(read, self.accelerator.device, non_blocking=True)
+            # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
+            reseed(self.seed, "step", self.step, part, self.accelerator.process_index)
+            image, label = self.mixing(batch.image, batch.label)
+            teacher = self.teach(read, image, self.step) if self.teach else None
+            with self.accelerator.accumulate(self.objective):
+                with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
+                    losses = self.objective(image, label, teacher)
+                self.accelerator.backward(losses["total"])
+                if self.accelerator.sync_gradients:
+                    bad = self.guard()
+                    self.skipped = torch.stack([self.skipped[0] + bad, (self.skipped[1] + 1) * bad])
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.student, step=self.step)
+        if self._time_to_weigh() and teacher is not None:
+            with self.accelerator.autocast():
+                self.shares = gradient_shares(self._module, image, label, teacher)
+        return losses
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        began = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - began
+        return batch
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.settings.batch_size * self.settings.accumulation * self.accelerator.num_processes
+
+    def _batches(self) -> Iterator[Batch]:
+        parts, a = self.settings.accumulation, self.accelerator
+        seed, size = derive(self.seed, "batches"), self.settings.batch_size
+        start, stop = self.step * parts, self.steps * parts
+        return self.data.batches(self.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad)
+
+    @property
+    def _validate_every(self) -> int:
+        return max(1, self.steps // self.settings.validations)
+
+    def _time_to_validate(self) -> bool:
+        return self.step % self._validate_every == 0 or self.step == self.steps
+
+    @property
+    def _out_of_patience(self) -> bool:
+        """Whether too many validations have passed since the best one; a function of what a checkpoint holds."""
+        patience = self.settings.patience
+        return bool(patience and self.best and self.step - self.best.step >= patience * self._validate_every)
+
+    def _validate(self) -> dict[str, float]:
+        stream = self.ema.module if self.ema else self.shards.gather(self._module)
+        if self.accelerator.num_processes > 1:
+            same_buffers(stream)
+        scores = {"top1": 0.0, "nll": 0.0}
+        if len(self.data.validation):
+            scores = validate(stream, self.data, self.accelerator, self.settings.batch_size)
+        score = -scores["nll"] if self.settings.best == "nll" else scores["top1"]
+        if self.best is None or score >= self.best.score:  # of equals the later, which has trained longer
+            state = {name: tensor.detach().cpu().clone() for name, tensor in stream.model.state_dict().items()}
+            self.best = Best(score, self.step, state)
+        return scores
+
+    def _finish(self) -> Stream:
+        self.bad.tell(self.title)
+        assert self.best is not None  # the last step validates
+        student = self.shards.stream
+        student.model.load_state_dict(self.best.state)
+        self.accelerator.free_memory(self.objective, self.optimizer)
+        return student.eval()
+
+    def _checkpoint(self) -> None:
+        a = self.accelerator
+        self.bad.count(a)
+        if self.skipped[1] or not (a.is_main_process or self.shards.spread):  # a state amid failing steps may be spoilt
+            return
+        weights, optimizer = self.shards.states(self._module, self.optimizer)
+        if not a.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "teachers": self.teachers,
+            "objective": weights,
+            "optimizer": optimizer,
+            "scaler": a.scaler.state_dict() if a.scaler else None,
+            "ema": self.ema.state_dict() if self.ema else None,
+            "skipped": self.skipped,
+            "bad_images": self.bad.told,
+            "best": tuple(self.best) if self.best else None,
+        }
+        self.checkpoints.save(self.step, state)
+
+    def _resume(self) -> None:
+        state = self.checkpoints.newest()
+        steps = self.accelerator.gather(torch.tensor([state["step"] if state else 0], device=self.accelerator.device))
+        if len(set(steps.tolist())) > 1:
+            raise UserError(
+                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.folder}. It must lie on a "
+                "disk that all nodes share."
+            )
+        if state is None:
+            return
+        self._check_teachers(state["teachers"])
+        self.shards.load(self._module, self.optimizer, state["objective"], state["optimizer"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.best = Best(*state["best"]) if state["best"] else None
+        self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
+        self.bad.told = dict(state.get("bad_images", {}))
+        if self.step > self.steps or (self.step == self.steps and self.best is None):
+            raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
+        if self.accelerator.is_main_process:
+            say(f"{self.title}: going on from step {self.step}")
+
+    def _check_teachers(self, then: dict[str, str]) -> None:
+        """The run goes on only with the teachers that it began with."""
+        others = [name for name in self.teachers if self.teachers[name] != then.get(name)]
+        if others:
+            raise UserError(
+                f"teachers: {', '.join(others)}: other weights than those this run began with ({self.folder}). Bring "
+                "the old ones back, or start anew with --fresh."
+            )

@@ -1,0 +1,95 @@
+"""9 · metrics.jsonl: what a training run tells about itself."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from meco_timm.common import UserError, say, write_text
+
+INERT = 1e-3  # share of the student's gradient below which a term teaches nothing
+PATIENCE = 20  # steps in a row without a finite gradient, after which the run stops
+
+
+class MetricLines:
+    """metrics.jsonl: a line of losses every `log_every` steps, a line per validation; a resumed run repeats none."""
+
+    def __init__(self, path: Path, start: int, main: bool):
+        self.path, self.main = path, main
+        self._warned: set[str] = set()
+        self._waiting = b""  # lines that the disk had no room for
+        if main:
+            old = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
+            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= start))
+            self._size = path.stat().st_size
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """Append a line; where the disk refuses it, warn once and keep it for the next time."""
+        if not self.main:
+            return
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(self._size)  # a write that failed may have left a part
+                file.seek(self._size)
+                written = file.write(self._waiting)
+        except OSError as error:
+            if "disk" not in self._warned:
+                say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on.")
+            self._warned.add("disk")
+            return
+        if written == len(self._waiting):
+            self._size, self._waiting = self._size + written, b""
+
+    def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
+        """Write the line and return the note for the progress bar. Reads the device: once per `log_every` steps.
+
+        Raises:
+            UserError: `PATIENCE` steps in a row had no finite gradient; names the term.
+        """
+        values = {name: loss.item() for name, loss in losses.items()}
+        if bad_in_row >= PATIENCE:
+            broken = [name for name, value in values.items() if not math.isfinite(value)] or ["the gradient"]
+            raise UserError(
+                f"loop: at step {step} {broken[-1]} is not finite, for {bad_in_row} steps in a row. Lower loop.lr or "
+                "do without mixed precision. These steps changed nothing; the last good checkpoint is kept."
+            )
+        self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
+        skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
+        wait = f"  waiting for data {facts['data_wait']:.0%}" if facts["data_wait"] >= 0.05 else ""
+        return f"{facts['images_per_s']:.0f} images/s{wait}  {_note(values)}{skipped}"
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
+
+    def shares(self, step: int, shares: dict[str, float]) -> None:
+        """Each term's share of the student's gradient; a term that has next to none is named, once."""
+        self._write({"step": step, **{f"gradient_share/{name}": share for name, share in shares.items()}})
+        for name in sorted(name for name, share in shares.items() if share < INERT and name not in self._warned):
+            self._warned.add(name)
+            if self.main:
+                say(
+                    f"warning: {name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it "
+                    f"teaches next to nothing. Raise {_weight_of(name)}, or set it aside."
+                )
+
+
+def _weight_of(name: str) -> str:
+    """The recipe's key that weighs a term."""
+    if name == "labels" or name == "similarity/logits":
+        return f"losses.{name.split('/')[-1]}"
+    return "losses.blocks" if name.startswith("similarity") else "discriminators.weight"
+
+
+def _note(values: dict[str, float]) -> str:
+    """The terms in short: blocks and discriminators as their means."""
+    groups: dict[str, list[float]] = {}
+    short = {"similarity": "blocks", "adversary": "adversary", "discriminator_accuracy": "D right"}
+    for name, value in values.items():
+        family = name.split("/")[0]
+        label = "logits" if name == "similarity/logits" else short.get(family, family)
+        groups.setdefault(label, []).append(value)
+    return "  ".join(f"{label} {sum(group) / len(group):.3f}" for label, group in groups.items())

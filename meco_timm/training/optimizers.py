@@ -1,0 +1,116 @@
+"""9 · timm's optimizers, schedules and memory settings for what an objective trains."""
+
+from typing import Any
+
+import timm.optim
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+
+from meco_timm.common import UserError, did_you_mean
+from meco_timm.recipe import Loop
+from meco_timm.training.sharding import local, whole
+
+FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for their step: on a CPU 5 × as fast
+
+
+def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float) -> torch.optim.Optimizer:
+    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate)."""
+    known = timm.optim.list_optimizers()
+    if settings.optimizer not in known:
+        raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, known)}")
+    model = objective.student.model  # type: ignore[union-attr]
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    groups = _groups(model, settings, exempt)
+    rates = {"projections": settings.lr, "discriminators": discriminator_lr}
+    for name, rate in rates.items():
+        extra = list(getattr(objective, name, nn.ModuleList()).parameters())
+        if extra:
+            groups.append({"params": extra, "lr": rate, "weight_decay": 0.0})
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+    if settings.optimizer in FUSED:
+        common["fused"] = True
+    try:
+        return create_optimizer_v2(groups, settings.optimizer, **common)
+    except (ValueError, TypeError, ImportError, RuntimeError, AssertionError) as error:
+        raise UserError(f"loop.optimizer: {settings.optimizer} cannot be made: {error}") from error
+
+
+def _groups(model: Any, settings: Loop, exempt: set[str]) -> list[dict[str, Any]]:
+    if settings.layer_decay is None:
+        return param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
+    groups = param_groups_layer_decay(model, settings.weight_decay, exempt, layer_decay=settings.layer_decay)
+    if settings.schedule == "none":  # it is timm's schedules that heed `lr_scale`
+        return [group | {"lr": settings.lr * group["lr_scale"]} for group in groups]
+    return groups
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:
+    """timm's schedule in steps: a function of the step alone. None for `none`."""
+    if settings.schedule == "none":
+        return None
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        settings.schedule,
+        num_epochs=steps,
+        warmup_epochs=int(settings.warmup * steps),
+        warmup_lr=0.0,
+        decay_epochs=steps / 3,
+        decay_rate=1.0 if settings.schedule == "poly" else 0.1,  # timm takes it for poly's power: linear
+        decay_milestones=[round(share * steps) for share in settings.milestones],
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return schedule
+
+
+def set_memory(objective: nn.Module, settings: Loop) -> None:
+    """Gradient checkpointing and memory format of the network that is trained."""
+    model: Any = objective.student.model  # type: ignore[union-attr]
+    if settings.gradient_checkpointing:
+        try:
+            model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise UserError(f"loop.gradient_checkpointing: timm has none for {type(model).__name__}.") from error
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+
+class Guard:
+    """Clips the student's gradient to norm `limit`, and lets a step without a finite gradient change nothing.
+
+    Which tensors are whose is found out once: walking through the modules in each step costs small networks dear.
+    """
+
+    def __init__(self, accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None):
+        self.accelerator, self.optimizer, self.limit = accelerator, optimizer, limit
+        self.parameters = list(objective.parameters())
+        self.student = list(objective.student.parameters())  # type: ignore[union-attr]
+        own = {id(p) for p in self.student}
+        self.others = [p for p in self.parameters if id(p) not in own]
+        fused, spread = optimizer.defaults.get("fused"), any(isinstance(p, DTensor) for p in self.parameters)
+        self.fused = bool(fused and not spread and accelerator.scaler is None)
+
+    def __call__(self) -> Tensor:
+        """Whether the gradient was not finite, as a tensor on the device: nothing here waits for it."""
+        norm = whole(self._clipped())
+        others = [p.grad for p in self.others if p.grad is not None]
+        bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
+        if self.fused:
+            self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
+        elif self.accelerator.scaler is None:  # fp16's scaler skips such steps itself
+            for p in self.parameters:
+                if p.grad is not None:
+                    local(p.grad).masked_fill_(bad, 0.0)
+        return bad
+
+    def _clipped(self) -> Tensor:
+        """The student's gradient's norm; clipped, if it is to be."""
+        if self.limit is not None:
+            return self.accelerator.clip_grad_norm_(self.student, self.limit)
+        self.accelerator.unscale_gradients()
+        return get_total_norm([p.grad for p in self.student if p.grad is not None])

@@ -1,0 +1,94 @@
+"""The run folder: one recipe's run and nothing else."""
+
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meco_timm.common import UserError, write_json, write_text
+from meco_timm.evaluation import Row
+from meco_timm.recipe import Recipe, changed_keys, recipe_key, to_yaml
+
+# What may be written otherwise while a run is under way: it then goes on by the new words.
+MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
+
+
+class RunFolder:
+    """recipe.yaml (defaults written out), plan.txt, metrics.jsonl, checkpoints/ in training, then student/,
+    predictions.safetensors, table.json and report.html."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.student = path / "student"
+        self.table = path / "table.json"
+        self.predictions = path / "predictions.safetensors"
+        self.report = path / "report.html"
+
+    def finished_rows(self) -> list[Row] | None:
+        """The table of a run that has ended."""
+        if not self.table.exists():
+            return None
+        return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
+
+    def finish(self, rows: list[Row], about: dict[str, Any]) -> None:
+        """Write the table and what else is told of the run; its presence says that the run has ended, so it is the
+        last file written but for the report, which can be made again."""
+        write_json(self.table, {"rows": [row._asdict() for row in rows], "about": about})
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Of a run that has ended: only then is there nothing to lose."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def create(self, recipe: Recipe, plan: str) -> None:
+        """Make the folder, with the recipe and the plan; does nothing where it is made already.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "recipe.yaml", to_yaml(recipe))  # first: it says whose folder this is
+            write_text(self.path / "plan.txt", plan)
+        except OSError as error:
+            raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
+
+
+def move_aside(recipe: Recipe) -> None:
+    """Rename the run folder to the first free `NAME.old-N`, so that the run starts anew and nothing is lost."""
+    path = Path(recipe.run or "run")
+    if path.exists():
+        n = next(n for n in count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
+        path.rename(path.with_name(f"{path.name}.old-{n}"))
+
+
+def find_run_folder(recipe: Recipe) -> RunFolder:
+    """The folder `recipe.run`, which may not exist yet.
+
+    Raises:
+        UserError: it holds another recipe's run, or something else.
+    """
+    folder = RunFolder(Path(recipe.run or "run"))
+    saved = folder.path / "recipe.yaml"
+    try:
+        if saved.exists():
+            _same_recipe(recipe, saved, finished=folder.table.exists())
+        elif folder.path.exists() and {p.name for p in folder.path.iterdir()} - {"recipe.yaml.tmp"}:
+            raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
+    except OSError as error:
+        raise UserError(f"run: the folder {folder.path} cannot be used: {error.strerror}.") from None
+    return folder
+
+
+def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
+    old = Recipe.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
+    changed = changed_keys(recipe_key(old), recipe_key(recipe))
+    if changed and (finished or set(changed) - MAY_CHANGE):
+        raise UserError(
+            f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
+            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to have "
+            "this one moved aside."
+        )

@@ -1,0 +1,238 @@
+"""5 · Teachers: loaded, or trained on the labels first and kept."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from meco_timm.common import UserError, derive, digest_of, say
+from meco_timm.data import DataSource
+from meco_timm.distillation import Supervised
+from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream
+from meco_timm.recipe import WATCHING, Loop, Network, Recipe, Teacher, fingerprint
+from meco_timm.training import Training, total_steps
+from meco_timm.zoo.zoo import Zoo
+
+KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it
+
+
+def ready_teachers(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
+    """Those that need no training, with their weights: had first, since a download or a file may be missing.
+
+    Raises:
+        UserError: a teacher cannot be had or does not fit the data set.
+    """
+    return {
+        name: teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
+        for i, (name, teacher) in enumerate(named_teachers(recipe).items())
+        if not teacher.train
+    }
+
+
+def assemble_zoo(
+    recipe: Recipe, data: DataSource, accelerator: Accelerator, ready: dict[str, Stream] | None = None
+) -> Zoo:
+    """Every teacher of the recipe, trained first where it says `train`. `ready`: `ready_teachers`, if had already.
+
+    Raises:
+        UserError: a teacher cannot be had or does not fit the data set.
+    """
+    streams = ready_teachers(recipe, data) if ready is None else ready
+    with_weights = named_teachers(recipe)
+    for name, teacher in with_weights.items():
+        if teacher.train:
+            folder = _trained_teacher(name, teacher, recipe, data, accelerator)
+            with_weights[name] = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+
+    def load(name: str) -> Stream:
+        role = f"teachers.{list(with_weights).index(name)}"
+        return teacher_stream(with_weights[name], recipe.alignment, data.classes, role=role)
+
+    streams = {name: streams.get(name) or load(name) for name in with_weights}
+    return Zoo(streams, recipe, accelerator, load)
+
+
+def weightless_zoo(recipe: Recipe, classes: list[str], weightless: bool = True) -> dict[str, Stream]:
+    """The teachers' streams on the meta device: all that can be known and refused before anything is trained. With
+    weights, if they are not to be `weightless`: random ones of those that are trained.
+
+    Raises:
+        UserError: a teacher cannot be made or does not fit the data set, or nothing would train the student's head.
+    """
+    streams = {}
+    size, blocks = recipe.data.image_size, recipe.alignment
+    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
+        role = f"teachers.{i}"
+        if teacher.train:
+            if teacher.size not in (None, size) or teacher.gives == "blocks":  # trained otherwise than it teaches
+                student_stream(teacher, LOGITS_ONLY, len(classes), size, role=role, weightless=True)
+            stream = student_stream(
+                teacher,
+                blocks,
+                len(classes),
+                teacher.size or size,
+                role=role,
+                gives=teacher.gives,
+                weightless=weightless,
+            )
+        else:
+            stream = teacher_stream(teacher, blocks, classes, role=role, weightless=weightless)
+        streams[name] = stream
+    if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
+        raise UserError(
+            "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
+            "head, or the labels with losses.labels=1."
+        )
+    if blind := [] if recipe.compares_blocks else [name for name, stream in streams.items() if not stream.has_logits]:
+        raise UserError(
+            f"teachers: {', '.join(blind)}: gives blocks only, and nothing compares them. Write for example "
+            "losses.blocks=0.3."
+        )
+    if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
+        raise UserError(
+            "zoo.sampling: random_image mixes teachers within a batch, so all must give the same: blocks, logits, or "
+            "all. Write random, or `gives:` for each teacher."
+        )
+    return streams
+
+
+def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
+    """The recipe's teachers by a short name that tells them apart."""
+    named: dict[str, Teacher] = {}
+    for teacher in recipe.teachers:
+        name = teacher.model.rstrip("/").split("/")[-1]
+        same = sum(known.partition(" (")[0] == name for known in named)
+        named[f"{name} ({same + 1})" if same else name] = teacher
+    return named
+
+
+def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Path:
+    steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
+    key = {"role": "teacher", "name": name}
+    return trained_on_labels(teacher, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
+
+
+def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
+    """The student's network with the same initial weights, budget and augmentation, trained on the labels only."""
+    key = {"role": "student"}
+    folder = trained_on_labels(recipe.student, recipe.loop, steps, recipe, data, accelerator, key, "student alone")
+    return teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, data.classes).to(accelerator.device)
+
+
+def trained_on_labels(
+    network: Network,
+    loop: Loop,
+    steps: int,
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    role: dict[str, Any],
+    title: str,
+) -> Path:
+    """The zoo's folder of this network trained on the labelled images; trained now unless it is already there.
+
+    Its name holds a hash of all that makes it: data, network, loop, role and seed.
+    """
+    key = training_key(network, loop, steps, recipe, data, accelerator, role)
+    folder = Path(recipe.zoo.folder) / f"{network.model.replace('/', '_').replace(':', '_')}-{fingerprint(key)}"
+    if (folder / "config.json").exists():
+        if accelerator.is_main_process:
+            say(f"{title}: taken from {folder}")
+        return folder
+    work = folder.with_name(folder.name + ".training")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        (work.parent / ".locks").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
+    with _alone_in(work, accelerator):
+        if not (folder / "config.json").exists():  # another run may have made it while this one waited
+            seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
+            size = recipe.data.image_size
+            stream = student_stream(network, LOGITS_ONLY, len(data.classes), size, role=title, seed=seed)
+            stream = _supervise(stream, loop, steps, data, accelerator, seed, work, title)
+            if accelerator.is_main_process:
+                metrics = (work / "metrics.jsonl").read_text()
+                export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
+            accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _supervise(
+    stream: Stream,
+    loop: Loop,
+    steps: int,
+    data: DataSource,
+    accelerator: Accelerator,
+    seed: int,
+    folder: Path,
+    title: str,
+) -> Stream:
+    """The stream trained on the labelled images, with its best weights."""
+    training = Training(
+        Supervised(stream, loop.label_smoothing),
+        loop,
+        accelerator,
+        data=data,
+        images=data.labelled,
+        steps=steps,
+        seed=seed,
+        folder=folder,
+        title=title,
+    )
+    return training.run()
+
+
+@contextmanager
+def _alone_in(work: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Two runs that want the same teacher train it once: the second waits for the first."""
+    lock = FileLock(work.parent / ".locks" / work.stem)  # outlives the work folder, so that a waiting run finds it
+    try:
+        if accelerator.is_main_process:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"waiting for another run that is training {work.stem}")
+                lock.acquire()
+        accelerator.wait_for_everyone()
+        yield
+    finally:
+        lock.release()
+
+
+def _file_digest(network: Network) -> str | None:
+    """What stands in the local file that the training starts from: another may stand there tomorrow."""
+    folder = network.model.removeprefix("local-dir:")
+    file = network.weights or (f"{folder}/model.safetensors" if folder != network.model else "")
+    return digest_of(Path(file)) if Path(file).is_file() else None
+
+
+def training_key(
+    network: Network,
+    loop: Loop,
+    steps: int,
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    role: dict[str, Any],
+) -> dict[str, Any]:
+    """All that a network trained on labels depends on."""
+    seen = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
+    return {
+        "version": KEY_VERSION,
+        "data": data.identity,
+        "views": seen,
+        "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
+        "starts_from": _file_digest(network),
+        "loop": loop.model_dump(mode="json", exclude={*WATCHING, "epochs"}) | {"steps": steps},
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "seed": recipe.seed,
+        **role,
+    }

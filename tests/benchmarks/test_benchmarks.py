@@ -1,0 +1,88 @@
+"""The benchmarks of speed run: one step of each side, tiny. What they measure is no test's business."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks import data, ensemble_size, memory, peers, prediction, rehearsals, sides, step, stored
+from meco_timm import load_recipe
+
+TINY: dict[str, Any] = {"student": "test_resnet", "teacher": "test_resnet", "size": 32, "batch": 4, "rows": 20}
+
+
+@pytest.fixture
+def args() -> argparse.Namespace:
+    return argparse.Namespace(**TINY)
+
+
+@pytest.mark.parametrize("side", step.SIDES)
+def test_step(args, side):
+    step.make_step(side, args)()
+
+
+@pytest.mark.parametrize(("sampling", "teachers"), [("random", 0), ("random", 2), ("random_image", 2), ("average", 2)])
+def test_ensemble_size(args, sampling, teachers):
+    ensemble_size.make_step(sampling, teachers, args)()
+    ensemble_size.teacher_only(args)()
+
+
+def test_stored(args, tmp_path):
+    images = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8)
+    for side in ("labels", "logits", "full", "live"):
+        stored.stored_step(side, args, tmp_path, images)()
+    sides, bytes_per_view = stored.filling(args, tmp_path)
+    for fill in sides.values():
+        fill()
+    assert bytes_per_view == 2 * (step.CLASSES + 4 * 256) + 8
+
+
+def test_the_prediction_for_imagenet_is_arithmetic(args):
+    every, logits, largest = stored.imagenet(1000.0, args)
+    assert every["bytes per view"] == 2 * (1000 + 4 * 256) + 8
+    assert logits["GB per teacher"] == pytest.approx(2008 * 10 * 1.281167e6 / 1e9)
+    assert largest["hours to fill"] == pytest.approx(10 * 1281.167 / 3600)
+
+
+def test_data(tmp_path):
+    assert len(list(data.draw(tmp_path, 8, 32).rglob("*.jpg"))) == 8
+
+
+def test_prediction(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    predicted, measured = prediction.both(
+        "quickstart", ["teachers=[train: test_resnet]", "loop.steps=4", "loop.validations=1", "zoo.loop.steps=2"]
+    )
+    assert measured > 0
+    assert predicted > 4
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_what_is_rehearsed_is_light(path):
+    recipe = load_recipe(path, rehearsals.small(path))
+    assert recipe.loop.batch_size == 2
+    assert all((teacher.size or recipe.data.image_size) <= rehearsals.SIDE for teacher in recipe.teachers)
+
+
+@pytest.mark.parametrize("way", list(memory.WAYS))
+def test_memory(args, way):
+    assert memory.peak(way, 2, args) >= 0
+
+
+def test_peers(tmp_path, monkeypatch):
+    """All sides see the same images, begin alike, and with one teacher go the same way."""
+    pytest.importorskip("torchdistill")
+    monkeypatch.chdir(Path(__file__).parents[2])
+    args = argparse.Namespace(
+        student="test_resnet", teachers=["test_resnet", "test_byobnet", "test_vit"], size=32, batch=8, steps=3,
+        teacher_steps=1, lr=1e-3, zoo=tmp_path / "zoo", store=None,
+    )  # fmt: skip
+    batches = sides.batches_of(args, sides.data_of(args))
+    made = {name: sides.make_side(name, args, batches) for name in sides.SIDES if "stored" not in name}
+    _, losses = peers.trained(made, args)
+    for name in ("torchdistill 1", "ours 1"):
+        assert losses[name] == pytest.approx(losses["timm 1"], rel=1e-3)
+    assert losses["torchdistill 3"] == pytest.approx(losses["timm 3"], rel=1e-3)

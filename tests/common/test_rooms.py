@@ -1,0 +1,54 @@
+"""The rooms: each imports only from those below it, and says what comes in, what goes out and what it never does."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+ROOMS = sorted(path.parent.name for path in (ROOT / "meco_timm").glob("*/__init__.py"))
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """import-linter on the package in `root`."""
+    script = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r}); {script}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "meco_timm", tmp_path / "meco_timm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_imports_lead_down(copy):
+    done = lint_imports(copy)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("room", "upper"), [("common", "recipe"), ("distillation", "zoo"), ("zoo", "reporting")])
+def test_an_import_that_leads_up_is_refused(copy, room, upper):
+    with (copy / "meco_timm" / room / "__init__.py").open("a") as file:
+        file.write(f"import meco_timm.{upper}\n")
+    done = lint_imports(copy)
+    assert done.returncode == 1
+    assert f"meco_timm.{room} is not allowed to import meco_timm.{upper}" in done.stdout
+
+
+def test_a_room_that_the_contract_does_not_name_is_refused(copy):
+    (copy / "meco_timm/attic").mkdir()
+    (copy / "meco_timm/attic/__init__.py").touch()
+    assert lint_imports(copy).returncode == 1
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is(room):
+    text = (ROOT / "meco_timm" / room / "__init__.py").read_text()
+    assert text.startswith('"""')
+    assert "\nIn" in text
+    assert "Out: " in text or "In and out: " in text
+    assert "\nNever: " in text

@@ -1,0 +1,99 @@
+"""One process of a launch that takes 20 steps and says what it saw; test_processes.py reads it.
+
+processes.py steps SOURCE OUT BATCH_SIZE ACCUMULATION    20 steps; half-way what is saved is read back by a new training
+processes.py train RECIPE …                              train.py itself
+
+With ACCELERATE_USE_FSDP in the environment, accelerate is told that this CPU is a GPU, for on CPUs it passes FSDP over.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+
+import train
+from meco_timm.common.randomness import reseed
+from meco_timm.data.loading import load_data
+from meco_timm.distillation.distiller import Distiller
+from meco_timm.networks.streams import student_stream
+from meco_timm.pipeline import _accelerator
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.training.loop import Training
+from meco_timm.zoo.teachers import Zoo
+
+STEPS = 20
+
+
+def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
+    torch.set_num_threads(1)
+    recipe = Recipe.model_validate(
+        {
+            "data": {"source": source, "image_size": 32, "workers": 0, "validation": 0},
+            "teachers": ["test_resnet.r160_in1k", "test_vit.r160_in1k"],  # random weights below: any teacher will do
+            "student": "test_vit2",  # layer norm: batch norm would see each process's part only
+            "alignment": {"length": 32},
+            "zoo": {"sampling": "random"},
+            "losses": {"labels": 0.5, "blocks": 0.3},
+            "discriminators": {"adversary": "minimax"},
+            "loop": {"steps": STEPS, "batch_size": batch_size, "accumulation": accumulation, "lr": 1e-3},
+        }
+    )  # fmt: skip
+    data = load_data(recipe.data, 0)
+    accelerator = _accelerator(recipe)
+
+    def stream(i: int, network: Any) -> Any:
+        network = network.model_copy(update={"model": network.model.split(".")[0]})
+        return student_stream(network, recipe.alignment, len(data.classes), 32, seed=i)
+
+    zoo = Zoo({str(i): stream(i, teacher) for i, teacher in enumerate(recipe.teachers)}, recipe, accelerator)
+    parts: list[dict[str, torch.Tensor]] = []
+
+    def training() -> Training:
+        student = stream(7, recipe.student)
+        reseed(0)
+        distiller = Distiller(student, recipe, len(data.classes))
+        distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
+        new = Training(distiller, recipe.loop, accelerator, data=data, images=data.train, steps=STEPS, seed=3,
+                       folder=Path(out).parent, title="student", teach=zoo.outputs, discriminator_lr=1e-3)  # fmt: skip
+        assert new.shards.spread == any(isinstance(p, DTensor) for p in new.objective.parameters())
+        return new
+
+    run = training()
+    accelerator.gradient_accumulation_steps = accumulation
+    losses: list[dict[str, float]] = []
+    while run.step < STEPS:
+        if run.step == STEPS // 2 and accelerator.num_processes > 1:
+            run._checkpoint()
+            accelerator.wait_for_everyone()
+            accelerator.free_memory()
+            run = training()
+            run._resume()
+            assert run.step == STEPS // 2
+        batches = run._batches()
+        for _ in range(STEPS // 2):
+            parts.clear()
+            run._one_step(batches)
+            run.step += 1
+            mean = {name: torch.stack([part[name].detach() for part in parts]).mean() for name in sorted(parts[0])}
+            losses.append({name: accelerator.reduce(value, "mean").item() for name, value in mean.items()})
+    state, _ = run.shards.states(run._module, run.optimizer)
+    student = run.shards.gather(run._module).state_dict()
+    if accelerator.is_main_process:
+        told = {"losses": losses, "state": state, "student": student, "processes": accelerator.num_processes}
+        torch.save(told | {"kind": accelerator.distributed_type.value}, out)
+
+
+if __name__ == "__main__":
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    what, *words = sys.argv[1:]
+    if what == "train":
+        sys.exit(train.main(words))
+    source, out, batch_size, accumulation = words
+    main(source, out, int(batch_size), int(accumulation))

@@ -1,0 +1,281 @@
+"""The plan: all that a run will do, on one screen, with nothing trained, downloaded or written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from conftest import CLASSES, base_recipe, contents, refused, tree, write
+from helpers.checkpoints import TINY, local_dir, network
+
+import train
+from meco_timm import load_recipe, pipeline, plan
+from meco_timm.networks.streams import student_stream
+from meco_timm.planning import cost
+from meco_timm.planning.cost import saved_bytes_per_image
+from meco_timm.planning.plan import WIDTH
+from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.training import loop
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the plan trains nothing")
+
+    monkeypatch.setattr(loop.Training, "run", stop)
+
+
+def rows(text: str, head: str) -> dict[str, list[str]]:
+    """The lines of the table that begins with `head`, by their first word."""
+    after = text.split(f"\n{head} ", 1)[1].split("\n\n")[0]
+    return {line.split()[0]: line.split()[1:] for line in after.splitlines()[1:]}
+
+
+def planned(recipe: dict[str, Any], folder: Path, *overrides: str) -> str:
+    return plan(load_recipe(write(recipe, folder), overrides))
+
+
+@pytest.fixture(scope="module")
+def mixed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The plan of a teacher to train, one of another size and class order, one without a head, one of logits only."""
+    folder = tmp_path_factory.mktemp("mixed")
+    shuffled = list(CLASSES[::-1])
+    local_dir(folder / "vit", network("deit_tiny_patch16_224", 3, img_size=64, **TINY), shuffled)
+    local_dir(folder / "blind", network("test_vit", 0), data_config={"input_size": (3, 64, 64)})
+    local_dir(folder / "seven", network("test_resnet", 7), [*CLASSES, "a", "b", "c", "d"])
+    recipe = base_recipe(shapes, folder)
+    recipe["teachers"] = [
+        {"train": "test_resnet"},
+        "local-dir:vit",
+        "local-dir:blind",
+        {"model": "local-dir:seven", "gives": "logits", "size": 48},
+    ]
+    recipe["alignment"]["length"] = 64
+    recipe["loop"]["steps"] = 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return planned(recipe, folder)
+
+
+def test_it_has_each_network_with_size_classes_source_and_cost(mixed):
+    found = rows(mixed, "network")
+    student = timm.create_model("test_efficientnet", num_classes=3)
+    assert list(found) == ["student", "test_resnet", "local-dir:vit", "local-dir:blind", "local-dir:seven"]
+    assert found["student"][0] == f"{sum(p.numel() for p in student.parameters()) / 1e6:.2f}"
+    assert float(found["student"][1]) > 0
+    cells = {name.removeprefix("local-dir:"): " ".join(row[3:]) for name, row in found.items()}
+    assert cells["student"].startswith("32 ImageNet 3 random –")
+    assert cells["test_resnet"].startswith("32 0.5 3 random, trained first")
+    assert cells["vit"] == "64 ImageNet 3 mapped to 3 local-dir:vit apache-2.0"
+    assert cells["blind"] == "64 0.5 none: blocks only local-dir:blind apache-2.0"
+    assert cells["seven"] == "48 0.5 7 mapped to 3 local-dir:seven apache-2.0"
+
+
+def test_it_has_each_block_with_its_module_and_shape(mixed):
+    block = mixed.split("\nblocks ", 1)[1].split("\n\n")[0]
+    lines = {line.split()[0].removeprefix("local-dir:"): " ".join(line.split()[1:]) for line in block.splitlines()[1:]}
+    assert lines == {
+        "student": "blocks.2 32×4×4 → 64 blocks.4 64×1×1 → 64",
+        "test_resnet": "layer2 48×4×4 → 64 layer4 96×1×1 → 64",
+        "vit": "blocks.1 32×4×4 → 64 blocks.2 32×4×4 → 64",
+        "blind": "blocks.2 64×4×4 → 64 blocks.5 64×4×4 → 64",
+        "seven": "none: logits only",
+    }
+
+
+def test_it_has_data_steps_cost_and_memory(mixed, shapes):
+    text = " ".join(mixed.split())
+    assert f"data {shapes}: 3 classes, 27 training images (27 with labels)" in text
+    assert "9 validation, 12 test, at 32 px" in text
+    assert "steps 20 of 8 images (5.9 passes over the training images); 1 teacher(s) and the student alone" in text
+    assert "M multiply-adds per image for the student" in text
+    assert "M for the teachers (random)" in text
+    assert "GiB per process in float32" in text
+
+
+def test_the_average_costs_all_teachers_and_a_random_one_their_mean(recipe, tmp_path):
+    recipe["teachers"], costs = [{"train": "test_resnet"}, {"train": "test_byobnet"}], {}
+    for sampling in ("random", "average"):
+        text = " ".join(planned(recipe, tmp_path, f"zoo.sampling={sampling}", "data.image_size=64").split())
+        costs[sampling] = int(text.split(" M for the teachers")[0].split()[-1])
+    assert costs["average"] == pytest.approx(2 * costs["random"], abs=2)
+
+
+def test_the_size_of_a_store_and_the_time_to_fill_it_are_predicted(recipe, tmp_path, monkeypatch):
+    """Size as on disk: 3 logits and 2 blocks of 32 in float16, and a key, of 2 teachers; time from a measured speed."""
+    monkeypatch.setattr(cost, "multiply_adds_per_second", lambda: 1e6)
+    overrides = [f"store={{folder: {tmp_path / 'store'}, views: 5}}", "alignment={blocks: 2, length: 32}"]
+    text = " ".join(planned(recipe, tmp_path, *overrides).split())
+    size = 2 * (2 * (3 + 2 * 32) + 8)
+    assert f"{27 * 5 * size / 1e9:.3g} GB when full: {27 * 5} views × {size} bytes" in text
+    work = float(text.split(" or more: ")[1].split()[0])
+    assert f"filling takes {work / 1e6 / 60:.0f} minutes or more" in text
+    assert not (tmp_path / "store").exists()
+    assert " store " not in planned(recipe, tmp_path)
+
+
+def test_a_speed_is_measured():
+    assert 1e8 < cost.multiply_adds_per_second() < 1e15
+
+
+def test_it_fits_a_screen(mixed):
+    assert max(map(len, mixed.splitlines())) <= WIDTH
+    assert len(mixed.splitlines()) < 40
+    assert mixed.endswith("\n")
+    assert not any(line.endswith(" ") for line in mixed.splitlines())
+
+
+def test_names_with_brackets_and_colons_are_told_as_they_are(recipe, tmp_path):
+    name = local_dir(tmp_path / "[b]:cat:", network("test_resnet", 3), list(CLASSES))
+    recipe["teachers"] = [{"model": name, "size": 32}]
+    assert "[b]:cat:" in planned(recipe, tmp_path)
+
+
+def test_nothing_is_written_and_it_is_the_same_again(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "hours_here", lambda *_: [])  # measured anew each time
+    recipe["teachers"] = [{"model": local_dir(tmp_path / "mine", network("test_resnet", 3), list(CLASSES))}]
+    path = write(recipe, tmp_path)
+    before = contents(tmp_path)
+    told = []
+    for _ in range(2):
+        assert train.main([path, "--plan"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert contents(tmp_path) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"mine", "recipe.yaml"}
+
+
+def test_networks_are_looked_at_without_weights(recipe, tmp_path, monkeypatch):
+    """The largest network costs no more memory than the smallest."""
+    made = timm.create_model
+    devices = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        model = made(*arguments, **options)
+        devices.append((next(model.parameters()).device.type, options["pretrained"]))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    recipe["teachers"] = [{"train": "vit_giant_patch14_224", "args": {"depth": 2, "num_heads": 1}}]
+    recipe["data"]["image_size"] = 28
+    text = planned(recipe, tmp_path)
+    assert set(devices) == {("meta", False)}
+    assert "vit_giant_patch14_224" in text
+
+
+def test_a_run_saves_its_plan(recipe, tmp_path, monkeypatch, capsys):
+    """Word for word, before anything is trained."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*arguments: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(pipeline, "assemble_zoo", stop)
+    path = write(recipe, tmp_path)
+    with pytest.raises(Stopped):
+        train.main([path])
+    assert capsys.readouterr().out.startswith((tmp_path / "run/plan.txt").read_text())
+    assert (tmp_path / "run/plan.txt").read_text() == plan(load_recipe(path))
+    assert tree(tmp_path) == {"recipe.yaml", "run/plan.txt", "run/recipe.yaml"}
+
+
+# Warnings
+
+
+def warnings(recipe: dict[str, Any], folder: Path) -> list[str]:
+    recipe["student"] = "test_convnext"
+    text = planned(recipe, folder)
+    return " ".join(text[text.index("\nmemory") :].split()).replace(" note:", "\nnote:").replace(
+        " warning:", "\nwarning:"
+    ).splitlines()[1:]  # fmt: skip
+
+
+def test_no_warnings_where_there_is_nothing_to_warn_of(recipe, tmp_path):
+    recipe["teachers"] = [{"train": "test_resnet"}]
+    assert warnings(recipe, tmp_path) == []
+
+
+def test_an_order_that_is_only_assumed_is_told(recipe, tmp_path):
+    model = network("test_resnet", 3)
+    nameless, named = local_dir(tmp_path / "nameless", model), local_dir(tmp_path / "named", model, list(CLASSES))
+    recipe["teachers"] = [{"model": name, "size": 32} for name in (nameless, named)]
+    recipe["teachers"].append({"model": nameless, "size": 32, "classes": [0, 1, 2]})
+    assert warnings(recipe, tmp_path) == [
+        "note: nameless has as many classes as the data set; taken to be in the same order"
+    ]
+
+
+def test_images_enlarged_for_a_teacher_are_told(recipe, tmp_path):
+    recipe["teachers"] = [{"model": local_dir(tmp_path / "large", network("test_resnet", 3), list(CLASSES))}]
+    (told,) = warnings(recipe, tmp_path)
+    assert told.startswith("warning: large sees images of 32 px enlarged to 160: slow and blurred")
+
+
+def test_weights_not_for_commerce_are_told(recipe, tmp_path):
+    model = network("test_resnet", 3)
+    model.pretrained_cfg["license"] = "cc-by-nc-4.0"
+    recipe["teachers"] = [{"model": local_dir(tmp_path / "nc", model, list(CLASSES)), "size": 32}]
+    (told,) = warnings(recipe, tmp_path)
+    assert told == "warning: the weights of nc are cc-by-nc-4.0: a student of it may not be used commercially"
+
+
+def test_blocks_without_places_are_told_where_places_are_compared(recipe, tmp_path):
+    recipe["teachers"] = [{"train": "test_resnet"}]
+    recipe["alignment"] = {"blocks": 2, "method": "attention", "length": 16}
+    told = warnings(recipe, tmp_path)
+    assert [line.split(" is one point")[0] for line in told] == [
+        "warning: block 1 of student",
+        "warning: block 1 of test_resnet",
+    ]
+    recipe["losses"] = {"blocks": 0.0}
+    assert warnings(recipe, tmp_path) == []
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["student=qwen3_vit_88m_enc", "data.image_size=32"], "student: qwen3_vit_88m_enc"),
+        (["student={model: test_vit, args: {patch_drop_rate: 0.5}}"], "student.args: patch_drop_rate"),
+        (["student=deit_tiny_patch16_224", "data.image_size=8"], "data.image_size: deit_tiny_patch16_224"),
+        (["teachers=[{train: test_resnet}, {train: resnet19}]"], "teachers.1: timm has no model 'resnet19'"),
+        (["teachers=[{train: test_resnet, gives: blocks}]"], "teachers: all of them give blocks only"),
+        (
+            ["teachers=[{train: test_resnet, gives: blocks}]", "alignment.blocks=0"],
+            "alignment.blocks is 0, so it would",
+        ),
+        (["alignment.blocks=6"], "alignment.blocks: test_efficientnet (student) has 5 blocks"),
+        (["teachers=['hf-hub:owner/name']"], "teachers.0: hf-hub:owner/name cannot be made"),
+        (["teachers=[cs3darknet_s]"], "teachers.0: timm has no weights of cs3darknet_s"),
+        (["teachers=[resnet18.a1_in1k]"], "teachers.0: the teacher has 1000 classes"),
+        (["teachers=[{model: test_vit, weights: no.pth}]"], "teachers.0.weights: there is no file no.pth"),
+        (["loop.batch_size=64"], "batch"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_folder_is_made(recipe, tmp_path, capsys, overrides, told):
+    """By the plan and by the run, in the same words."""
+    path = write(recipe, tmp_path)
+    of_plan = refused(capsys, path, *overrides, "--plan")
+    assert told in of_plan
+    assert refused(capsys, path, *overrides) == of_plan
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+# Memory
+
+
+def test_what_autograd_keeps_is_counted_without_weights():
+    """The same with and without values, and four times as much at twice the size."""
+    stream = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 32, weightless=True)
+    real = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 32)
+    kept = saved_bytes_per_image(stream)
+    assert kept == pytest.approx(saved_bytes_per_image(real), rel=0.05)
+    image = 4 * 3 * 32 * 32
+    assert kept > 5 * image
+    double = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 64, weightless=True)
+    assert saved_bytes_per_image(double) == pytest.approx(4 * kept, rel=0.15)

@@ -1,0 +1,112 @@
+"""How long a run takes: GPUs by arithmetic, here by measuring; both written out longhand."""
+
+import itertools
+from typing import Any
+
+import pytest
+from conftest import ROOT, refused, write
+
+import train
+from meco_timm import load_recipe, pipeline
+from meco_timm.data.hub_datasets import COUNTS, known_data
+from meco_timm.data.loading import load_data
+from meco_timm.networks.streams import student_stream
+from meco_timm.planning import time_estimate
+from meco_timm.planning.cost import duration, memory_of
+from meco_timm.recipe.recipe import Alignment, Recipe
+from meco_timm.zoo.teachers import weightless_zoo
+
+NAMES = ("teacher test_resnet", "teacher test_vit", "student alone", "student", "table and report")
+
+
+def planned(path: str, *overrides: str) -> tuple[Recipe, Any, Any, Any]:
+    """Recipe, student, teachers and data of a recipe of the repository."""
+    recipe = load_recipe(ROOT / "recipes" / path, overrides)
+    data = known_data(recipe.data)
+    assert data is not None
+    size = recipe.data.image_size
+    student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, weightless=True)
+    return recipe, student, weightless_zoo(recipe, data.classes), data
+
+
+def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
+    recipe, student, teachers, data = planned("imagenet_meal_v2.yaml")
+    macs, taught = student.multiply_adds(), sum(stream.multiply_adds() for stream in teachers.values())
+    assert macs == pytest.approx(4.09e9, rel=0.01)  # a ResNet-50 at 224 px
+    steps = -(-180 * 1_268_355 // 512)
+    images, validated = 512 * steps, 20 * 12_812
+    work = [3 * images * macs + validated * macs] * 2
+    work[1] += (images + validated) * taught
+    for per_second, utilisation in ((400, None), (1e9, 0.5), (10, None)):
+        monkeypatch.setitem(COUNTS, recipe.data.source, COUNTS[recipe.data.source]._replace(per_second=per_second))
+        speed = 8 * 312e12 * (utilisation or 0.3)
+        loading = (images + validated) / (per_second * 8 * 8)
+        seconds = sum(max(2 * part / speed, loading) for part in work)
+        (line,) = time_estimate.hours_on_gpus(recipe, student, teachers, data, 8, utilisation)
+        assert line.startswith("hours   ")
+        assert f"{duration(seconds)} on 8 × A100" in line or f"{duration(1.02 * seconds)} on 8 × A100" in line  # + test
+        assert f"at {utilisation or 0.3:.0%} of the stated FLOP/s in bf16" in line
+
+
+def test_float32_takes_the_time_of_float32():
+    bf16, float32 = (
+        time_estimate.hours_on_gpus(*planned("imagenet_meal_v2.yaml", *words), 8) for words in ([], ["precision='no'"])
+    )
+    assert "in float32" in float32[0]
+    assert "10 hours on 8 × A100" in bf16[0]
+    assert "7 days on 8 × A100" in float32[0]  # 16 times the hours
+
+
+def test_minutes_are_not_told_of_gpus(recipe, tmp_path):
+    assert "\nhours " not in pipeline.plan(load_recipe(write(recipe, tmp_path)))
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1"])
+def test_a_share_that_is_none_is_refused(recipe, tmp_path, capsys, share):
+    told = refused(capsys, write(recipe, tmp_path), "--plan", f"--utilisation={share}")
+    assert "--utilisation" in told
+
+
+def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path):
+    """By a clock that says one second for every call: 1/8 s an image for each thing that is done with it."""
+    recipe["loop"]["steps"] = 40
+    settings = load_recipe(write(recipe, tmp_path))
+    data = load_data(settings.data, settings.seed)
+    found = time_estimate.seconds_here(settings, data, 8, clock=itertools.count().__next__)
+    assert tuple(found) == NAMES
+    each, looked_at = 1 / 8, 2 * len(data.validation)
+    supervised = 40 * 8 * 2 * each + looked_at * 2 * each
+    assert [found[name] for name in NAMES[:3]] == pytest.approx([supervised] * 3)
+    assert found["student"] == pytest.approx(supervised + 40 * 8 * each + 4)  # a teacher a step; its gradient weighed
+    assert found["table and report"] == pytest.approx(12 * 5 * each + 0.6 * 7 + time_estimate.ENDING)
+    data.workers = 4  # they load while the network computes
+    beside = time_estimate.seconds_here(settings, data, 8, clock=itertools.count().__next__)
+    assert beside["student alone"] == pytest.approx(40 * 8 * each + looked_at * 2 * each)
+
+
+def test_the_plan_tells_what_was_measured(recipe, tmp_path, capsys, monkeypatch):
+    path = write(recipe, tmp_path)
+    assert train.main([path, "--plan"]) == 0
+    (told,) = [part for part in capsys.readouterr().out.split("\n") if part.startswith("here ")]
+    assert "on this CPU, from a few steps measured now: teacher test_resnet" in told
+    monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda: 1e5)  # so slow that measuring takes long
+    assert train.main([path, "--plan"]) == 0
+    assert "\nhere " not in capsys.readouterr().out
+
+
+def test_memory_by_precision_and_optimizer(recipe):
+    """Of a network whose activations hardly count, and of one teacher."""
+    recipe |= {"student": "resnet50", "teachers": ["resnet18.a1_in1k"]}
+    recipe["loop"] |= {"optimizer": "adamw", "batch_size": 1}
+    settings = Recipe.model_validate(recipe)
+    student = student_stream(settings.student, Alignment(blocks=0), 1000, 32, weightless=True)
+    teachers = weightless_zoo(settings, [str(i) for i in range(1000)])
+    own, frozen = student.parameter_count, sum(stream.parameter_count for stream in teachers.values())
+
+    def bytes_of(precision: str) -> float:
+        return memory_of(settings, student, teachers, precision)
+
+    assert bytes_of("float32") == pytest.approx(16 * own + 4 * frozen, rel=0.03)
+    assert bytes_of("bf16") == pytest.approx(18 * own + 2 * frozen, rel=0.03)
+    settings.loop.optimizer, settings.loop.ema = "momentum", 0.99
+    assert bytes_of("float32") == pytest.approx((12 + 4) * own + 4 * frozen, rel=0.03)

@@ -1,0 +1,113 @@
+"""The schema: defaults, inheritance of loops, short forms, and contradictions that it refuses."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.recipe.schema import schema
+from meco_timm.recipe.sections import Loop, Section
+
+SMALLEST: dict[str, Any] = {"data": {"source": "x"}, "teachers": ["resnet18.a1_in1k"], "student": "resnet18"}
+
+
+def make(**changes: Any) -> Recipe:
+    return Recipe.model_validate(SMALLEST | changes)
+
+
+def sections(section: type[Section] = Section) -> list[type[Section]]:
+    return [s for child in section.__subclasses__() for s in (child, *sections(child))]
+
+
+def test_what_the_ablation_found_is_the_default():
+    """The mean of the teachers, soft labels only: LOG.md."""
+    recipe = make()
+    assert recipe.losses.similarity == "ce"
+    assert recipe.losses.labels == 0
+    assert recipe.block_weights == []
+    assert recipe.discriminators.adversary == "none"
+    assert recipe.zoo.sampling == "average"
+    assert recipe.loop.epochs == 100
+    assert recipe.loop.steps is None
+
+
+def test_blocks_are_looked_at_where_something_compares_them():
+    assert make().alignment.blocks == 0
+    assert make(alignment={"blocks": 3}).alignment.blocks == 3
+    assert make(losses={"blocks": 0.3}).alignment.blocks == 4
+    assert make(losses={"blocks": [0.0, 0.0, 0.0, 0.0]}).alignment.blocks == 4
+    for on, blocks in {"blocks": 4, "all": 4, "logits": 0}.items():
+        assert make(discriminators={"adversary": "minimax", "on": on}).alignment.blocks == blocks
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda s: s.__name__)
+def test_every_field_is_documented(section):
+    assert section.__doc__
+    undocumented = {name: field.annotation for name, field in section.model_fields.items() if not field.description}
+    others = [name for name, kind in undocumented.items() if not (isinstance(kind, type) and issubclass(kind, Section))]
+    assert not others  # a section may be documented by its own docstring
+
+
+def test_a_name_stands_for_a_network():
+    recipe = make(teachers=["resnet18.a1_in1k", {"train": "resnet34"}, {"model": "vit_tiny_patch16_224", "size": 64}])
+    assert recipe.student.model == "resnet18"
+    assert [t.model for t in recipe.teachers] == ["resnet18.a1_in1k", "resnet34", "vit_tiny_patch16_224"]
+    assert [t.train for t in recipe.teachers] == [False, True, False]
+    assert [t.size for t in recipe.teachers] == [None, None, 64]
+
+
+def test_a_tag_or_a_scheme_names_weights_and_an_architecture_does_not():
+    names = {"resnet18.a1_in1k": True, "hf-hub:a/b": True, "local-dir:x": True, "resnet18": False}
+    assert {name: make(student=name).student.names_weights for name in names} == names
+
+
+def test_loops_inherit_and_say_so():
+    recipe = make(
+        loop={"lr": 0.5, "steps": 10, "batch_size": 4},
+        zoo={"loop": {"lr": 0.25, "epochs": 3.0}},
+        teachers=[{"train": "resnet18"}, {"train": "resnet34", "loop": {"steps": 7}}],
+    )
+    assert (recipe.loop.lr, recipe.loop.steps) == (0.5, 10)
+    first, second = (teacher.loop for teacher in recipe.teachers)
+    assert (first.lr, first.batch_size, first.steps, first.epochs) == (0.25, 4, None, 3.0)
+    assert (second.lr, second.batch_size, second.steps, second.epochs) == (0.25, 4, 7, None)
+
+
+def test_a_loop_changed_by_nothing_is_the_same():
+    loop = Loop(steps=3, lr=0.1)
+    assert loop.changed_by(Loop()) == loop
+
+
+def test_one_block_weight_is_for_all_blocks():
+    assert make(losses={"blocks": 0.5}, alignment={"blocks": 3}).block_weights == [0.5, 0.5, 0.5]
+    assert make(losses={"blocks": [0.0, 1.0]}, alignment={"blocks": 2}).block_weights == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"loop": {"epochs": 1, "steps": 1}}, "epochs and steps exclude each other"),
+        ({"losses": {"blocks": [1.0]}}, "losses.blocks has 1 weights but alignment.blocks is 4"),
+        ({"losses": {"logits": 0.0}}, "nothing would train the student's head"),
+        ({"alignment": {"length": 40, "method": "grid"}}, "not a multiple of 16"),
+        ({"alignment": {"length": 32, "method": "attention"}}, "not a square"),
+        ({"loop": {"lr": float("inf")}}, "finite number"),
+        ({"loop": {"batch_size": 8.0}}, "valid integer"),
+        ({"seed": "0"}, "valid integer"),
+        ({"teachers": []}, "at least 1 item"),
+    ],
+)
+def test_contradictions_are_refused(changes, told):
+    with pytest.raises(ValidationError, match=told):
+        make(**changes)
+
+
+def test_what_the_schema_for_editors_allows():
+    import json
+
+    tree = json.loads(schema())
+    assert set(tree["required"]) == {"data", "teachers", "student"}
+    assert {"type": "string"} in tree["properties"]["student"]["anyOf"]
+    assert {"type": "string"} in tree["properties"]["teachers"]["items"]["anyOf"]
+    assert not any(definition["additionalProperties"] for definition in tree["$defs"].values())

@@ -1,0 +1,227 @@
+"""Real faults: killed, a full disk, a read-only folder, a lost process, a clock that goes back, a picture with NaN.
+
+What one module can be tested for is tested there: a dead loader, a damaged checkpoint, a loss that is not finite.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import fill, tree, write
+from helpers.launch import ENVIRONMENT, OWN_MOUNTS, needs_mounts
+from PIL import Image
+
+from benchmarks import resume
+from meco_timm.data.loading import load_data
+from meco_timm.recipe.sections import Data
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_killed_three_times_it_ends_as_if_nothing_had_happened(shapes, tmp_path):
+    """`kill -9` at random moments; benchmarks/resume.py does 20."""
+    recipe = resume.RECIPE | {"data": {"source": str(shapes), "image_size": 32, "workers": 2}}
+    recipe |= {"zoo": {"loop": {"steps": 10}}, "loop": recipe["loop"] | {"steps": 20, "batch_size": 8}}
+    duration = resume.to_the_end(tmp_path / "whole", recipe)
+    moments = random.Random(1)
+    places = [resume.killed_after(tmp_path / "cut", recipe, moments.uniform(0, duration / 2)) for _ in range(3)]
+    assert all(places)
+    resume.to_the_end(tmp_path / "cut", recipe)
+    assert resume.result(tmp_path / "cut") == resume.result(tmp_path / "whole")
+
+
+@needs_mounts
+def test_a_full_disk_loses_nothing(recipe, tmp_path):
+    """A run folder of 300 kB: no checkpoint and no student fits. With room made, the same command ends."""
+    recipe["loop"]["checkpoint_steps"] = 2
+    path, run = write(recipe, tmp_path), tmp_path / "run"
+    run.mkdir()
+    train = f"{sys.executable} {ROOT / 'train.py'} {path}"
+    script = f"""
+        mount -t tmpfs -o size=300k tmpfs {run}
+        {train} > {tmp_path}/first 2>&1 && exit 9
+        mount -o remount,size=90m {run}
+        {train} > {tmp_path}/second 2>&1
+        cp -r {run} {tmp_path}/kept
+    """
+    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    first = (tmp_path / "first").read_text()
+    assert done.returncode == 0, first + (tmp_path / "second").read_text() + done.stderr
+    assert "Traceback" not in first
+    assert "warning: the checkpoint of step 2 could not be written" in first
+    assert "cannot be written" in first.splitlines()[-1]
+    assert "No space left" in first.splitlines()[-1]
+    assert "the same command goes on" in first.splitlines()[-1]
+    assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
+
+
+@needs_mounts
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_read_only_run_folder_is_told(recipe, tmp_path, begun):
+    path, run = write(recipe, tmp_path), tmp_path / "run"
+    run.mkdir()
+    if begun:
+        (run / "recipe.yaml.tmp").write_text("")
+    script = f"mount --bind {run} {run}; mount -o remount,bind,ro {run}; {sys.executable} {ROOT / 'train.py'} {path}"
+    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(run) in done.stderr
+    assert "Read-only file system" in done.stderr
+
+
+@needs_mounts
+def test_a_disk_that_turns_read_only_amid_the_run_loses_nothing(recipe, tmp_path):
+    """As a file system does after an error of its device."""
+    recipe["loop"] |= {"steps": 80, "checkpoint_steps": 2}
+    recipe |= {"teachers": recipe["teachers"][:1], "zoo": recipe["zoo"] | {"loop": {"steps": 2}}}
+    path, run = write(recipe, tmp_path), tmp_path / "run"
+    run.mkdir()
+    train = f"{sys.executable} {ROOT / 'train.py'} {path}"
+    script = f"""
+        mount -t tmpfs -o size=90m tmpfs {run}
+        {train} > {tmp_path}/first 2>&1 &
+        until ls {run}/checkpoints/step-* > /dev/null 2>&1; do kill -0 $!; sleep 0.02; done
+        until mount -o remount,ro {run} 2> /dev/null; do kill -0 $!; done
+        wait $! && exit 9
+        mount -o remount,rw {run}
+        {train} > {tmp_path}/second 2>&1
+        cp -r {run} {tmp_path}/kept
+    """
+    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    first, second = (tmp_path / "first").read_text(), (tmp_path / "second").read_text()
+    assert done.returncode == 0, first + second + done.stderr
+    assert "Traceback" not in first
+    assert re.search(r"warning: the checkpoint .* \(.*Read-only file system.*\); that of step \d+ is kept", first)
+    assert "the same command goes on" in first.splitlines()[-1]
+    assert "student: going on from step" in second
+    assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_path, dead):
+    recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 50}
+    recipe["zoo"]["loop"] = {"steps": 2}
+    path = write(recipe, tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = ENVIRONMENT | {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    common |= {"ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), path],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        wait_for(lambda: list((tmp_path / "zoo").glob("*.training/checkpoints/step-*.pt")), processes)
+        processes[dead].send_signal(signal.SIGKILL)
+        told, _ = processes[1 - dead].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1 - dead].returncode == 2, told
+    assert "another process was lost" in told
+    assert "the same command goes on from the last checkpoint" in told
+    assert "Traceback" not in told
+
+
+@contextmanager
+def amid_a_training(recipe: dict[str, Any], folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process with two loaders, all in a group of their own, that has a teacher's first checkpoint behind it."""
+    recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 5}
+    recipe["data"]["workers"] = 2
+    command = [sys.executable, str(ROOT / "train.py"), write(recipe, folder)]
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: list(folder.glob("zoo/*.training/checkpoints/step-*.pt")), [process])
+        yield process
+    finally:
+        process.kill()
+
+
+def test_a_loader_process_that_is_killed_is_told(recipe, tmp_path):
+    """As the kernel does when memory is short."""
+    with amid_a_training(recipe, tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        told, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, told
+    assert "data.workers: a loader process died (DataLoader worker" in told
+    assert "Write fewer; the same command goes on from the last checkpoint" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(recipe, tmp_path, number):
+    """As Slurm does, and Ctrl-C."""
+    with amid_a_training(recipe, tmp_path) as process:
+        os.killpg(process.pid, number)
+        told, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, told
+    stopped = re.search(r"^teacher test_resnet: stopped at step (\d+); the same command goes on.$", told, re.MULTILINE)
+    assert stopped, told
+    assert "Traceback" not in told
+    checkpoints = sorted(path.name for path in tmp_path.glob("zoo/*.training/checkpoints/step-*.pt"))
+    assert int(checkpoints[-1].split("-")[1]) == int(stopped[1])
+
+
+def wait_for(seen: Any, processes: list[Any], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not seen():
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_clock_that_goes_back_changes_nothing(recipe, tmp_path, monkeypatch):
+    """Time is told by a clock that cannot (`monotonic`); the wall's may jump, as it does when a node is set right."""
+    import train
+
+    tables = []
+    for name in ("plain", "jumping"):
+        path = write(recipe | {"run": str(tmp_path / name)}, tmp_path)
+        if name == "jumping":
+            wall = iter(range(2_000_000_000, 0, -3600))
+            monkeypatch.setattr(time, "time", lambda wall=wall: float(next(wall)))
+        assert train.main([path]) == 0
+        rows = json.loads((tmp_path / name / "table.json").read_text())["rows"]
+        tables.append([(row["name"], row["top1"], row["nll"]) for row in rows])
+    assert tables[0] == tables[1]
+
+
+def test_an_image_with_nan_reaches_no_network_as_nan(tmp_path):
+    """Images arrive as bytes, 0 to 255: a float TIFF's NaN is one of them, and a loss cannot come from it."""
+    fill(tmp_path / "train", {"a": 8, "b": 8})
+    fill(tmp_path / "test", {"a": 2, "b": 2})
+    broken = np.full((32, 32), np.nan, np.float32)
+    Image.fromarray(broken).save(tmp_path / "train/a/broken.tiff")
+    settings = {"source": str(tmp_path), "image_size": 32, "workers": 0, "validation": 0.0}
+    data = load_data(Data.model_validate(settings), seed=0)
+    assert len(data.train) == 17
+    for batch in data.batches(data.train, 17, seed=0, start=0, stop=1):
+        assert batch.image.dtype == torch.uint8

@@ -1,0 +1,213 @@
+"""The zoo: who teaches which step, teachers that never change, and networks trained once and used again."""
+
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import contents, tree
+from torch import nn
+
+from meco_timm.data.loading import DataSource, load_data
+from meco_timm.distillation.losses import mean_logits
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.zoo import teachers
+from meco_timm.zoo.teachers import assemble_zoo, student_alone, trained_on_labels
+from meco_timm.zoo.zoo import Zoo, draw
+
+
+@pytest.fixture(scope="module")
+def zoo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests, which is what a zoo is for."""
+    return tmp_path_factory.mktemp("shared") / "zoo"
+
+
+@pytest.fixture
+def made(recipe: dict[str, Any], zoo_folder: Path) -> Recipe:
+    recipe["loop"]["steps"] = 2
+    recipe["zoo"]["folder"] = str(zoo_folder)
+    return Recipe.model_validate(recipe)
+
+
+@pytest.fixture
+def data(made: Recipe) -> DataSource:
+    return load_data(made.data, made.seed)
+
+
+def everything(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all parameters and buffers, also those that are not in the state dict."""
+    return {n: t.clone() for n, t in (*module.named_parameters(), *module.named_buffers())}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_teachers_are_drawn_uniformly(count):
+    """Pearson's χ² of 6,000 draws stays under its 99.9 % quantile for at most 6 degrees of freedom."""
+    drawn = Counter(draw(0, step, count) for step in range(6000))
+    expected = 6000 / count
+    assert set(drawn) == set(range(count))
+    assert sum((n - expected) ** 2 / expected for n in drawn.values()) < 22.5
+
+
+def test_pairs_of_steps_are_drawn_independently():
+    pairs = Counter((draw(1, step, 3), draw(1, step + 1, 3)) for step in range(0, 9000))
+    assert sum((n - 1000) ** 2 / 1000 for n in pairs.values()) < 26.1  # 99.9 % of χ² with 8 degrees of freedom
+
+
+def test_the_draw_is_a_pure_function_of_seed_and_step():
+    first = [draw(4, step, 5) for step in range(100)]
+    torch.manual_seed(99)
+    assert [draw(4, step, 5) for step in reversed(range(100))] == first[::-1]
+    assert [draw(5, step, 5) for step in range(100)] != first
+
+
+def test_the_zoo_gives_the_outputs_of_the_drawn_teacher(made, data, accelerator):
+    zoo = assemble_zoo(made, data, accelerator)
+    streams = list(zoo.streams.values())
+    batch = next(iter(data.in_order(data.test, 4)))
+    drawn = set()
+    for step in range(8):
+        found, expected = zoo.outputs(batch, batch.image, step), streams[draw(made.seed, step, 2)](batch.image)
+        drawn.add(draw(made.seed, step, 2))
+        assert torch.equal(found.logits, expected.logits)
+        assert all(torch.equal(a, b) for a, b in zip(found.blocks, expected.blocks, strict=True))
+    assert drawn == {0, 1}
+    assert not found.logits.requires_grad
+
+
+@pytest.mark.parametrize("scope", ["all", "process"])
+def test_processes_have_one_teacher_a_step_or_each_its_own(made, data, accelerator, scope):
+    """Over 40 steps: always the same, or the same about half of the time; on each as often as on the other."""
+    made.zoo.scope = scope
+    streams = assemble_zoo(made, data, accelerator).streams
+    batch = next(iter(data.in_order(data.test, 4)))
+    by_logits = {stream(batch.image).logits.sum().item(): name for name, stream in streams.items()}
+    cpu = torch.device("cpu")
+    several: Any = [
+        SimpleNamespace(process_index=i, device=cpu, autocast=nullcontext, is_main_process=i == 0) for i in range(2)
+    ]
+    zoos = [Zoo(streams, made, one) for one in several]
+    drawn = [
+        [by_logits[zoo.outputs(batch, batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos
+    ]
+    together = sum(a == b for a, b in zip(*drawn, strict=True))
+    assert together == 40 if scope == "all" else 8 < together < 32
+    assert all(8 < names.count("test_vit") < 32 for names in drawn)
+
+
+def test_the_average_is_the_mean_of_all(made, data, accelerator):
+    made.zoo.sampling = "average"
+    zoo = assemble_zoo(made, data, accelerator)
+    batch = next(iter(data.in_order(data.test, 4)))
+    each = [stream(batch.image) for stream in zoo.streams.values()]
+    found = zoo.outputs(batch, batch.image, 0)
+    torch.testing.assert_close(found.logits, mean_logits([o.logits for o in each], made.losses.temperature))
+    for block, parts in zip(found.blocks, zip(*(o.blocks for o in each), strict=True), strict=True):
+        torch.testing.assert_close(block, sum(parts) / 2)
+
+
+def test_teachers_are_frozen_whatever_is_done_with_them(made, data, accelerator):
+    zoo = assemble_zoo(made, data, accelerator)
+    before = {name: everything(stream) for name, stream in zoo.streams.items()}
+    batch = next(iter(data.in_order(data.test, 8)))
+    for step in range(4):
+        zoo.outputs(batch, batch.image, step)
+    for name, stream in zoo.streams.items():
+        assert not any(module.training for module in stream.modules())
+        assert not any(p.requires_grad for p in stream.parameters())
+        after = everything(stream)
+        assert after.keys() == before[name].keys()
+        assert all(torch.equal(after[key], before[name][key]) for key in after)
+
+
+def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, capsys, tmp_path):
+    folder = tmp_path / "zoo"
+    made.zoo.folder = str(folder)
+    assemble_zoo(made, data, accelerator)
+    names = sorted(p.name for p in folder.iterdir() if p.name != ".locks")
+    assert [name.rpartition("-")[0] for name in names] == ["test_resnet", "test_vit"]
+    wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl"}
+    assert tree(folder) == {f"{name}/{file}" for name in names for file in wanted}
+    before = contents(folder)
+    capsys.readouterr()
+    assemble_zoo(made, data, accelerator)
+    told = capsys.readouterr().out
+    assert told.count("taken from") == 2
+    assert "step" not in told
+    assert contents(folder) == before
+
+
+def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkeypatch, tmp_path):
+    """Every change of data, network, loop or seed trains another; a change that decides nothing does not."""
+    trained: list[str] = []
+
+    class Trained(Exception):
+        pass
+
+    def stop(*args: Any, **options: Any) -> None:
+        raise Trained
+
+    network, loop = made.teachers[0], made.teachers[0].loop
+    trained_on_labels(network, loop, 2, made, data, accelerator, {"role": "teacher"}, "first")
+    monkeypatch.setattr(teachers, "Training", stop)
+
+    def again(**changes: Any) -> bool:
+        arguments = {"network": network, "loop": loop, "steps": 2, "recipe": made, "role": {"role": "teacher"}}
+        arguments |= changes
+        try:
+            trained_on_labels(data=changes.pop("data", data), accelerator=accelerator, title="again", **arguments)
+        except Trained:
+            trained.append(str(changes))
+            return True
+        return False
+
+    assert not again()
+    assert not again(loop=loop.model_copy(update={"log_every": 7}))
+    other = made.model_copy(deep=True)
+    other.losses.temperature, other.discriminators.weight, other.run = 3.0, 0.5, "elsewhere"
+    assert not again(recipe=other)
+    assert again(steps=3)
+    assert again(loop=loop.model_copy(update={"lr": 0.1}))
+    assert again(network=network.model_copy(update={"model": "test_vit"}))
+    assert again(network=network.model_copy(update={"args": {"drop_rate": 0.1}}))
+    assert again(role={"role": "student"})
+    assert again(recipe=made.model_copy(update={"seed": 1}))
+    flipped = made.model_copy(deep=True)
+    flipped.data.augmentation.hflip = 0.5
+    assert again(recipe=flipped)
+    weights = tmp_path / "weights.pth"
+    started = network.model_copy(update={"weights": str(weights)})
+    names = []
+    for content in (b"one", b"two"):  # another file under the same name
+        weights.write_bytes(content)
+        names.append(teachers.training_key(started, loop, 2, made, data, accelerator, {})["starts_from"])
+    assert None not in names
+    assert names[0] != names[1]
+
+
+def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
+    twice = made.model_copy(update={"teachers": [made.teachers[0], made.teachers[0]]})
+    zoo = assemble_zoo(twice, data, accelerator)
+    assert list(zoo.streams) == ["test_resnet", "test_resnet (2)"]
+    first, second = zoo.streams.values()
+    assert not torch.equal(first.model.fc.weight, second.model.fc.weight)
+
+
+def test_the_student_alone_learns_from_labels_and_is_kept(made, data, accelerator, capsys):
+    first = student_alone(made, 2, data, accelerator)
+    again = student_alone(made, 2, data, accelerator)
+    assert "student alone: taken from" in capsys.readouterr().out
+    assert first.model.default_cfg["architecture"] == "test_efficientnet"
+    state = again.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())
+
+
+def test_a_zoo_of_one_always_teaches(made, data, accelerator: Accelerator):
+    one = made.model_copy(update={"teachers": made.teachers[1:]})
+    zoo = Zoo(assemble_zoo(one, data, accelerator).streams, one, accelerator)
+    batch = next(iter(data.in_order(data.test, 4)))
+    outputs = [zoo.outputs(batch, batch.image, step).logits for step in (0, 1)]
+    assert torch.equal(*outputs)

@@ -1,0 +1,231 @@
+"""Frozen teachers: faster, and what they were; few of them on the device, and the right one at its step."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from timm.data import resolve_data_config
+from torch import nn
+
+from meco_timm.data.loading import Batch
+from meco_timm.evaluation.table import visiting
+from meco_timm.networks.factory import weights_digest
+from meco_timm.networks.streams import Stream
+from meco_timm.recipe.recipe import Alignment, Recipe
+from meco_timm.zoo import frozen
+from meco_timm.zoo.frozen import freeze
+from meco_timm.zoo.offload import Residents
+from meco_timm.zoo.zoo import Zoo, draw
+
+CPU = torch.device("cpu")
+ROWS = torch.arange(4)
+
+
+def stream(name: str, size: int = 32, seed: int = 0) -> Stream:
+    """A network with statistics as after training."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=10)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return Stream(model, Alignment(blocks=3, length=64), size, resolve_data_config(model=model)).eval()
+
+
+def images(size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (4, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+# Frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("test_resnet", "15 batch norms folded"),
+        ("test_efficientnet", "13 batch norms folded"),
+        ("resnetv2_50d_evos", "as it is"),
+        ("test_vit", "as it is"),
+        ("mobileone_s0", "branches merged"),
+        ("lcnet_050", "27 batch norms folded"),
+        ("densenet121", "59 batch norms folded"),  # the others stand before their convolution
+    ],
+)
+@torch.no_grad()
+def test_a_frozen_network_gives_what_it_gave(name, told):
+    network = stream(name)
+    before, count = network(images()), norms(network)
+    assert freeze(network, CPU).startswith(told)
+    after = network(images())
+    for found, wanted in zip([*after.blocks, after.logits], [*before.blocks, before.logits], strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0)
+    assert norms(network) < count or told == "as it is"
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not any(module.training for module in network.modules())
+
+
+@torch.no_grad()
+def test_what_would_change_the_outputs_is_left_as_it_is(monkeypatch):
+    """A wrong fold, and a change that fails, are found on the probe and told."""
+    fold = frozen._fold
+
+    def wrong(model: nn.Module, name: str, of: str) -> None:
+        fold(model, name, of)
+        model.get_submodule(of).weight.data *= 1.001  # type: ignore[union-attr, operator]
+
+    def fails(model: nn.Module) -> nn.Module:
+        raise AttributeError("no such branch")
+
+    for name, attribute, change, told in [
+        ("test_resnet", "_fold", wrong, "not 15 batch norms folded"),
+        ("mobileone_s0", "reparameterize_model", fails, "not branches merged (AttributeError: no such branch)"),
+    ]:
+        monkeypatch.setattr(frozen, attribute, change)
+        network = stream(name)
+        before = network(images())
+        assert told in freeze(network, CPU)
+        if attribute == "_fold":
+            torch.testing.assert_close(network(images()).logits, before.logits)
+
+
+@torch.no_grad()
+def test_a_convolution_with_two_readers_is_not_folded():
+    """One norm reads it, and so does a sum: found on the probe."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
+            self.feature_info = [{"num_chs": 8, "reduction": 1, "module": "norm"}]
+            nn.init.uniform_(self.norm.weight, 2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return self.fc((x + self.norm(x)).mean((2, 3)))
+
+    config = resolve_data_config(model=timm.create_model("test_resnet"))
+    network = Stream(Twice(), Alignment(blocks=0), 32, config).eval()
+    before = network(images()).logits
+    assert freeze(network, CPU).startswith("not 1 batch norms folded")
+    torch.testing.assert_close(network(images()).logits, before)
+
+
+@torch.no_grad()
+def test_low_precision_halves_the_weights_and_is_near():
+    network, plain = stream("test_resnet"), stream("test_resnet")
+    assert freeze(network, CPU, "bf16").endswith("bf16")
+    assert {p.dtype for p in network.model.parameters()} == {torch.bfloat16}
+    found, wanted = network(images()).logits.float(), plain(images()).logits
+    torch.testing.assert_close(found, wanted, atol=0.05 * wanted.abs().max().item(), rtol=0)
+
+
+def recipe(names: list[str], **zoo: Any) -> Recipe:
+    told = {
+        "data": {"source": "memory", "image_size": 32},
+        "teachers": [{"train": name} for name in names],
+        "student": "test_resnet",
+        "alignment": {"blocks": 3, "length": 64},
+        "zoo": zoo,
+    }
+    return Recipe.model_validate(told)
+
+
+def test_fingerprints_are_those_of_the_weights_as_they_were(capsys):
+    network = stream("test_resnet")
+    digest = weights_digest(network.model)
+    zoo = Zoo({"a": network}, recipe(["test_resnet"]), Accelerator())
+    assert zoo.fingerprints == {"a": digest} != {"a": weights_digest(network.model)}
+    assert "frozen  a: 15 batch norms folded" in capsys.readouterr().out
+
+
+def test_the_table_judges_teachers_as_they_were_loaded():
+    plain = stream("test_resnet")
+    zoo = Zoo({"a": stream("test_resnet")}, recipe(["test_resnet"]), Accelerator(), lambda name: plain)
+    assert zoo.plain()["a"] is plain
+    assert zoo.streams == {}
+
+
+# Residents
+
+
+NAMES = ["a", "b", "c", "d"]
+
+
+def house(limit: int | None, sampling: str = "random") -> Zoo:
+    networks = {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
+    return Zoo(networks, recipe(["test_vit"] * 4, resident=limit, sampling=sampling), Accelerator())
+
+
+@pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_few_residents_teach_what_all_teach(monkeypatch, sampling, limit):
+    few, all_of_them = house(limit, sampling), house(None, sampling)
+    assert all_of_them.residents is None
+    there: list[bool] = []
+    forward = Stream.forward
+
+    def watched(self: Stream, image: torch.Tensor) -> Any:
+        if any(self is own for own in few.streams.values()):
+            name = next(name for name, own in few.streams.items() if own is self)
+            assert few.residents is not None
+            there.append(name in few.residents.here and len(few.residents.here) <= limit)
+        return forward(self, image)
+
+    monkeypatch.setattr(Stream, "forward", watched)
+    batch = Batch(images(), ROWS, ROWS, ROWS)
+    for step in range(6):
+        found, wanted = (zoo.outputs(batch, batch.image, step) for zoo in (few, all_of_them))
+        assert torch.equal(found.logits, wanted.logits)
+    assert all(there)
+    assert len(there) >= 6
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_the_next_teachers_come_ahead(limit):
+    """When a step begins its teacher is there already, but for the first."""
+    zoo = house(limit)
+    batch = Batch(images(), ROWS, ROWS, ROWS)
+    for step in range(20):
+        name = NAMES[draw(zoo.seed, step, 4)]
+        assert zoo.residents is not None
+        assert step == 0 or name in zoo.residents.here
+        zoo.outputs(batch, batch.image, step)
+        coming = dict.fromkeys(NAMES[draw(zoo.seed, later, 4)] for later in range(step, step + 32))
+        assert zoo.residents.here == list(coming)[:limit]
+
+
+def test_who_leaves_lies_in_the_hosts_memory_unchanged():
+    """Moved to a device of another kind of number, for want of another device."""
+
+    class Elsewhere(Residents):
+        def _arrive(self, name: str) -> None:
+            for tensor, value in self._weights[name]:
+                tensor.data = value.clone()
+
+    house_of_two, networks = Elsewhere(2, CPU), {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
+    before = {name: weights_digest(network) for name, network in networks.items()}
+    hosts = {name: next(network.parameters()).data_ptr() for name, network in networks.items()}
+    for name, network in networks.items():
+        house_of_two.admit(name, network)
+    for names in (["a", "b", "c"], ["c", "a"], ["d"], ["d", "d", "b"]):
+        house_of_two.bring(names)
+        away = {name for name, network in networks.items() if next(network.parameters()).data_ptr() != hosts[name]}
+        assert away == set(house_of_two.here) == set(list(dict.fromkeys(names))[:2])
+    assert {name: weights_digest(network) for name, network in networks.items()} == before
+
+
+def test_a_stream_that_waits_visits_the_device(monkeypatch):
+    network, moves = stream("test_vit"), []
+    monkeypatch.setattr(Stream, "to", lambda self, device: moves.append(str(device)))
+    with visiting([network], torch.device("meta")):
+        assert moves == ["meta"]
+    assert moves == ["meta", "cpu"]
+    with visiting([network], CPU):
+        assert moves == ["meta", "cpu"]
