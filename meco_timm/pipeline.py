@@ -11,7 +11,7 @@ from huggingface_hub import get_token
 
 from meco_timm.common import UserError, derive, reseed, say
 from meco_timm.data import DataSource, known_data, load_data
-from meco_timm.distillation import Distiller
+from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import (
     Judged,
     Row,
@@ -155,7 +155,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
     alone = student_alone(recipe, steps, data, accelerator)
     reseed(seed, "discriminators")
     training = Training(
-        Distiller(student, recipe, len(data.classes)),
+        Distiller(student, recipe, len(data.classes), class_weights(recipe.loop.class_weights, data.labelled_counts)),
         recipe.loop,
         accelerator,
         data=data,

@@ -90,7 +90,7 @@ class Images(torch.utils.data.Dataset):
     """Rows `rows` of a split, sorted, decoded on demand. Asked for (view, i) it gives that view, for i the plain image.
 
     `views`: after so many epochs of training its views repeat; None for never. `max_bad`: of images that cannot be
-    read; the next row that can stands in.
+    read; the next row that can stands in. `balanced`: training shows each class alike.
     """
 
     def __init__(
@@ -101,9 +101,10 @@ class Images(torch.utils.data.Dataset):
         transform: Any,
         views: int | None = None,
         max_bad: int = 0,
+        balanced: bool = False,
     ):
         self.split, self.labels, self.rows, self.transform = split, labels, rows, transform
-        self.views, self.max_bad = views, max_bad
+        self.views, self.max_bad, self.balanced = views, max_bad, balanced
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -61,6 +61,12 @@ class DataSource:
     buffer: int = 0
     max_bad: int = 0
 
+    @property
+    def labelled_counts(self) -> Tensor:
+        """Labelled images of each class, K."""
+        found = self.labelled.labels[self.labelled.rows]
+        return torch.from_numpy(np.bincount(found, minlength=len(self.classes)))
+
     def batches(
         self,
         images: Images,
@@ -90,6 +96,7 @@ class DataSource:
             images.views,
             images.ends,
             self.buffer,
+            images.labels[images.rows] if images.balanced else None,
         )
         workers = self.workers if stop - start > 1 else 0
         return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images, bad)
@@ -150,6 +157,8 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     truth, sample = labels.tolist(), _sample(images)
     parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
     parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
+    balanced = settings.sampling == "balanced"
+    parts += ["balanced"] * balanced
     everything, order = images, [classes, truth, sample]
     if settings.unlabelled is not None:
         more = read_unlabelled(settings)
@@ -157,7 +166,7 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         learns = np.concatenate([learns, len(images) + np.arange(len(more))])
         hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
     view, plain = transforms(settings)
-    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad)
+    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad, balanced=balanced)
     _warn_of_sorted(taught, settings.buffer, seed)
     return DataSource(
         classes=classes,

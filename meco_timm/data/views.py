@@ -51,12 +51,32 @@ def variety(labels: np.ndarray, window: int) -> float:
     return float(np.mean([len(np.unique(one)) for one in windows]) / expected)
 
 
+def balanced_copies(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """How often each image is shown in an epoch of as many images, int64, so that each class is shown alike.
+
+    labels: int64, one per image. Copies of two images of a class differ by 1 at most; which of them have one more is
+    drawn anew in each epoch, and so is who has the images that the classes cannot share evenly.
+    """
+    generator = np.random.default_rng(derive(seed, "balanced", epoch))
+    present = generator.permutation(np.unique(labels))
+    copies = np.zeros(len(labels), dtype=np.int64)
+    for i, name in enumerate(present):
+        own = generator.permutation(np.flatnonzero(labels == name))
+        each, more = divmod(len(labels) // len(present) + (i < len(labels) % len(present)), len(own))
+        copies[own] = each
+        copies[own[:more]] += 1
+    return copies
+
+
 class BatchStream(Sampler[list[tuple[View, int]]]):
     """Endless shuffled passes over `size` images, cut into batches; every image once per epoch, no short batch.
 
     Batch s is a function of (seed, s): process `rank` of `world` takes its part of positions [s·B·world, (s+1)·B·world)
     in the row of all epochs' orders (`shuffled`, with `ends` and `buffer`), so 2 processes × B see what 1 process × 2B
     sees. Epoch e shows view e, or e mod `views`.
+
+    labels: of the images where each class is to be shown alike (`balanced_copies`); an image's second copy in an epoch
+    has a view of its own.
     """
 
     def __init__(
@@ -72,12 +92,13 @@ class BatchStream(Sampler[list[tuple[View, int]]]):
         views: int | None = None,
         ends: np.ndarray | None = None,
         buffer: int = 0,
+        labels: np.ndarray | None = None,
     ):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.size, self.batch_size, self.seed, self.labels = size, batch_size, seed, labels
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
         self.repeats, self.views = repeats, views
         self.ends, self.buffer = ends, buffer
-        self._epoch, self._views, self._order = -1, [PLAIN], np.zeros(1, dtype=np.int64)
+        self._epoch, self._views, self._order = -1, [PLAIN], np.zeros((1, 2), dtype=np.int64)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -92,10 +113,24 @@ class BatchStream(Sampler[list[tuple[View, int]]]):
         image, repeat = divmod(position, self.repeats)
         epoch, i = divmod(image, self.size)
         if self._epoch != epoch:
-            self._epoch, self._order = epoch, shuffled(self.size, self.seed, epoch, self.ends, self.buffer)
+            self._epoch, self._order = epoch, self._shuffled(epoch)
             first = (epoch % self.views if self.views else epoch) * self.repeats
             self._views = [numbered(self.seed, first + n, self.repeats) for n in range(self.repeats)]
-        return self._views[repeat], int(self._order[i])
+        chosen, copy = self._order[i].tolist()
+        view = self._views[repeat]
+        return (view._replace(seed=derive(view.seed, "copy", copy)) if copy else view), chosen
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """(which image, which of its copies) at each position of an epoch, size×2."""
+        if self.labels is None:
+            order = shuffled(self.size, self.seed, epoch, self.ends, self.buffer)
+            return np.stack([order, np.zeros_like(order)], 1)
+        copies = balanced_copies(self.labels, self.seed, epoch)
+        last = copies.cumsum()
+        ends = None if self.ends is None else np.append(0, last)[self.ends]
+        order = shuffled(self.size, self.seed, epoch, ends, self.buffer)
+        image = np.repeat(np.arange(self.size), copies)
+        return np.stack([image, np.arange(self.size) - (last - copies)[image]], 1)[order]
 
 
 class ChosenViews(Sampler[list[tuple[View, int]]]):

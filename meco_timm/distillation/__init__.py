@@ -5,11 +5,12 @@ Never: runs a teacher, steps an optimizer, reads data.
 """
 
 from meco_timm.distillation.distiller import Distiller, Supervised, gradient_shares
-from meco_timm.distillation.losses import mean_logits
+from meco_timm.distillation.losses import class_weights, mean_logits
 
 __all__ = [
     "Distiller",
     "Supervised",
+    "class_weights",
     "gradient_shares",
     "mean_logits",
 ]

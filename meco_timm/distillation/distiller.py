@@ -17,14 +17,18 @@ from meco_timm.recipe import Recipe
 class Supervised(nn.Module):
     """A student learning from labels: a teacher in the making, or the student alone."""
 
-    def __init__(self, student: Stream, label_smoothing: float = 0.0):
+    weight: Tensor | None
+
+    def __init__(self, student: Stream, label_smoothing: float = 0.0, weight: Tensor | None = None):
+        """weight: K, of each class in the loss; None for 1."""
         super().__init__()
         self.student = student
         self.label_smoothing = label_smoothing
+        self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, image: Tensor, label: Tensor, teacher: Outputs | None = None) -> dict[str, Tensor]:
         """image uint8 B×3×H×W, label B → {"total", "labels"}."""
-        loss = losses.with_labels(self.student(image).logits, label, self.label_smoothing)
+        loss = losses.with_labels(self.student(image).logits, label, self.label_smoothing, self.weight)
         return {"total": loss, "labels": loss.detach()}
 
 
@@ -38,9 +42,13 @@ class Seen(NamedTuple):
 class Distiller(nn.Module):
     """Student stream, projections and discriminators, and the paper's objective over them."""
 
-    def __init__(self, student: Stream, recipe: Recipe, classes: int):
+    weight: Tensor | None
+
+    def __init__(self, student: Stream, recipe: Recipe, classes: int, weight: Tensor | None = None):
+        """weight: K, of each class in the term of the labels; None for 1."""
         super().__init__()
         self.student = student
+        self.register_buffer("weight", weight, persistent=False)
         self.settings, self.adversary = recipe.losses, recipe.discriminators
         self.block_weights = recipe.block_weights
         blocks, length = recipe.alignment.blocks, recipe.alignment.length
@@ -63,7 +71,7 @@ class Distiller(nn.Module):
         student = Seen(self._project(outputs.blocks), outputs.logits)
         terms = self._similarities(teacher, student)
         if self.settings.labels:
-            terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label))
+            terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label, weight=self.weight))
         weighted = {name: weight * loss for name, (weight, loss) in terms.items()}
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
         a = self.adversary

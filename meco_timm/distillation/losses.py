@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,16 +65,28 @@ def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
     return SIMILARITIES[kind](teacher.float(), student.float()) * scale
 
 
-def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
+def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy with the labels, summed over the images that have one, over the number of all images.
 
     So each label weighs alike, and a batch with few of them does not pull as hard as one with many.
 
     label: B class numbers, negative where unknown, or B×K shares of classes (mixed images), 0 where unknown.
+    weight: K, of each class; None for 1.
     """
     ignored = -1 if label.ndim == 1 else -100  # torch takes no ignore_index of shares but its default
-    loss = F.cross_entropy(logits.float(), label, label_smoothing=smoothing, reduction="sum", ignore_index=ignored)
-    return loss / len(label)
+    options: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing, "ignore_index": ignored}
+    return F.cross_entropy(logits.float(), label, reduction="sum", **options) / len(label)
+
+
+def class_weights(kind: str, counts: Tensor) -> Tensor | None:
+    """Weights of K classes in `with_labels`, float32; None where all are 1, with `kind` "none".
+
+    counts: labelled images of each class. "balanced": N / (K · n) for a class of n of the N images; their mean over
+    all images is 1. A class without images counts as if it had one.
+    """
+    if kind == "none":
+        return None
+    return counts.sum() / (len(counts) * counts.clamp(min=1).float())
 
 
 def mean_logits(logits: list[Tensor], temperature: float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from meco_timm.common import UserError, did_you_mean
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.recipe.sections import WATCHING
+from meco_timm.recipe.sections import LATER_KEYS, WATCHING, Loop
 
 Path_ = tuple[str | int, ...]
 COMMAND_LINE = "command line"
@@ -192,13 +192,24 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     `zoo.loop` stands in the loops of the teachers that are trained; the others have none.
     """
     key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "publish": True, "data": {"workers"}})
-    for place in (key, *key["teachers"]):
-        place["loop"] = {name: value for name, value in place["loop"].items() if name not in WATCHING}
+    key["data"] = _without_later(key["data"])
+    loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers)]
+    for place, loop in zip((key, *key["teachers"]), loops, strict=True):
+        place["loop"] = loop_key(loop)
         if not place.get("train", True):
             del place["loop"]
     del key["zoo"]["folder"], key["zoo"]["resident"], key["zoo"]["loop"]
     key["store"]["folder"] = key["store"]["folder"] is not None  # where it lies decides nothing
     return key
+
+
+def loop_key(loop: Loop, without: set[str] | None = None) -> dict[str, Any]:
+    """All of a loop that decides its result, `without` some keys."""
+    return _without_later(loop.model_dump(mode="json", exclude={*WATCHING, *(without or ())}))
+
+
+def _without_later(section: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in section.items() if name not in LATER_KEYS or LATER_KEYS[name] != value}
 
 
 def fingerprint(value: Any) -> str:

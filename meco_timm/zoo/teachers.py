@@ -11,9 +11,9 @@ from filelock import FileLock, Timeout
 
 from meco_timm.common import UserError, derive, digest_of, say
 from meco_timm.data import DataSource
-from meco_timm.distillation import Supervised
+from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream
-from meco_timm.recipe import WATCHING, Loop, Network, Recipe, Teacher, fingerprint
+from meco_timm.recipe import Loop, Network, Recipe, Teacher, fingerprint, loop_key
 from meco_timm.training import Training, total_steps
 from meco_timm.zoo.zoo import Zoo
 
@@ -176,7 +176,7 @@ def _supervise(
 ) -> Stream:
     """The stream trained on the labelled images, with its best weights."""
     training = Training(
-        Supervised(stream, loop.label_smoothing),
+        Supervised(stream, loop.label_smoothing, class_weights(loop.class_weights, data.labelled_counts)),
         loop,
         accelerator,
         data=data,
@@ -230,7 +230,7 @@ def training_key(
         "views": seen,
         "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
         "starts_from": _file_digest(network),
-        "loop": loop.model_dump(mode="json", exclude={*WATCHING, "epochs"}) | {"steps": steps},
+        "loop": {**loop_key(loop, {"epochs"}), "steps": steps},
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "seed": recipe.seed,

@@ -253,3 +253,40 @@ def test_images_are_bytes_not_normalised(shapes):
     assert batch.image.dtype == torch.uint8
     assert batch.image.max() > 150
     assert batch.label.dtype == batch.row.dtype == torch.int64
+
+
+def test_balanced_batches_show_each_class_alike_and_each_copy_in_a_view_of_its_own():
+    """20, 5 and 2 images of three classes, 9 of each in an epoch of 27."""
+    labels = np.repeat([0, 1, 2], [20, 5, 2])
+    steps = list(BatchStream(27, 9, 3, 0, 6, labels=labels))
+    for epoch in (steps[:3], steps[3:]):
+        shown = [key for step in epoch for key in step]
+        counts = Counter(i for _, i in shown)
+        assert Counter(labels[i] for _, i in shown) == {0: 9, 1: 9, 2: 9}
+        assert {counts[i] for i in range(20)} == {0, 1}
+        assert sorted(counts[i] for i in range(20, 27)) == [1, 2, 2, 2, 2, 4, 5]
+        assert len(set(shown)) == 27
+    assert {i for step in steps[:3] for _, i in step} != {i for step in steps[3:] for _, i in step}
+
+
+@pytest.mark.parametrize("ends", [None, np.array([8, 15, 27])])
+def test_balanced_batches_are_functions_of_seed_and_step_on_any_number_of_processes(ends):
+    options = {"labels": np.repeat([0, 1, 2], [20, 5, 2]), "ends": ends, "buffer": 6}
+    whole = list(BatchStream(27, 6, 3, 0, 20, **options))
+    assert list(BatchStream(27, 6, 3, 7, 20, **options)) == whole[7:]
+    parts = [list(BatchStream(27, 3, 3, 0, 20, rank=rank, world=2, **options)) for rank in (0, 1)]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole
+
+
+def test_balanced_sampling_is_for_trainings_on_labels(tmp_path):
+    fill(tmp_path / "train", {"circle": 24, "cross": 4, "dash": 4})
+    fill(tmp_path / "test", dict.fromkeys(CLASSES, 2), first_seed=500)
+    natural, balanced = load(tmp_path), load(tmp_path, sampling="balanced")
+    assert natural.identity != balanced.identity
+    size = len(balanced.labelled)  # 18, 3 and 3
+    taught = seen(balanced, balanced.labelled, stop=size // 4)
+    assert Counter(taught.label.tolist()) == dict.fromkeys(range(3), size // 3)
+    copies = taught.image[taught.label == 1].flatten(1).unique(dim=0)
+    assert len(copies) > 3  # copies of three images differ
+    learned = seen(balanced, balanced.train, stop=size // 4)
+    assert sorted(learned.row.tolist()) == sorted(balanced.train.rows.tolist())

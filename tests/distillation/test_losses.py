@@ -10,6 +10,7 @@ from meco_timm.distillation.losses import (
     SIMILARITIES,
     between_blocks,
     between_logits,
+    class_weights,
     mean_logits,
     with_labels,
 )
@@ -168,3 +169,18 @@ def test_the_mean_of_one_is_itself_up_to_an_offset():
     first, _ = pair()
     torch.testing.assert_close(mean_logits([first]).softmax(1), first.softmax(1))
     assert (mean_logits([first]).argmax(1) == first.argmax(1)).all()
+
+
+def test_balanced_weights_make_each_class_count_alike():
+    """Against the loss written out: the mean over classes of the mean over a class's images."""
+    label = torch.tensor([0] * 6 + [1] * 3 + [2])
+    logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    assert class_weights("none", label.bincount()) is None
+    weight = class_weights("balanced", label.bincount())
+    torch.testing.assert_close(weight, torch.tensor([10 / 18, 10 / 9, 10 / 3]))
+    each = -logits.log_softmax(1)[range(10), label]
+    expected = torch.stack([each[label == c].mean() for c in range(3)]).mean()
+    torch.testing.assert_close(with_labels(logits, label, weight=weight), expected)
+    shares = torch.nn.functional.one_hot(label, 3).float()
+    torch.testing.assert_close(with_labels(logits, shares, weight=weight), expected)
+    torch.testing.assert_close(class_weights("balanced", torch.tensor([4, 0])), torch.tensor([0.5, 2.0]))

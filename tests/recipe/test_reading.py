@@ -227,3 +227,10 @@ def test_a_wrong_recipe_is_told_within_a_second_and_without_torch(tmp_path):
     assert done.stdout.strip() == "[]"
     assert done.stderr == f"{tmp_path / 'wrong.yaml'}:12: loop.lrr: there is no such key. Did you mean 'lr'?\n"
     assert time.monotonic() - started < 5  # in well under one on an idle machine
+
+
+def test_keys_that_came_later_leave_the_fingerprints_of_before_as_they_were():
+    """Runs and zoos that were made without them go on; with another value than the default they are others."""
+    assert load_recipe(ROOT / "recipes/quickstart.yaml").run == "runs/quickstart-efc4f985"  # of release 0.1
+    for change in ("loop.class_weights=balanced", "data.sampling=balanced", "teachers.0.loop.class_weights=balanced"):
+        assert load_recipe(ROOT / "recipes/quickstart.yaml", [change]).run != "runs/quickstart-efc4f985", change

@@ -171,6 +171,7 @@ def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkey
     assert not again(recipe=other)
     assert again(steps=3)
     assert again(loop=loop.model_copy(update={"lr": 0.1}))
+    assert again(loop=loop.model_copy(update={"class_weights": "balanced"}))
     assert again(network=network.model_copy(update={"model": "test_vit"}))
     assert again(network=network.model_copy(update={"args": {"drop_rate": 0.1}}))
     assert again(role={"role": "student"})
