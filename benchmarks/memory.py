@@ -18,7 +18,7 @@ from benchmarks.form import Row, arguments, in_own_process, peak_mib, report
 from benchmarks.step import CLASSES, recipe, stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch
 from meco_timm.networks.streams import Outputs
-from meco_timm.zoo.output_shards import Shelf
+from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.store import Store, layout
 from meco_timm.zoo.zoo import Zoo
 
@@ -56,15 +56,15 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
 def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: torch.Tensor) -> None:
     """Give the zoo so many teachers whose outputs, here random, are all stored."""
     plan = layout(settings, zoo.streams["0"], CLASSES)
-    zoo.names, shelves = names, {}
+    zoo.names, shards = names, {}
     for name in names:
-        shelves[name] = Shelf(folder / name, plan, 1, len(rows), check=True)
-        told = Outputs(
+        shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
+        outputs = Outputs(
             [torch.randn(len(rows), plan.length) for _ in range(plan.blocks)], torch.randn(len(rows), CLASSES)
         )
-        shelves[name].add(0 * rows, rows, plan.pack(told))
-        shelves[name].flush()
-    zoo.store = Store(folder, shelves, torch.device("cpu"))
+        shards[name].add(0 * rows, rows, plan.pack(outputs))
+        shards[name].flush()
+    zoo.store = Store(folder, shards, torch.device("cpu"))
     zoo.release()
 
 

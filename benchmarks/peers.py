@@ -29,7 +29,7 @@ from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.table import accuracy, predict
 from meco_timm.networks.streams import Stream
 from meco_timm.pipeline import _seed_of_views
-from meco_timm.zoo.precompute import fill, use_store
+from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.teachers import assemble_zoo
 
 
@@ -52,7 +52,7 @@ def fill_store(args: argparse.Namespace) -> float:
     zoo = assemble_zoo(recipe, data, accelerator)
     use_store(zoo, recipe, data, _seed_of_views(recipe), accelerator)
     began = time.process_time()
-    fill(zoo, recipe, data, _seed_of_views(recipe), accelerator)
+    precompute_outputs(zoo, recipe, data, _seed_of_views(recipe), accelerator)
     return time.process_time() - began
 
 

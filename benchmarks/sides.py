@@ -174,7 +174,7 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
     stream = training_of(student_of(args), None, recipe).student  # only for its `prepare`
     if kind == "student":
         return student_only(student_of(args), batches, stream, args.lr)
-    loaded = assemble_zoo(recipe, data_of(args), Accelerator(cpu=True)).plain()  # trained, not frozen by us
+    loaded = assemble_zoo(recipe, data_of(args), Accelerator(cpu=True)).unfrozen()  # trained, not frozen by us
     models = [stream.model.requires_grad_(False) for stream in loaded.values()]
     teacher = models[0] if rest == "1" else Mean(models)
     make = timm_side if kind == "timm" else torchdistill_side

@@ -28,7 +28,7 @@ from benchmarks.step import CLASSES, Step, recipe, stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch, load_data
 from meco_timm.networks.streams import Outputs
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.zoo.output_shards import Shelf
+from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.store import Store, layout
 from meco_timm.zoo.zoo import Zoo
 
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 def with_store(zoo: Zoo, settings: Recipe, folder: Path, rows: int) -> Zoo:
     """The zoo over an empty store for so many rows."""
     plan = layout(settings, zoo.streams["0"], CLASSES)
-    zoo.store = Store(folder, {"0": Shelf(folder, plan, VIEWS, rows, check=True)}, CPU)
+    zoo.store = Store(folder, {"0": OutputShards(folder, plan, VIEWS, rows, check=True)}, CPU)
     return zoo
 
 
@@ -53,13 +53,13 @@ def stored_step(side: str, args: argparse.Namespace, folder: Path, images: torch
     settings = recipe(args, changes)
     zoo = None if side == "labels" else zoo_of([teacher], settings)
     if zoo and side != "live":
-        shelf = with_store(zoo, settings, folder / side, args.rows).store.shelves["0"]  # type: ignore[union-attr]
+        shards = with_store(zoo, settings, folder / side, args.rows).store.shards["0"]  # type: ignore[union-attr]
         for view in range(VIEWS):
-            told = Outputs(
-                [torch.randn(args.rows, 256) for _ in range(shelf.layout.blocks)], torch.randn(args.rows, CLASSES)
+            outputs = Outputs(
+                [torch.randn(args.rows, 256) for _ in range(shards.layout.blocks)], torch.randn(args.rows, CLASSES)
             )
-            shelf.add(torch.full((args.rows,), view), torch.arange(args.rows), shelf.layout.pack(told))
-            shelf.flush()
+            shards.add(torch.full((args.rows,), view), torch.arange(args.rows), shards.layout.pack(outputs))
+            shards.flush()
         zoo.release()
     label = torch.arange(args.batch) % CLASSES
     batches = [
@@ -88,20 +88,20 @@ def filling(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Step], in
     rows = torch.from_numpy(data.train.rows).long()[: args.batch]
 
     def emptied() -> Any:
-        shelf = zoo.store.shelves["0"]  # type: ignore[union-attr]
-        shelf.place.fill_(-1)
-        return shelf
+        shards = zoo.store.shards["0"]  # type: ignore[union-attr]
+        shards.place.fill_(-1)
+        return shards
 
     def fill() -> None:
-        shelf = emptied()
+        shards = emptied()
         for batch in data.chosen(data.train, torch.zeros_like(rows), rows, args.batch, seed=0):
-            zoo.fill(batch)
-        shelf.flush()
+            zoo.precompute(batch)
+        shards.flush()
 
     def fill_from_memory() -> None:
-        shelf = emptied()
-        zoo.fill(Batch(image, rows, rows, torch.zeros_like(rows)))
-        shelf.flush()
+        shards = emptied()
+        zoo.precompute(Batch(image, rows, rows, torch.zeros_like(rows)))
+        shards.flush()
 
     @torch.no_grad()
     def alone() -> None:

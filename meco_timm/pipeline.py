@@ -25,7 +25,7 @@ from meco_timm.networks import Stream, export, student_stream
 from meco_timm.planning import hours_here, hours_on_gpus, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.training import RunFolder, Training, check_launch, faults_told, find_run_folder, move_aside, total_steps
-from meco_timm.zoo import assemble_zoo, fill, ready_teachers, student_alone, use_store
+from meco_timm.zoo import assemble_zoo, precompute_outputs, ready_teachers, student_alone, use_store
 
 
 def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None) -> list[Row]:
@@ -125,7 +125,7 @@ def fill_store(recipe: Recipe) -> None:
     with faults_told(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator)
         use_store(zoo, recipe, data, views, accelerator)
-        fill(zoo, recipe, data, views, accelerator)
+        precompute_outputs(zoo, recipe, data, views, accelerator)
 
 
 def _seed_of_student(recipe: Recipe) -> int:
@@ -172,7 +172,7 @@ def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> lis
         student = training.run()
     finally:
         zoo.flush()
-    teachers = zoo.plain()
+    teachers = zoo.unfrozen()
     judged = make_table(student, alone, teachers, data, accelerator)
     if accelerator.is_main_process:
         from meco_timm.reporting import about_run  # imports matplotlib, which a training has no use for

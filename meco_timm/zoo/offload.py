@@ -1,4 +1,4 @@
-"""5 · Fewer teachers on the device than there are: the others wait in the host's memory until their step is near."""
+"""Teacher offloading: a limited number of teachers is on the device, the others are in the host's memory."""
 
 from collections.abc import Iterable
 
@@ -8,46 +8,45 @@ from torch import Tensor
 from meco_timm.networks import Stream
 
 
-class Residents:
-    """At most `limit` of some streams on `device`. Weights never change, so that leaving costs no copy.
+class Offloader:
+    """Keeps at most `limit` streams on `device`. Weights never change, so moving one off the device needs no copy.
 
-    Copies are queued on the device behind the work that it has, and wait for nothing; on a CPU there are none. Run on
-    CPUs only, never on GPUs.
+    Copies to the device are asynchronous, from pinned memory; on a CPU nothing is copied. Tested on CPUs only.
     """
 
     def __init__(self, limit: int, device: torch.device):
         self.limit, self.device = limit, device
-        self.here: list[str] = []
-        self._weights: dict[str, list[tuple[Tensor, Tensor]]] = {}  # tensors of a stream, and their values on the host
+        self.on_device: list[str] = []
+        self._weights: dict[str, list[tuple[Tensor, Tensor]]] = {}  # (tensor, its value on the host) of each stream
 
-    def admit(self, name: str, stream: Stream) -> None:
-        """Take a stream in; it waits on the host."""
+    def add(self, name: str, stream: Stream) -> None:
+        """Register a stream and offload it."""
         tensors = [*stream.parameters(), *stream.buffers()]
         self._weights[name] = [(tensor, self._on_host(tensor.data)) for tensor in tensors]
-        self._leave(name)
+        self._unload(name)
 
-    def bring(self, names: Iterable[str]) -> None:
-        """Have the first `limit` different streams of `names` on the device, and none else."""
+    def load(self, names: Iterable[str]) -> None:
+        """Have the first `limit` distinct streams of `names` on the device, and no others."""
         wanted: list[str] = []
         for name in names:
             if name not in wanted:
                 wanted.append(name)
             if len(wanted) == self.limit:
                 break
-        for name in set(self.here) - set(wanted):
-            self._leave(name)
+        for name in set(self.on_device) - set(wanted):
+            self._unload(name)
         for name in wanted:
-            if name not in self.here:
-                self._arrive(name)
-        self.here = wanted
+            if name not in self.on_device:
+                self._load(name)
+        self.on_device = wanted
 
     def _on_host(self, tensor: Tensor) -> Tensor:
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.cpu()
 
-    def _arrive(self, name: str) -> None:
+    def _load(self, name: str) -> None:
         for tensor, value in self._weights[name]:
             tensor.data = value.to(self.device, non_blocking=True)
 
-    def _leave(self, name: str) -> None:
+    def _unload(self, name: str) -> None:
         for tensor, value in self._weights[name]:
             tensor.data = value

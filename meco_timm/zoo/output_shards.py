@@ -1,8 +1,8 @@
-"""5 · One teacher's outputs on disk: shards, whole or not there, memory-mapped, found by (view, row).
+"""One teacher's outputs on disk: memory-mapped shards, indexed by (view, row).
 
-A shard is a safetensors file with N outputs and their keys. Its name ends in the digest of its bytes: one rename makes
-it valid, and a damaged one is known, named and taken away, so that what was in it is computed again. Several processes
-and several runs may write into one folder, each its own shards; what two of them have both computed is there twice.
+A shard is a safetensors file with N outputs and their keys (view, row). Its name ends in the digest of its bytes, and
+one atomic rename makes it valid. A damaged shard is reported and deleted, and its outputs are computed again. Several
+processes and runs may write into one folder, each its own shards; an output that two of them computed is stored twice.
 """
 
 import time
@@ -20,13 +20,13 @@ from meco_timm.common import UserError, digest_of, flush, say
 from meco_timm.networks import Outputs
 
 SHARD_BYTES = 64 * 2**20
-DEAD_AFTER = 3600.0  # seconds: an unfinished file of this age is a killed writer's
+STALE_SECONDS = 3600.0  # a temporary file older than this was left by a process that was killed
 
 Packed = dict[str, Tensor]  # N rows each
 
 
 class Layout(NamedTuple):
-    """How one output becomes a row of numbers: logits B×classes (0: none), or their `topk` largest, then the blocks."""
+    """How an output is packed into a row: `classes` logits (0: none) or the `topk` largest, then the aligned blocks."""
 
     classes: int
     blocks: int
@@ -36,37 +36,37 @@ class Layout(NamedTuple):
     temperature: float
 
     @property
-    def kept(self) -> int | None:
-        """How many logits are kept besides a value for the rest; None where all are."""
+    def stored_topk(self) -> int | None:
+        """Number of logits stored besides one value for all others; None if all logits are stored."""
         return self.topk if self.topk and self.topk < self.classes - 1 else None
 
     @property
     def bytes_per_view(self) -> int:
-        """On disk, of one image in one view; a key has 8."""
-        logits = self.classes if self.kept is None else self.kept + 1
-        return (logits + self.blocks * self.length) * self.dtype.itemsize + 4 * (self.kept or 0) + 8
+        """Bytes on disk of one image in one view, its 8-byte key included."""
+        logits = self.classes if self.stored_topk is None else self.stored_topk + 1
+        return (logits + self.blocks * self.length) * self.dtype.itemsize + 4 * (self.stored_topk or 0) + 8
 
     def pack(self, outputs: Outputs) -> Packed:
-        """On the CPU: values N×n and, of the largest, classes N×topk.
+        """On the CPU: `values` N×n and, for top-k storage, the `classes` N×k of the stored logits.
 
         Raises:
-            UserError: a value is not finite in this precision.
+            UserError: a value is not finite in the store's precision.
         """
         logits = [] if outputs.logits is None else [outputs.logits.float()]
         classes = {}
-        if logits and self.kept is not None:
-            largest, places = logits[0].topk(self.kept, 1)
+        if logits and self.stored_topk is not None:
+            largest, places = logits[0].topk(self.stored_topk, 1)
             rest = logits[0].scatter(1, places, -torch.inf) / self.temperature
-            share = rest.logsumexp(1, keepdim=True) - torch.tensor(float(self.classes - self.kept)).log()
+            share = rest.logsumexp(1, keepdim=True) - torch.tensor(float(self.classes - self.stored_topk)).log()
             logits, classes = [largest, self.temperature * share], {"classes": places.int().cpu()}
         values = torch.cat([*logits, *(block.float() for block in outputs.blocks)], 1).to(self.dtype).cpu()
         if not values.isfinite().all():
             name = str(self.dtype).removeprefix("torch.")
-            raise UserError(f"store.precision: a teacher's output is not a finite {name}. Write float32.")
+            raise UserError(f"store.precision: a teacher's output is not finite in {name}. Write float32.")
         return {"values": values, **classes}
 
     def unpack(self, packed: Packed, device: torch.device) -> Outputs:
-        """float32 on `device`."""
+        """The outputs in float32 on `device`."""
         if device.type == "cuda":
             packed = {name: tensor.pin_memory() for name, tensor in packed.items()}
         parts = {name: tensor.to(device, non_blocking=True) for name, tensor in packed.items()}
@@ -75,38 +75,38 @@ class Layout(NamedTuple):
         blocks = list(values[:, logits.shape[1] :].split(self.length, 1)) if self.blocks else []
         if not self.classes:
             return Outputs(blocks, None)
-        if self.kept is not None:
-            whole = logits[:, -1:].repeat(1, self.classes)
-            logits = whole.scatter(1, parts["classes"].long(), logits[:, :-1])
+        if self.stored_topk is not None:
+            rest = logits[:, -1:].repeat(1, self.classes)
+            logits = rest.scatter(1, parts["classes"].long(), logits[:, :-1])
         return Outputs(blocks, logits)
 
 
-class Shelf:
-    """One teacher's outputs, N rows of the data set in V views. `check`: look for damage while opening."""
+class OutputShards:
+    """One teacher's stored outputs for `rows` images in `views` views. `check`: verify all digests while opening."""
 
     def __init__(self, folder: Path, layout: Layout, views: int, rows: int, check: bool):
         self.folder, self.layout = folder, layout
-        self.place = torch.full((views, rows), -1, dtype=torch.int32)  # of a view of a row, in the row of all shards
+        self.place = torch.full((views, rows), -1, dtype=torch.int32)  # position of (view, row) in all shards together
         self.starts: list[int] = []
         self.shards: list[Packed] = []
-        self._end = 0  # outputs in all shards
-        self._unwritten: list[Tensor] = []  # keys of the shards at the end, which are in memory only
+        self._end = 0  # number of outputs in all shards
+        self._unwritten: list[Tensor] = []  # keys of the last shards, which are in memory only
         paths = sorted(folder.glob("shard-*.safetensors"))
-        for path in self._whole(paths) if check else paths:
-            self._append(_opened(path))
+        for path in self._verified(paths) if check else paths:
+            self._append(_open_shard(path))
 
-    def _whole(self, paths: list[Path]) -> list[Path]:
-        """Those that are as they were written; takes the others away, and what killed writers have left."""
+    def _verified(self, paths: list[Path]) -> list[Path]:
+        """The undamaged shards; deletes damaged shards and stale temporary files."""
         for path in self.folder.glob("*.tmp"):
-            if time.time() - path.stat().st_mtime > DEAD_AFTER:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink(missing_ok=True)
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(digest_of, paths))
-        whole = [path for path, digest in zip(paths, digests, strict=True) if path.stem == f"shard-{digest}"]
-        for path in sorted(set(paths) - set(whole)):
-            say(f"warning: {path} is damaged and removed; what was in it will be computed again")
+        valid = [path for path, digest in zip(paths, digests, strict=True) if path.stem == f"shard-{digest}"]
+        for path in sorted(set(paths) - set(valid)):
+            say(f"warning: {path} is damaged and was removed; its outputs will be computed again")
             path.unlink(missing_ok=True)
-        return whole
+        return valid
 
     def _append(self, shard: Packed) -> None:
         keys = shard.pop("keys").long()
@@ -114,15 +114,15 @@ class Shelf:
         self.starts.append(self._end)
         places = torch.arange(self._end, self._end + len(keys), dtype=torch.int32)
         self._end += len(keys)
-        here = (keys[:, 0] < self.place.shape[0]) & (keys[:, 1] < self.place.shape[1])  # a shorter run has fewer views
-        self.place[keys[here, 0], keys[here, 1]] = places[here]
+        used = (keys[:, 0] < self.place.shape[0]) & (keys[:, 1] < self.place.shape[1])  # a recipe may have fewer views
+        self.place[keys[used, 0], keys[used, 1]] = places[used]
 
-    def absent(self, view: Tensor, row: Tensor) -> Tensor:
-        """Which of these outputs are not there, B."""
+    def missing(self, view: Tensor, row: Tensor) -> Tensor:
+        """B booleans: which of these outputs are not stored."""
         return self.place[view, row] < 0
 
     def read(self, view: Tensor, row: Tensor) -> Packed:
-        """The outputs of B views of rows, all of which must be there."""
+        """The packed outputs of B (view, row) pairs, all of which must be stored."""
         places, order = self.place[view, row].long().sort()
         starts = torch.tensor(self.starts)
         which = torch.bucketize(places, starts, right=True) - 1
@@ -136,7 +136,7 @@ class Shelf:
         }
 
     def add(self, view: Tensor, row: Tensor, packed: Packed) -> None:
-        """Keep B outputs, in memory until `flush`."""
+        """Add B outputs; they stay in memory until `flush`."""
         keys = torch.stack([view, row], 1).int()
         self._append({**packed, "keys": keys})
         self._unwritten.append(keys)
@@ -146,7 +146,7 @@ class Shelf:
         return sum(map(len, self._unwritten)) * self.layout.bytes_per_view
 
     def flush(self) -> str | None:
-        """Write what is in memory only. Where the disk refuses it, forget it and say why: it can be computed again."""
+        """Write the outputs in memory. If that fails, drop them and return the reason: they can be recomputed."""
         if not self._unwritten:
             return None
         first = len(self.shards) - len(self._unwritten)
@@ -156,7 +156,7 @@ class Shelf:
         self.shards, self.starts = self.shards[:first], self.starts[:first]
         self.place[self.place >= self._end] = -1
         try:
-            self._append(_opened(self._write({**merged, "keys": keys})))
+            self._append(_open_shard(self._write({**merged, "keys": keys})))
         except OSError as error:
             return error.strerror or str(error)
         return None
@@ -175,7 +175,7 @@ class Shelf:
             raise
 
 
-def _opened(path: Path) -> Packed:
-    """A shard's tensors, in memory only where they are read."""
+def _open_shard(path: Path) -> Packed:
+    """A shard's memory-mapped tensors."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict

@@ -1,4 +1,4 @@
-"""5 · Filling the store: all that the teachers say of all views, ahead of a training or along with it."""
+"""Precompute teacher outputs for every view of every training image, or let training add them to the store."""
 
 import time
 
@@ -14,30 +14,30 @@ from meco_timm.zoo.zoo import Zoo
 
 
 def use_store(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
-    """Let the zoo read from the recipe's store, if it names one, and write into it what is not there.
+    """Connect the zoo to the recipe's store, if it names one: stored outputs are read, missing ones are added.
 
-    Where all is there the teachers are let go. `seed`: of the student's batches.
+    If the store is full, the teachers are released. `seed`: seed of the student's batches.
 
     Raises:
-        UserError: the store is of something else.
+        UserError: the store was made from something else.
     """
     if recipe.store.folder is None:
         return
     zoo.store = open_store(recipe, data, zoo.streams, zoo.fingerprints, seed, accelerator)
-    lacking, all_views = len(zoo.store.missing(_rows(data))), _views(recipe, data)
-    if not lacking:
+    missing, total = len(zoo.store.missing(_rows(data))), _views(recipe, data)
+    if not missing:
         zoo.release()
     if accelerator.is_main_process:
-        told = f"{lacking} of {all_views} views are not there for every teacher, and are added when they are met"
-        say(f"store   {recipe.store.folder}: {told if lacking else 'all is there; no teacher is needed'}")
+        state = f"{missing} of {total} views are missing for some teacher; they are added during training"
+        say(f"store   {recipe.store.folder}: {state if missing else 'complete; no teacher is loaded'}")
 
 
-def fill(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
-    """Compute what the zoo's store lacks; each process its share, into shards of its own.
+def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
+    """Compute all outputs that the zoo's store is missing; each process its share, into shards of its own.
 
     Raises:
-        UserError: the disk takes no more.
-        Interrupted: asked to stop; what has been computed is kept.
+        UserError: the store cannot be written.
+        Interrupted: the process was asked to stop; the outputs computed so far are stored.
     """
     assert zoo.store is not None
     missing = zoo.store.missing(_rows(data))[accelerator.process_index :: accelerator.num_processes]
@@ -46,22 +46,22 @@ def fill(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Acc
     parts = -(-len(missing) // size)
     with Ticker("store", parts, 0, accelerator.is_main_process) as ticker, listen() as stop:
         for done, batch in enumerate(batches, 1):
-            zoo.fill(batch)
+            zoo.precompute(batch)
             rate = done * size * accelerator.num_processes / (time.monotonic() - began)
             ticker.step(done, f"{rate:.0f} images/s, {len(zoo.names)} teacher(s)")
-            if stop.seen or zoo.store.fault:
+            if stop.seen or zoo.store.write_error:
                 break
     zoo.store.flush()
-    if zoo.store.fault:
+    if zoo.store.write_error:
         raise UserError(
-            f"store.folder: {zoo.store.folder} cannot be written: {zoo.store.fault}. Make room or mend it; the same "
-            "command goes on with what is missing."
+            f"store.folder: {zoo.store.folder} cannot be written: {zoo.store.write_error}. Free disk space or "
+            "fix the folder's permissions, then repeat the command: it continues with the missing outputs."
         )
     if stop.seen:
-        raise Interrupted("store: stopped; what has been computed is kept, the same command goes on.")
+        raise Interrupted("store: stopped. The outputs computed so far are stored; repeat the command to continue.")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        say(f"store   {zoo.store.folder}: {_views(recipe, data)} views of {len(zoo.names)} teacher(s) are there")
+        say(f"store   {zoo.store.folder}: complete: {_views(recipe, data)} views of {len(zoo.names)} teacher(s)")
 
 
 def _rows(data: DataSource) -> torch.Tensor:
@@ -69,5 +69,5 @@ def _rows(data: DataSource) -> torch.Tensor:
 
 
 def _views(recipe: Recipe, data: DataSource) -> int:
-    """Views of all training images together."""
+    """Number of (view, image) pairs of all training images."""
     return len(data.train) * data.repeats * (recipe.store.views or 0)

@@ -1,4 +1,8 @@
-"""5 · The zoo: frozen teachers, one drawn per step or per image, or the mean of all; live or from the store."""
+"""The model zoo of MEAL (section 3 of the paper): frozen teachers that give the student its targets.
+
+One teacher is drawn at random per iteration, as in the paper, or one per image, or the mean of all is used. Outputs
+are computed or read from the store.
+"""
 
 from collections.abc import Callable
 
@@ -12,22 +16,25 @@ from meco_timm.distillation import mean_logits
 from meco_timm.networks import Outputs, Stream, weights_digest
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.frozen import freeze
-from meco_timm.zoo.offload import Residents
+from meco_timm.zoo.offload import Offloader
 from meco_timm.zoo.store import Compute, Store
 
 LOOK_AHEAD = 32  # steps
 
 
 def draw(seed: int, step: int, teachers: int, *key: int) -> int:
-    """Which teacher teaches step `step` (on a process, or an image, if given): uniform, a pure function of these."""
+    """Index of the teacher drawn for `step`, uniform over `teachers`; a pure function of its arguments.
+
+    MEAL draws a teacher at random at every iteration. `key`: a process or an image that gets a draw of its own.
+    """
     return derive(seed, "teacher", step, *key) % teachers
 
 
 class Zoo:
-    """Frozen teachers by name. They stay outside `accelerator.prepare`, in eval mode and out of every checkpoint.
+    """Frozen teachers by name, in eval mode, outside of `accelerator.prepare` and of every checkpoint.
 
-    With a `store`, what it has is read and the rest kept in it; `release` lets teachers go that it makes needless.
-    `load` gives a teacher by name once more.
+    With a `store`, stored outputs are read and missing ones are computed and added. `load` loads a teacher again by
+    name, as it was before it was frozen.
     """
 
     def __init__(
@@ -41,13 +48,13 @@ class Zoo:
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
         self.streams = streams
         limit = recipe.zoo.resident or len(streams)
-        self.residents = Residents(limit, accelerator.device) if limit < len(streams) else None
+        self.offloader = Offloader(limit, accelerator.device) if limit < len(streams) else None
         for name, stream in streams.items():
-            told = freeze(stream, accelerator.device, recipe.zoo.precision)
-            if self.residents:
-                self.residents.admit(name, stream)
+            changes = freeze(stream, accelerator.device, recipe.zoo.precision)
+            if self.offloader:
+                self.offloader.add(name, stream)
             if accelerator.is_main_process:
-                say(f"frozen  {name}: {told}")
+                say(f"frozen  {name}: {changes}")
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
@@ -56,51 +63,51 @@ class Zoo:
         self._load = load or self.streams.__getitem__
 
     def outputs(self, batch: Batch, image: Tensor, step: int) -> Outputs:
-        """What step `step` learns from: outputs of the drawn teacher, of one per image, or the mean of all.
+        """Targets of step `step`: outputs of the drawn teacher, of one teacher per image, or the mean of all.
 
-        `batch`: on the CPU. `image`: its images on the device, as the student sees them.
+        `batch`: on the CPU. `image`: B×3×H×W uint8, its images on the device, as the student gets them.
         """
         self._step = step
         with torch.no_grad(), self.accelerator.autocast():
             if self.sampling == "average":
-                return self._average([self._of(name, batch, image) for name in self.names])
+                return self._average([self._outputs_of(name, batch, image) for name in self.names])
             if self.sampling == "random_image":
-                return self._each(batch, image, step)
-            return self._of(self._drawn(step), batch, image)
+                return self._per_image(batch, image, step)
+            return self._outputs_of(self._drawn(step), batch, image)
 
     @torch.no_grad()
-    def fill(self, batch: Batch) -> None:
-        """Put into the store what it lacks of all teachers for a batch."""
+    def precompute(self, batch: Batch) -> None:
+        """Add the outputs of all teachers for a batch to the store, where they are missing."""
         assert self.store is not None
         image = batch.image.to(self.accelerator.device, non_blocking=True)
         with self.accelerator.autocast():
             for name in self.names:
-                self.store.fill(name, batch.view, batch.row, self._on(name, image))
+                self.store.add_missing(name, batch.view, batch.row, self._compute(name, image))
 
     def release(self) -> None:
-        """Let the teachers go: the store has all that they can say."""
-        self.streams, self.residents = {}, None
+        """Drop the teachers: the store has all of their outputs."""
+        self.streams, self.offloader = {}, None
 
     def flush(self) -> None:
-        """Write what the store has in memory only."""
+        """Write the outputs to disk that the store has in memory only."""
         if self.store:
             self.store.flush()
 
-    def plain(self) -> dict[str, Stream]:
-        """The teachers as they were loaded, for the table; the frozen ones are let go. On the host if not all fit."""
-        device = torch.device("cpu") if self.residents else self.accelerator.device
+    def unfrozen(self) -> dict[str, Stream]:
+        """The teachers as they were loaded, for evaluation; drops the frozen ones. On the CPU if they are offloaded."""
+        device = torch.device("cpu") if self.offloader else self.accelerator.device
         self.release()
         return {name: self._load(name).to(device).eval() for name in self.names}
 
-    def _of(self, name: str, batch: Batch, image: Tensor, places: Tensor | None = None) -> Outputs:
-        """One teacher's outputs on the batch, or on some `places` (on the CPU) in it."""
+    def _outputs_of(self, name: str, batch: Batch, image: Tensor, places: Tensor | None = None) -> Outputs:
+        """One teacher's outputs for the batch, or for the `places` (indices, on the CPU) in it."""
         if self.store is None:
             return self.live(name, image if places is None else image[places.to(image.device)])
         view, row = (batch.view, batch.row) if places is None else (batch.view[places], batch.row[places])
-        return self.store.outputs(name, view, row, self._on(name, image, places))
+        return self.store.outputs(name, view, row, self._compute(name, image, places))
 
-    def _on(self, name: str, image: Tensor, places: Tensor | None = None) -> Compute:
-        """A teacher's outputs by place in the batch, or in some `places` in it."""
+    def _compute(self, name: str, image: Tensor, places: Tensor | None = None) -> Compute:
+        """A function from indices into the batch, or into its `places`, to a teacher's outputs."""
 
         def compute(wanted: Tensor) -> Outputs:
             return self.live(name, image[(wanted if places is None else places[wanted]).to(image.device)])
@@ -108,37 +115,38 @@ class Zoo:
         return compute
 
     def live(self, name: str, image: Tensor) -> Outputs:
-        """A teacher's outputs, computed; then those that come next are sent for."""
-        if self.residents is None:
+        """A teacher's outputs, computed; then starts loading the teachers that are needed next."""
+        if self.offloader is None:
             return self.streams[name](image)
-        self.residents.bring([name, *self.residents.here])
+        self.offloader.load([name, *self.offloader.on_device])
         outputs = self.streams[name](image)
-        self.residents.bring([*self._coming(name), *self.residents.here])
+        self.offloader.load([*self._next_names(name), *self.offloader.on_device])
         return outputs
 
-    def _coming(self, name: str) -> list[str]:
-        """Who teaches from now on, as far as it is worth knowing: `name` first."""
+    def _next_names(self, name: str) -> list[str]:
+        """Names of the teachers needed next, `name` first."""
         if self.sampling == "random":
             steps = range(self._step, self._step + LOOK_AHEAD)
             return [self._drawn(step) for step in steps]
-        at = self.names.index(name)
-        return [*self.names[at:], *self.names[:at]]
+        index = self.names.index(name)
+        return [*self.names[index:], *self.names[:index]]
 
     def _drawn(self, step: int) -> str:
         return self.names[draw(self.seed, step, len(self.names), *self.scope)]
 
-    def _each(self, batch: Batch, image: Tensor, step: int) -> Outputs:
-        """Each image's outputs from a teacher of its own: every teacher sees its share of the batch."""
+    def _per_image(self, batch: Batch, image: Tensor, step: int) -> Outputs:
+        """Outputs of a teacher drawn for each image; every teacher runs on its share of the batch only."""
         drawn = torch.tensor([draw(self.seed, step, len(self.names), row) for row in batch.row.tolist()])
         places = [(drawn == i).nonzero().squeeze(1) for i in range(len(self.names))]
-        parts = [self._of(name, batch, image, own) for name, own in zip(self.names, places, strict=True) if len(own)]
+        shares = zip(self.names, places, strict=True)
+        parts = [self._outputs_of(name, batch, image, share) for name, share in shares if len(share)]
         back = torch.cat(places).argsort().to(image.device, non_blocking=True)
         blocks = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts), strict=True)]
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(blocks, torch.cat(logits)[back] if logits else None)
 
     def _average(self, outputs: list[Outputs]) -> Outputs:
-        """The mean over those that give blocks, and over those that give logits."""
+        """The mean of blocks over the teachers that give blocks, and of softmaxes over those that give logits."""
         blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
         logits = [o.logits for o in outputs if o.logits is not None]
         return Outputs(blocks, mean_logits(logits, self.temperature) if logits else None)

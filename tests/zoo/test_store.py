@@ -25,8 +25,8 @@ from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo import output_shards, zoo
-from meco_timm.zoo.output_shards import Shelf
-from meco_timm.zoo.precompute import fill, use_store
+from meco_timm.zoo.output_shards import OutputShards
+from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.teachers import assemble_zoo
 from meco_timm.zoo.zoo import Zoo
 
@@ -121,7 +121,7 @@ def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, 
     path = write(with_store(base, full) | {"run": str(tmp_path / "run")}, tmp_path)
     assert train.main([path]) == 0
     assert held == [0] * 4
-    assert "all is there; no teacher is needed" in capsys.readouterr().out
+    assert "complete; no teacher is loaded" in capsys.readouterr().out
     rows = json.loads((tmp_path / "run/table.json").read_text())["rows"]
     assert [row["name"] for row in rows][:2] == ["test_resnet", "test_vit"]
 
@@ -199,7 +199,7 @@ def test_a_flipped_byte_is_found_told_and_filled_again(base, full, copied, capsy
     shard.write_bytes(content)
     assert missing(copied, base) == 27 * VIEWS
     told = capsys.readouterr().out
-    assert f"warning: {shard} is damaged and removed" in told
+    assert f"warning: {shard} is damaged and was removed" in told
     pipeline.fill_store(Recipe.model_validate(with_store(base, copied)))
     assert tree(copied) == tree(full)
     assert one_shard(copied).read_bytes() == one_shard(full).read_bytes()
@@ -209,7 +209,7 @@ def test_a_shard_that_is_missing_or_cut_off_is_filled_again(base, full, copied, 
     for spoil in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-100])):
         spoil(one_shard(copied))
         assert missing(copied, base) == 27 * VIEWS
-        assert f"{27 * VIEWS} of {27 * VIEWS} views are not there for every teacher" in capsys.readouterr().out
+        assert f"{27 * VIEWS} of {27 * VIEWS} views are missing for some teacher" in capsys.readouterr().out
         pipeline.fill_store(Recipe.model_validate(with_store(base, copied)))
         assert tree(copied) == tree(full)
 
@@ -231,7 +231,7 @@ def test_a_store_of_something_else_is_refused_with_the_difference(base, full, tm
     recipe = json.loads(json.dumps(with_store(base, full) | {"run": str(tmp_path / "run")}))
     words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     said = refused(capsys, write(recipe, tmp_path), *words, "--store")
-    assert f"store.folder: {full} holds outputs of something else; it differs in " in said
+    assert f"store.folder: {full} was made from something else; it differs in " in said
     assert told in said
     assert tree(full) == before
 
@@ -245,7 +245,7 @@ def test_another_teacher_of_the_same_name_is_refused(base, copied):
     teachers = json.loads((copied / "store.json").read_text())["teachers"]
     teachers["test_vit"]["weights"] = "0" * 16
     changed(copied, teachers=teachers)
-    with pytest.raises(UserError, match=r"it differs in teachers.test_vit.weights\. Choose"):
+    with pytest.raises(UserError, match=r"it differs in teachers.test_vit.weights\. Name"):
         missing(copied, base)
 
 
@@ -261,7 +261,7 @@ def test_a_library_that_draws_otherwise_is_told_by_the_pixels(base, copied):
     changed(copied, made_with=kept_then["made_with"] | {"timm": "0.9"})
     assert missing(copied, base) == 0  # another version alone is no difference
     changed(copied, pixels="0" * 16)
-    with pytest.raises(UserError, match=r"differs in pixels\. The images or their views have other pixels.*timm 0.9"):
+    with pytest.raises(UserError, match=r"differs in pixels\. The images or their augmentation have changed.*timm 0.9"):
         missing(copied, base)
 
 
@@ -298,7 +298,7 @@ def test_a_killed_filling_goes_on_and_its_leftovers_go(base, full, tmp_path):
     assert len(there) == 3
     leftover = there[0].parent / "killed.tmp"
     leftover.write_bytes(b"half a shard")
-    os.utime(leftover, (0, time.time() - 2 * output_shards.DEAD_AFTER))
+    os.utime(leftover, (0, time.time() - 2 * output_shards.STALE_SECONDS))
     assert 0 < missing(folder, base) < 27 * VIEWS
     assert not leftover.exists()
     pipeline.fill_store(Recipe.model_validate(with_store(base, folder)))
@@ -312,20 +312,20 @@ def assert_same_outputs(first: Path, second: Path, base: dict[str, Any]) -> None
     assert other.store
     keys = torch.cartesian_prod(torch.arange(VIEWS), torch.from_numpy(data.train.rows).long())
     for name in one.names:
-        found, wanted = (s.shelves[name].read(keys[:, 0], keys[:, 1]) for s in (one.store, other.store))
+        found, wanted = (s.shards[name].read(keys[:, 0], keys[:, 1]) for s in (one.store, other.store))
         torch.testing.assert_close(found["values"], wanted["values"], atol=2e-2, rtol=1e-2)
 
 
 def test_asked_to_stop_it_keeps_what_it_has(base, tmp_path, monkeypatch):
     made = Recipe.model_validate(with_store(base, tmp_path / "store"))
-    once = Zoo.fill
+    once = Zoo.precompute
 
     def stopped(self: Zoo, batch: Any) -> None:
         once(self, batch)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Zoo, "fill", stopped)
-    with pytest.raises(UserError, match="the same command goes on"):
+    monkeypatch.setattr(Zoo, "precompute", stopped)
+    with pytest.raises(UserError, match="repeat the command to continue"):
         pipeline.fill_store(made)
     assert missing(tmp_path / "store", base) == 27 * VIEWS - 8
 
@@ -339,7 +339,7 @@ def test_two_processes_fill_it_together_each_its_own_shards(base, tmp_path):
     command = [*TORCHRUN, str(ROOT / "train.py"), write(recipe, tmp_path), "--store"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    shards = [output_shards._opened(path)["keys"] for path in folder.rglob("shard-*")]
+    shards = [output_shards._open_shard(path)["keys"] for path in folder.rglob("shard-*")]
     assert [len(keys) for keys in shards] == [27, 27]
     assert missing(folder, recipe) == 0
 
@@ -349,14 +349,14 @@ def full_disk(*arguments: Any) -> Any:
 
 
 def test_a_full_disk_stops_the_filling_and_not_a_training(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Shelf, "_write", full_disk)
+    monkeypatch.setattr(OutputShards, "_write", full_disk)
     recipe = with_store(base, tmp_path / "store") | {"run": str(tmp_path / "run")}
     told = refused(capsys, write(recipe, tmp_path), "--store")
-    assert "cannot be written: No space left on device. Make room or mend it; the same command goes on" in told
+    assert "cannot be written: No space left on device. Free disk space" in told
     monkeypatch.setattr("meco_timm.zoo.store.SHARD_BYTES", 500)  # several shards refused while training
     assert train.main([write(recipe, tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.count("No space left on device; what is not kept is computed again") == 1
+    assert said.count("No space left on device; outputs that are not stored are recomputed") == 1
     assert not list((tmp_path / "store").rglob("*.tmp"))
 
 
@@ -371,7 +371,7 @@ def test_a_disk_that_is_really_full(base, tmp_path):
     done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "No space left on device. Make room" in done.stderr
+    assert "No space left on device. Free disk" in done.stderr
     assert tree(tmp_path / "kept") <= {"store.json"}
 
 
@@ -399,5 +399,5 @@ def test_teachers_that_give_different_things_cannot_be_drawn_per_image(base, tmp
 def test_fill_needs_no_teacher_where_all_is_there(base, full, capsys):
     teachers, data, made = opened(with_store(base, full))
     assert teachers.streams == {}
-    fill(teachers, made, data, pipeline._seed_of_views(made), Accelerator())
-    assert f"{27 * VIEWS} views of 2 teacher(s) are there" in capsys.readouterr().out
+    precompute_outputs(teachers, made, data, pipeline._seed_of_views(made), Accelerator())
+    assert f"complete: {27 * VIEWS} views of 2 teacher(s)" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo import frozen
 from meco_timm.zoo.frozen import freeze
-from meco_timm.zoo.offload import Residents
+from meco_timm.zoo.offload import Offloader
 from meco_timm.zoo.zoo import Zoo, draw
 
 CPU = torch.device("cpu")
@@ -148,34 +148,34 @@ def test_fingerprints_are_those_of_the_weights_as_they_were(capsys):
 def test_the_table_judges_teachers_as_they_were_loaded():
     plain = stream("test_resnet")
     zoo = Zoo({"a": stream("test_resnet")}, recipe(["test_resnet"]), Accelerator(), lambda name: plain)
-    assert zoo.plain()["a"] is plain
+    assert zoo.unfrozen()["a"] is plain
     assert zoo.streams == {}
 
 
-# Residents
+# Offloading
 
 
 NAMES = ["a", "b", "c", "d"]
 
 
-def house(limit: int | None, sampling: str = "random") -> Zoo:
+def zoo_of_four(limit: int | None, sampling: str = "random") -> Zoo:
     networks = {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
     return Zoo(networks, recipe(["test_vit"] * 4, resident=limit, sampling=sampling), Accelerator())
 
 
 @pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_few_residents_teach_what_all_teach(monkeypatch, sampling, limit):
-    few, all_of_them = house(limit, sampling), house(None, sampling)
-    assert all_of_them.residents is None
+def test_offloaded_teachers_give_the_same_outputs(monkeypatch, sampling, limit):
+    few, all_of_them = zoo_of_four(limit, sampling), zoo_of_four(None, sampling)
+    assert all_of_them.offloader is None
     there: list[bool] = []
     forward = Stream.forward
 
     def watched(self: Stream, image: torch.Tensor) -> Any:
         if any(self is own for own in few.streams.values()):
             name = next(name for name, own in few.streams.items() if own is self)
-            assert few.residents is not None
-            there.append(name in few.residents.here and len(few.residents.here) <= limit)
+            assert few.offloader is not None
+            there.append(name in few.offloader.on_device and len(few.offloader.on_device) <= limit)
         return forward(self, image)
 
     monkeypatch.setattr(Stream, "forward", watched)
@@ -188,40 +188,40 @@ def test_few_residents_teach_what_all_teach(monkeypatch, sampling, limit):
 
 
 @pytest.mark.parametrize("limit", [2, 3])
-def test_the_next_teachers_come_ahead(limit):
+def test_the_next_teachers_are_loaded_ahead(limit):
     """When a step begins its teacher is there already, but for the first."""
-    zoo = house(limit)
+    zoo = zoo_of_four(limit)
     batch = Batch(images(), ROWS, ROWS, ROWS)
     for step in range(20):
         name = NAMES[draw(zoo.seed, step, 4)]
-        assert zoo.residents is not None
-        assert step == 0 or name in zoo.residents.here
+        assert zoo.offloader is not None
+        assert step == 0 or name in zoo.offloader.on_device
         zoo.outputs(batch, batch.image, step)
         coming = dict.fromkeys(NAMES[draw(zoo.seed, later, 4)] for later in range(step, step + 32))
-        assert zoo.residents.here == list(coming)[:limit]
+        assert zoo.offloader.on_device == list(coming)[:limit]
 
 
-def test_who_leaves_lies_in_the_hosts_memory_unchanged():
-    """Moved to a device of another kind of number, for want of another device."""
+def test_offloaded_weights_are_in_host_memory_and_unchanged():
+    """With a `_load` that copies, since there is no second device here."""
 
-    class Elsewhere(Residents):
-        def _arrive(self, name: str) -> None:
+    class CopyingOffloader(Offloader):
+        def _load(self, name: str) -> None:
             for tensor, value in self._weights[name]:
                 tensor.data = value.clone()
 
-    house_of_two, networks = Elsewhere(2, CPU), {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
+    offloader, networks = CopyingOffloader(2, CPU), {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
     before = {name: weights_digest(network) for name, network in networks.items()}
     hosts = {name: next(network.parameters()).data_ptr() for name, network in networks.items()}
     for name, network in networks.items():
-        house_of_two.admit(name, network)
+        offloader.add(name, network)
     for names in (["a", "b", "c"], ["c", "a"], ["d"], ["d", "d", "b"]):
-        house_of_two.bring(names)
+        offloader.load(names)
         away = {name for name, network in networks.items() if next(network.parameters()).data_ptr() != hosts[name]}
-        assert away == set(house_of_two.here) == set(list(dict.fromkeys(names))[:2])
+        assert away == set(offloader.on_device) == set(list(dict.fromkeys(names))[:2])
     assert {name: weights_digest(network) for name, network in networks.items()} == before
 
 
-def test_a_stream_that_waits_visits_the_device(monkeypatch):
+def test_visiting_moves_a_stream_to_the_device_and_back(monkeypatch):
     network, moves = stream("test_vit"), []
     monkeypatch.setattr(Stream, "to", lambda self, device: moves.append(str(device)))
     with visiting([network], torch.device("meta")):
