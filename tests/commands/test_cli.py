@@ -121,10 +121,10 @@ def test_no_zoo_an_empty_one_and_one_in_the_making(ended, tmp_path, capsys):
     assert "Nothing has been trained" in said(capsys, "teachers", str(tmp_path / "zoo"))
 
 
-def test_the_notebook_of_the_readme_runs(recipe, tmp_path, capsys, monkeypatch):
+def test_the_notebook_of_the_documentation_runs(recipe, tmp_path, capsys, monkeypatch):
     """As it stands, but with a recipe of seconds and without drawing."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "meco_timm" in block]
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "distill(recipe)" in block]
     del recipe["run"]
     recipe |= {"teachers": [{"train": "test_resnet"}], "loop": recipe["loop"] | {"steps": 2}}
     path = write(recipe, tmp_path)

@@ -1,6 +1,7 @@
 """The recipes of the repository: each can be planned without a connection, and names weights that exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,44 @@ import timm
 from conftest import ROOT
 
 from meco_timm import load_recipe, plan
+from meco_timm.recipe.schema import schema
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TAG = re.compile(r"\b([a-z]\w+\.\w+_in(?:1k|21k|22k|12k)\w*)")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(path):
+    assert load_recipe(path).teachers
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_begins_with_its_own_command_and_what_it_needs(path):
+    text = path.read_text(encoding="utf-8")
+    head = text[: text.index("\n\n")]
+    assert head.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
+    command = shlex.split(re.search(r"^# command +(.+)$", head, re.MULTILINE)[1])  # type: ignore[index]
+    recipe, *overrides = command[command.index("train.py") + 1 :]
+    assert ROOT / recipe == path
+    load_recipe(path, overrides)
+    assert re.search(r"^# hardware +\S", head, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_data_that_ship_with_the_repository_are_there(path):
+    source = load_recipe(path).data.source
+    if source.startswith("recipes/"):
+        assert (ROOT / source).is_dir()
+
+
+def test_the_schema_for_editors_is_the_recipes():
+    """When this fails: python -m meco_timm.recipe.schema > recipes/recipe.schema.json"""
+    assert (ROOT / "recipes/recipe.schema.json").read_text(encoding="utf-8") == schema()
+
+
+def test_no_file_is_larger_than_it_should_be():
+    """The data that ship with the repository stay well under 1 MiB."""
+    assert sum(path.stat().st_size for path in (ROOT / "recipes").rglob("*") if path.is_file()) < 2**20
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
