@@ -28,7 +28,7 @@ from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.table import accuracy, predict
 from meco_timm.networks.streams import Stream
-from meco_timm.pipeline import _seed_of_views
+from meco_timm.pipeline import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.teachers import assemble_zoo
 
@@ -50,9 +50,9 @@ def fill_store(args: argparse.Namespace) -> float:
     torch.set_num_threads(1)
     data = data_of(args)
     zoo = assemble_zoo(recipe, data, accelerator)
-    use_store(zoo, recipe, data, _seed_of_views(recipe), accelerator)
+    use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
     began = time.process_time()
-    precompute_outputs(zoo, recipe, data, _seed_of_views(recipe), accelerator)
+    precompute_outputs(zoo, recipe, data, batch_seed(recipe), accelerator)
     return time.process_time() - began
 
 

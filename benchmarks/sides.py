@@ -17,7 +17,7 @@ from torch.utils.data import SequentialSampler, TensorDataset
 from benchmarks.step import stepping, training_of
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.networks.streams import Stream
-from meco_timm.pipeline import _seed_of_views
+from meco_timm.pipeline import batch_seed
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo.precompute import use_store
 from meco_timm.zoo.teachers import assemble_zoo
@@ -139,7 +139,7 @@ def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, word
     data = data_of(args)
     zoo = assemble_zoo(recipe, data, accelerator)
     if store:
-        use_store(zoo, recipe, data, _seed_of_views(recipe), accelerator)
+        use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
         assert not zoo.streams  # all is there
     training = training_of(student_of(args), zoo, recipe)
     step = stepping(training, batches)
@@ -182,5 +182,5 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
 
 
 def batches_of(args: argparse.Namespace, data: DataSource) -> list[Batch]:
-    seed = _seed_of_views(recipe_of(args, 1, None))
+    seed = batch_seed(recipe_of(args, 1, None))
     return list(data.batches(data.train, args.batch, seed, 0, args.steps))

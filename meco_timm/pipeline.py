@@ -1,17 +1,16 @@
-"""The whole: recipe → data → zoo → student → table → checkpoint, a call each."""
+"""The whole program in order: recipe → data → teachers → student → results → checkpoint."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from huggingface_hub import get_token
 
 from meco_timm.common import UserError, derive, reseed, say
 from meco_timm.data import DataSource, known_data, load_data
-from meco_timm.distillation import Distiller, class_weights
+from meco_timm.distillation import Distiller
 from meco_timm.evaluation import (
     Judged,
     Row,
@@ -22,194 +21,229 @@ from meco_timm.evaluation import (
     save_predictions,
 )
 from meco_timm.networks import Stream, export, student_stream
-from meco_timm.planning import hours_here, hours_on_gpus, make_plan, rehearsal
+from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
-from meco_timm.training import RunFolder, Training, check_launch, faults_told, find_run_folder, move_aside, total_steps
-from meco_timm.zoo import assemble_zoo, precompute_outputs, ready_teachers, student_alone, use_store
+from meco_timm.training import (
+    RunFolder,
+    Training,
+    check_launch,
+    faults_told,
+    find_run_folder,
+    make_accelerator,
+    move_aside,
+    total_steps,
+)
+from meco_timm.zoo import Zoo, assemble_zoo, load_pretrained, precompute_outputs, student_alone, use_store
+
+
+class Run(NamedTuple):
+    """What the stages of a run share. `steps`: of the student, and of the student trained alone."""
+
+    recipe: Recipe
+    data: DataSource
+    steps: int
+    folder: RunFolder
+    accelerator: Accelerator
 
 
 def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None) -> list[Row]:
-    """Train what is not trained yet, distil the zoo into the student, and return the table; a finished run is not
-    repeated. `fresh` moves an older run of this recipe aside and starts anew (the zoo is kept). `limit_steps` rehearses
-    the recipe instead, in trainings so short (rehearsal.py).
+    """Train the teachers, distil them into the student, evaluate all on the test split, and return the results.
+
+    Teachers that are in the zoo are not trained again; an interrupted run is resumed; the results of a finished run
+    are returned without training. `fresh`: rename an older run folder of this recipe and start a new run; the zoo is
+    kept. `limit_steps`: rehearse the recipe instead, with so many steps per training (planning/rehearse.py).
 
     Raises:
-        UserError: anything in the recipe that does not fit the data, the networks or the folders.
+        UserError: the recipe does not fit the data, the networks or the folders.
     """
     if limit_steps is not None:
-        with rehearsal(recipe, limit_steps, _accelerator(recipe)) as short:
+        with rehearsal(recipe, limit_steps, make_accelerator(recipe)) as short:
             return distill(short)
-    accelerator = _accelerator(recipe)
+    accelerator = make_accelerator(recipe)
     check_launch(accelerator, recipe)
-    if fresh and accelerator.is_main_process:
-        move_aside(recipe)
-    accelerator.wait_for_everyone()  # all processes see the same folder, moved aside or not, and before it is made
-    folder = find_run_folder(recipe)
-    accelerator.wait_for_everyone()
-    rows = folder.finished_rows()
-    if recipe.publish and not get_token() and accelerator.is_main_process:
-        say("warning: publish: there is no token of the Hub yet; log in with `hf auth login` before the run ends.")
-    if rows is None:
-        with faults_told(folder.path, accelerator):
-            rows = _distill(recipe, folder, accelerator)
-    elif accelerator.is_main_process:
-        folder.drop_checkpoints()  # it may have been killed between its table and this
-        say(f"{folder.path} has this run already, finished; nothing is trained again.")
-    if accelerator.is_main_process:
-        with faults_told(folder.path, accelerator):
+    folder = _open_run_folder(recipe, fresh, accelerator)
+    _warn_without_token(recipe, accelerator)
+    with faults_told(folder.path, accelerator):
+        rows = _finished_rows(folder, accelerator) or _run(recipe, folder, accelerator)
+        if accelerator.is_main_process:
             _show(recipe, folder, rows)
     accelerator.end_training()
-    if recipe.publish and accelerator.is_main_process:
-        from meco_timm.hub import publish
-
-        publish(folder.path, recipe.publish)
+    _publish(recipe, folder, accelerator)
     return rows
 
 
-def _accelerator(recipe: Recipe) -> Accelerator:
-    """Devices, processes and precision as launched, or as the recipe says; trackers by name."""
-    # Batches are ours (data.py), not a prepared loader's, so their end does not cut an accumulation short.
-    accumulation = GradientAccumulationPlugin(num_steps=recipe.loop.accumulation, sync_with_dataloader=False)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=recipe.precision,
-            gradient_accumulation_plugin=accumulation,
-            log_with=list(recipe.trackers) or None,
-            project_dir=Path(recipe.run or "run") / "trackers" if recipe.trackers else None,
-        )
-    except (ValueError, ImportError) as error:  # an unknown tracker, a precision that this device has not, no DeepSpeed
-        raise UserError(f"trackers, precision: {error}") from error
-    if accelerator.mixed_precision == "fp16" and not accelerator.native_amp:
-        raise UserError("precision: fp16 needs a GPU; here it would be float32 without a word. Write bf16 or no.")
-    if missing := [name for name in recipe.trackers if name not in {str(t) for t in accelerator.log_with}]:
-        raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
-    return accelerator
-
-
 def plan(recipe: Recipe, utilisation: float | None = None, measure: bool = False) -> str:
-    """What `distill` would do, without doing it: nothing is trained, downloaded or written.
+    """The plan of `distill` as text; nothing is trained, downloaded or written.
 
-    `utilisation`: the share of its stated FLOP/s that a GPU is taken to reach. `measure`: also take a few seconds to
-    measure how long it would take here.
+    `utilisation`: assumed share of a GPU's peak FLOP/s, 0 to 1. `measure`: also time a few steps on this device, to
+    estimate how long the run takes here.
+
+    Raises:
+        UserError: the recipe does not fit the data or the networks.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    known = known_data(recipe.data)
-    data = known or load_data(recipe.data, recipe.seed, recipe.store.views)
+    listed = known_data(recipe.data)
+    data = listed or load_data(recipe.data, recipe.seed, recipe.store.views)
 
-    def hours(student: Stream, teachers: dict[str, Stream]) -> list[str]:
-        lines = hours_on_gpus(recipe, student, teachers, data, processes, utilisation)
-        if measure and not known and processes == 1:
-            lines += hours_here(recipe, student, teachers, data)
-        note = f"note: {recipe.data.source} was not opened; classes and counts are its publishers'"
-        return [*lines, note] if known else lines
+    def time_lines(student: Stream, teachers: dict[str, Stream]) -> list[str]:
+        lines = gpu_time_lines(recipe, student, teachers, data, processes, utilisation)
+        if measure and not listed and processes == 1:
+            lines += measured_time_lines(recipe, student, teachers, data)
+        note = f"note: {recipe.data.source} was not downloaded; its classes and counts are those it is published with"
+        return [*lines, note] if listed else lines
 
-    return make_plan(recipe, data, processes, hours)
+    return make_plan(recipe, data, processes, time_lines)
 
 
 def fill_store(recipe: Recipe) -> None:
-    """Keep what the teachers say of every view of every training image, so that `distill` needs none of them.
+    """Precompute the teacher outputs for every view of every training image, so that `distill` loads no teacher.
 
-    Teachers that are not trained yet are trained first. Interrupted, it goes on with what is missing.
+    Teachers that are not in the zoo are trained first. An interrupted call continues with the missing outputs.
 
     Raises:
-        UserError: as for `distill`, or the recipe names no store, or one of something else.
+        UserError: as for `distill`; the recipe names no store, or the store was made from something else.
     """
     if recipe.store.folder is None:
         raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
-    accelerator = _accelerator(recipe)
+    accelerator = make_accelerator(recipe)
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         say(plan)
-    views = _seed_of_views(recipe)
+    seed = batch_seed(recipe)
     with faults_told(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator)
-        use_store(zoo, recipe, data, views, accelerator)
-        precompute_outputs(zoo, recipe, data, views, accelerator)
+        use_store(zoo, recipe, data, seed, accelerator)
+        precompute_outputs(zoo, recipe, data, seed, accelerator)
 
 
-def _seed_of_student(recipe: Recipe) -> int:
+def student_seed(recipe: Recipe) -> int:
+    """Seed of the student's initial weights and of its training."""
     return derive(recipe.seed, "role=student")
 
 
-def _seed_of_views(recipe: Recipe) -> int:
-    """That the student's training makes its batches from."""
-    return derive(_seed_of_student(recipe), "batches")
+def batch_seed(recipe: Recipe) -> int:
+    """Seed of the student's batches and their views, which a store depends on."""
+    return derive(student_seed(recipe), "batches")
 
 
-def _distill(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
+def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
-    plan = make_plan(recipe, data, accelerator.num_processes)  # refuses what cannot work, before anything is written
-    seed = _seed_of_student(recipe)
-    student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=seed)
-    ready = ready_teachers(recipe, data)
+    plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
+    student = student_stream(
+        recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=student_seed(recipe)
+    )
+    pretrained = load_pretrained(recipe, data)
+    _begin(recipe, folder, plan, accelerator)
+    zoo = assemble_zoo(recipe, data, accelerator, pretrained)
+    use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
+    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
+    run = Run(recipe, data, steps, folder, accelerator)
+    alone = student_alone(recipe, steps, data, accelerator)
+    student = _train_student(run, student, zoo)
+    return _evaluate(run, student, alone, zoo.unfrozen())
+
+
+def _open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> RunFolder:
+    """The run folder; all processes look at it after it was renamed, and before it is created."""
+    if fresh and accelerator.is_main_process:
+        move_aside(recipe)
+    accelerator.wait_for_everyone()
+    folder = find_run_folder(recipe)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _finished_rows(folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
+    """The results of a finished run."""
+    rows = folder.finished_rows()
+    if rows is not None and accelerator.is_main_process:
+        folder.drop_checkpoints()  # the run may have been killed after it wrote its results
+        say(f"{folder.path} holds this run, finished; nothing is trained again.")
+    return rows
+
+
+def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerator) -> None:
+    """Create the run folder, print the plan and start the trackers."""
     if accelerator.is_main_process:
         folder.create(recipe, plan)
         say(plan)
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
-    zoo = assemble_zoo(recipe, data, accelerator, ready)
-    use_store(zoo, recipe, data, _seed_of_views(recipe), accelerator)
-    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
-    alone = student_alone(recipe, steps, data, accelerator)
+
+
+def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
+    """The student with its best weights."""
+    seed = student_seed(run.recipe)
     reseed(seed, "discriminators")
     training = Training(
-        Distiller(student, recipe, len(data.classes), class_weights(recipe.loop.class_weights, data.labelled_counts)),
-        recipe.loop,
-        accelerator,
-        data=data,
-        images=data.train,
-        steps=steps,
+        Distiller(student, run.recipe, len(run.data.classes)),
+        run.recipe.loop,
+        run.accelerator,
+        data=run.data,
+        images=run.data.train,
+        steps=run.steps,
         seed=seed,
-        folder=folder.path,
+        folder=run.folder.path,
         title="student",
         teach=zoo.outputs,
         teachers=zoo.fingerprints,
-        discriminator_lr=recipe.discriminators.lr,
+        discriminator_lr=run.recipe.discriminators.lr,
     )
     try:
-        student = training.run()
+        return training.run()
     finally:
         zoo.flush()
-    teachers = zoo.unfrozen()
-    judged = make_table(student, alone, teachers, data, accelerator)
-    if accelerator.is_main_process:
-        from meco_timm.reporting import about_run  # imports matplotlib, which a training has no use for
 
-        agreement = block_agreement(student, alone, teachers, data, accelerator)
-        about = about_run(recipe, data, teachers, steps, accelerator)
-        _finish(recipe, folder, student, judged, data, agreement, about)
-    accelerator.wait_for_everyone()
-    return judged.rows
+
+def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stream]) -> list[Row]:
+    """Evaluate all networks on the test split; the main process writes the results."""
+    evaluated = make_table(student, alone, teachers, run.data, run.accelerator)
+    if run.accelerator.is_main_process:
+        from meco_timm.reporting import about_run  # imports matplotlib, which training does not need
+
+        agreement = block_agreement(student, alone, teachers, run.data, run.accelerator)
+        about = about_run(run.recipe, run.data, teachers, run.steps, run.accelerator)
+        _finish(run, student, evaluated, agreement, about)
+    run.accelerator.wait_for_everyone()
+    return evaluated.rows
 
 
 def _finish(
-    recipe: Recipe,
-    folder: RunFolder,
-    student: Stream,
-    judged: Judged,
-    data: DataSource,
-    agreement: dict[str, np.ndarray],
-    about: dict[str, Any],
+    run: Run, student: Stream, evaluated: Judged, agreement: dict[str, np.ndarray], about: dict[str, Any]
 ) -> None:
-    """All that a run leaves: predictions, the student with its card, the table, and the report."""
-    from meco_timm.hub import card_files  # these two import matplotlib, which a training has no use for
+    """Write the predictions, the student with its model card, and the table last: it marks the run as finished."""
+    from meco_timm.hub import card_files  # both import matplotlib, which training does not need
     from meco_timm.reporting import Results, read_metrics
 
-    predictions = keep_predictions(judged, data, agreement)
-    results = Results(folder, recipe, judged.rows, about, read_metrics(folder.path / "metrics.jsonl"), predictions)
+    folder, data = run.folder, run.data
+    predictions = keep_predictions(evaluated, data, agreement)
+    metrics = read_metrics(folder.path / "metrics.jsonl")
+    results = Results(folder, run.recipe, evaluated.rows, about, metrics, predictions)
     save_predictions(predictions, folder.predictions)
-    export(student, folder.student, data.classes, recipe.data, card_files(results, data.classes))
-    folder.finish(judged.rows, about)
+    export(student, folder.student, data.classes, run.recipe.data, card_files(results, data.classes))
+    folder.finish(evaluated.rows, about)
 
 
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
+    """Print the table, and where the report and the student are."""
     print_table(rows, f"\nTest split of {recipe.data.source}")
     if not folder.report.exists():
         from meco_timm.reporting import report
 
         report(folder.path)
-    say(f"\nSee what it learned: {folder.report}")
-    where = Path(folder.student).resolve()
-    say(f'\nLoad the student, with plain timm:\n  timm.create_model("local-dir:{where}", pretrained=True)')
+    say(f"\nReport: {folder.report}")
+    say(f'\nLoad the student with timm:\n  timm.create_model("local-dir:{folder.student.resolve()}", pretrained=True)')
+
+
+def _warn_without_token(recipe: Recipe, accelerator: Accelerator) -> None:
+    if recipe.publish and not get_token() and accelerator.is_main_process:
+        say("warning: publish: no Hugging Face token was found. Log in with `hf auth login` before the run ends.")
+
+
+def _publish(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
+    if recipe.publish and accelerator.is_main_process:
+        from meco_timm.hub import publish
+
+        publish(folder.path, recipe.publish)

@@ -6,11 +6,11 @@ Never: trains to the end, or writes a run.
 
 from meco_timm.planning.plan import make_plan
 from meco_timm.planning.rehearse import rehearsal
-from meco_timm.planning.time_estimate import hours_here, hours_on_gpus
+from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
 
 __all__ = [
-    "hours_here",
-    "hours_on_gpus",
+    "gpu_time_lines",
     "make_plan",
+    "measured_time_lines",
     "rehearsal",
 ]

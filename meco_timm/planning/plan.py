@@ -12,7 +12,7 @@ from meco_timm.data import DataSource, check_batch
 from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
 from meco_timm.planning.cost import cost_lines
 from meco_timm.recipe import Network, Recipe, Teacher
-from meco_timm.zoo import named_teachers, weightless_zoo
+from meco_timm.zoo import named_teachers, untrained_teachers
 
 WIDTH = 118
 Taps = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
@@ -30,7 +30,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lam
     student = student_stream(
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
-    teachers = weightless_zoo(recipe, data.classes)
+    teachers = untrained_teachers(recipe, data.classes)
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
     console.print(_data_line(recipe, data))
     console.print(_networks(recipe, student, teachers, data.classes))

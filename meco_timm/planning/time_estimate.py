@@ -23,7 +23,7 @@ from meco_timm.planning.cost import duration, multiply_adds_per_second, parts_of
 from meco_timm.planning.rehearse import random_weights
 from meco_timm.recipe import Loop, Recipe
 from meco_timm.training import Training, total_steps
-from meco_timm.zoo import Zoo, named_teachers, weightless_zoo
+from meco_timm.zoo import Zoo, named_teachers, untrained_teachers
 
 # Dense FLOP/s in bf16 and in float32, as NVIDIA's data sheets state them.
 GPUS = {"A100": (312e12, 19.5e12), "H100": (989e12, 67e12), "RTX 4090": (165e12, 82.6e12), "L4": (121e12, 30.3e12)}
@@ -34,7 +34,7 @@ ENDING = 4.0  # seconds: report, card and other things that every run ends with
 Clock = Callable[[], float]
 
 
-def hours_on_gpus(
+def gpu_time_lines(
     recipe: Recipe,
     student: Stream,
     teachers: dict[str, Stream],
@@ -80,7 +80,7 @@ def loaded_per_second(recipe: Recipe, data: DataSource) -> float:
     return size / (time.perf_counter() - began)
 
 
-def hours_here(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource) -> list[str]:
+def measured_time_lines(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource) -> list[str]:
     """The time on this device, measured; nothing where measuring would take long."""
     batch = measured_batch(recipe, student, teachers)
     if batch < 2:
@@ -124,7 +124,7 @@ class Measuring:
         """Seconds by the name of a part."""
         recipe, classes = self.recipe, len(self.data.classes)
         teachers = named_teachers(recipe)
-        plain = weightless_zoo(recipe, self.data.classes, weightless=False)
+        plain = untrained_teachers(recipe, self.data.classes, weightless=False)
         forward = {name: self._forward(stream.to(self.accelerator.device).eval()) for name, stream in plain.items()}
         parts = {}
         for name, teacher in teachers.items():

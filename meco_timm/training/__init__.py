@@ -4,6 +4,7 @@ In: an objective, a data source, settings. Out: the stream with its best weights
 Never: knows which teachers there are, or what the losses mean.
 """
 
+from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.checkpoint import Interrupted, listen
 from meco_timm.training.faults import faults_told
 from meco_timm.training.loop import Training, total_steps
@@ -18,6 +19,7 @@ __all__ = [
     "faults_told",
     "find_run_folder",
     "listen",
+    "make_accelerator",
     "move_aside",
     "total_steps",
 ]

@@ -7,7 +7,7 @@ Never: updates a frozen teacher, or uses the student.
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.store import layout
-from meco_timm.zoo.teachers import assemble_zoo, named_teachers, ready_teachers, student_alone, weightless_zoo
+from meco_timm.zoo.teachers import assemble_zoo, load_pretrained, named_teachers, student_alone, untrained_teachers
 from meco_timm.zoo.zoo import Zoo, draw
 
 __all__ = [
@@ -16,11 +16,11 @@ __all__ = [
     "draw",
     "layout",
     "list_teachers",
+    "load_pretrained",
     "named_teachers",
     "precompute_outputs",
     "print_teachers",
-    "ready_teachers",
     "student_alone",
+    "untrained_teachers",
     "use_store",
-    "weightless_zoo",
 ]

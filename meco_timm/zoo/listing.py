@@ -1,4 +1,4 @@
-"""5 · What is in the zoo's folder, and how good it is."""
+"""List the trained networks in a zoo folder, with their accuracy."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from meco_timm.common import UserError
 
 
-class Trained(NamedTuple):
-    """A network that was trained on labels. top1: its best on the validation split, per cent; data: a hash of the
-    images, labels and splits that it was trained on."""
+class TrainedNetwork(NamedTuple):
+    """A network in the zoo, trained on labels. `top1`: best accuracy on the validation split in per cent, None if it
+    was never validated; `data`: hash of the images, labels and splits that it was trained on."""
 
     folder: str
     model: str
@@ -22,27 +22,27 @@ class Trained(NamedTuple):
     megabytes: float
 
 
-def list_teachers(folder: str | Path = "zoo") -> list[Trained]:
-    """The trained networks in a zoo's folder, best first.
+def list_teachers(folder: str | Path = "zoo") -> list[TrainedNetwork]:
+    """The trained networks in a zoo folder: per data set, the most accurate first.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder does not exist.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"teachers: there is no folder {path}. Name the zoo.folder of a recipe; `zoo` is the default.")
-    found = [_read(place) for place in sorted(path.iterdir()) if (place / "made_by.json").is_file()]
-    return sorted((one for one in found if one), key=lambda one: (one.data, -(one.top1 or 0), one.folder))
+        raise UserError(f"teachers: there is no folder {path}. Name a recipe's zoo.folder; the default is `zoo`.")
+    found = [_read(folder) for folder in sorted(path.iterdir()) if (folder / "made_by.json").is_file()]
+    return sorted((network for network in found if network), key=lambda n: (n.data, -(n.top1 or 0), n.folder))
 
 
-def _read(place: Path) -> Trained | None:
-    """What the files of one network say; None of files that cannot be read."""
+def _read(folder: Path) -> TrainedNetwork | None:
+    """One network's entry; None if its files cannot be read."""
     try:
-        made = json.loads((place / "made_by.json").read_text(encoding="utf-8"))
-        lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        made = json.loads((folder / "made_by.json").read_text(encoding="utf-8"))
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         top1 = [value for line in lines if (value := json.loads(line).get("validation/top1")) is not None]
-        return Trained(
-            folder=place.name,
+        return TrainedNetwork(
+            folder=folder.name,
             model=made["network"]["model"],
             role="student alone" if made["role"] == "student" else "teacher",
             top1=max(top1, default=None),
@@ -50,14 +50,14 @@ def _read(place: Path) -> Trained | None:
             image_size=made["views"]["image_size"],
             data=made["data"],
             seed=made["seed"],
-            megabytes=(place / "model.safetensors").stat().st_size / 1e6,
+            megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def print_teachers(teachers: list[Trained], folder: Path) -> None:
-    """The list for people."""
+def print_teachers(teachers: list[TrainedNetwork], folder: Path) -> None:
+    """Print the list as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -66,24 +66,24 @@ def print_teachers(teachers: list[Trained], folder: Path) -> None:
         table.add_column(head, no_wrap=head in ("network", "folder"))
     for head in ("top-1 %", "steps", "px", "seed", "MB"):
         table.add_column(head, justify="right")
-    for one in teachers:
-        table.add_row(*map(str, _cells(one)))
+    for network in teachers:
+        table.add_row(*map(str, _cells(network)))
     console = Console(width=None if Console().is_terminal else 150, markup=False)
-    console.print(table if teachers else f"Nothing has been trained in {folder} yet.")
+    console.print(table if teachers else f"There are no trained networks in {folder}.")
     if teachers:
-        console.print("top-1 is the best on the validation split, by which the weights were chosen.")
+        console.print("top-1: best accuracy on the validation split, which selected the weights.")
 
 
-def _cells(one: Trained) -> list[Any]:
-    top1 = "–" if one.top1 is None else f"{one.top1:.2f}"
+def _cells(network: TrainedNetwork) -> list[Any]:
+    top1 = "–" if network.top1 is None else f"{network.top1:.2f}"
     return [
-        one.model,
-        one.role,
-        one.folder,
-        one.data,
+        network.model,
+        network.role,
+        network.folder,
+        network.data,
         top1,
-        one.steps,
-        one.image_size,
-        one.seed,
-        f"{one.megabytes:.1f}",
+        network.steps,
+        network.image_size,
+        network.seed,
+        f"{network.megabytes:.1f}",
     ]

@@ -1,4 +1,7 @@
-"""5 · Teachers: loaded, or trained on the labels first and kept."""
+"""Teachers: pretrained, or trained on the labels and saved in the zoo folder.
+
+MEAL trains every teacher with softmax cross-entropy on the labels before distillation, then freezes it (section 3).
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -17,14 +20,14 @@ from meco_timm.recipe import Loop, Network, Recipe, Teacher, fingerprint, loop_k
 from meco_timm.training import Training, total_steps
 from meco_timm.zoo.zoo import Zoo
 
-KEY_VERSION = 2  # a change of what a trained network depends on, so that older ones are not taken for it
+KEY_VERSION = 2  # increase it when trained networks would come out differently: older ones are then not reused
 
 
-def ready_teachers(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
-    """Those that need no training, with their weights: had first, since a download or a file may be missing.
+def load_pretrained(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
+    """The teachers that need no training, with their weights. Load them first: a download may fail.
 
     Raises:
-        UserError: a teacher cannot be had or does not fit the data set.
+        UserError: a teacher cannot be loaded or does not fit the data set.
     """
     return {
         name: teacher_stream(teacher, recipe.alignment, data.classes, role=f"teachers.{i}")
@@ -34,14 +37,16 @@ def ready_teachers(recipe: Recipe, data: DataSource) -> dict[str, Stream]:
 
 
 def assemble_zoo(
-    recipe: Recipe, data: DataSource, accelerator: Accelerator, ready: dict[str, Stream] | None = None
+    recipe: Recipe, data: DataSource, accelerator: Accelerator, pretrained: dict[str, Stream] | None = None
 ) -> Zoo:
-    """Every teacher of the recipe, trained first where it says `train`. `ready`: `ready_teachers`, if had already.
+    """The zoo with every teacher of the recipe; those with `train` are trained first, unless they are in the folder.
+
+    `pretrained`: result of `load_pretrained`, if it was called already.
 
     Raises:
-        UserError: a teacher cannot be had or does not fit the data set.
+        UserError: a teacher cannot be loaded or does not fit the data set.
     """
-    streams = ready_teachers(recipe, data) if ready is None else ready
+    streams = load_pretrained(recipe, data) if pretrained is None else pretrained
     with_weights = named_teachers(recipe)
     for name, teacher in with_weights.items():
         if teacher.train:
@@ -56,56 +61,58 @@ def assemble_zoo(
     return Zoo(streams, recipe, accelerator, load)
 
 
-def weightless_zoo(recipe: Recipe, classes: list[str], weightless: bool = True) -> dict[str, Stream]:
-    """The teachers' streams on the meta device: all that can be known and refused before anything is trained. With
-    weights, if they are not to be `weightless`: random ones of those that are trained.
+def untrained_teachers(recipe: Recipe, classes: list[str], weightless: bool = True) -> dict[str, Stream]:
+    """The teachers before any training, checked against the recipe and the classes.
+
+    `weightless`: on the meta device, without weights; else those to be trained have random weights.
 
     Raises:
         UserError: a teacher cannot be made or does not fit the data set, or nothing would train the student's head.
     """
-    streams = {}
-    size, blocks = recipe.data.image_size, recipe.alignment
-    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
-        role = f"teachers.{i}"
-        if teacher.train:
-            if teacher.size not in (None, size) or teacher.gives == "blocks":  # trained otherwise than it teaches
-                student_stream(teacher, LOGITS_ONLY, len(classes), size, role=role, weightless=True)
-            stream = student_stream(
-                teacher,
-                blocks,
-                len(classes),
-                teacher.size or size,
-                role=role,
-                gives=teacher.gives,
-                weightless=weightless,
-            )
-        else:
-            stream = teacher_stream(teacher, blocks, classes, role=role, weightless=weightless)
-        streams[name] = stream
+    streams = {
+        name: _untrained_teacher(teacher, recipe, classes, f"teachers.{i}", weightless)
+        for i, (name, teacher) in enumerate(named_teachers(recipe).items())
+    }
+    _check_targets(recipe, streams)
+    return streams
+
+
+def _untrained_teacher(teacher: Teacher, recipe: Recipe, classes: list[str], role: str, weightless: bool) -> Stream:
+    blocks, size, count = recipe.alignment, recipe.data.image_size, len(classes)
+    if not teacher.train:
+        return teacher_stream(teacher, blocks, classes, role=role, weightless=weightless)
+    if teacher.size not in (None, size) or teacher.gives == "blocks":  # its training needs a stream of its own
+        student_stream(teacher, LOGITS_ONLY, count, size, role=role, weightless=True)
+    own_size = teacher.size or size
+    return student_stream(teacher, blocks, count, own_size, role=role, gives=teacher.gives, weightless=weightless)
+
+
+def _check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
+    """Raises: UserError: the teachers' outputs cannot train the student as the recipe says."""
     if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
         raise UserError(
-            "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher with a "
-            "head, or the labels with losses.labels=1."
+            "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher that "
+            "gives logits, or train on the labels too with losses.labels=1."
         )
-    if blind := [] if recipe.compares_blocks else [name for name, stream in streams.items() if not stream.has_logits]:
+    unused = [] if recipe.compares_blocks else [name for name, stream in streams.items() if not stream.has_logits]
+    if unused:
         raise UserError(
-            f"teachers: {', '.join(blind)}: gives blocks only, and nothing compares them. Write for example "
+            f"teachers: {', '.join(unused)}: gives blocks only, but no loss compares blocks. Write for example "
             "losses.blocks=0.3."
         )
     if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
         raise UserError(
-            "zoo.sampling: random_image mixes teachers within a batch, so all must give the same: blocks, logits, or "
-            "all. Write random, or `gives:` for each teacher."
+            "zoo.sampling: random_image mixes teachers within a batch, so all must give the same outputs: blocks, "
+            "logits, or both. Write zoo.sampling=random, or `gives:` for each teacher."
         )
-    return streams
 
 
 def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
-    """The recipe's teachers by a short name that tells them apart."""
+    """The recipe's teachers by a short unique name."""
     named: dict[str, Teacher] = {}
     for teacher in recipe.teachers:
         name = teacher.model.rstrip("/").split("/")[-1]
-        same = sum(known.partition(" (")[0] == name for known in named)
+        same = sum(other.partition(" (")[0] == name for other in named)
         named[f"{name} ({same + 1})" if same else name] = teacher
     return named
 
@@ -117,7 +124,7 @@ def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSour
 
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
-    """The student's network with the same initial weights, budget and augmentation, trained on the labels only."""
+    """The baseline: the student's network, trained on the labels only from the same start with the same budget."""
     key = {"role": "student"}
     folder = trained_on_labels(recipe.student, recipe.loop, steps, recipe, data, accelerator, key, "student alone")
     return teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, data.classes).to(accelerator.device)
@@ -133,15 +140,15 @@ def trained_on_labels(
     role: dict[str, Any],
     title: str,
 ) -> Path:
-    """The zoo's folder of this network trained on the labelled images; trained now unless it is already there.
+    """The zoo's folder of this network, trained on the labelled images; trained now unless the folder exists.
 
-    Its name holds a hash of all that makes it: data, network, loop, role and seed.
+    The folder's name has a hash of everything the weights depend on: data, network, loop, role and seed.
     """
     key = training_key(network, loop, steps, recipe, data, accelerator, role)
     folder = Path(recipe.zoo.folder) / f"{network.model.replace('/', '_').replace(':', '_')}-{fingerprint(key)}"
     if (folder / "config.json").exists():
         if accelerator.is_main_process:
-            say(f"{title}: taken from {folder}")
+            say(f"{title}: already trained, loaded from {folder}")
         return folder
     work = folder.with_name(folder.name + ".training")
     try:
@@ -149,8 +156,8 @@ def trained_on_labels(
         (work.parent / ".locks").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
-    with _alone_in(work, accelerator):
-        if not (folder / "config.json").exists():  # another run may have made it while this one waited
+    with _locked(work, accelerator):
+        if not (folder / "config.json").exists():  # another run may have trained it while this one waited
             seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
             size = recipe.data.image_size
             stream = student_stream(network, LOGITS_ONLY, len(data.classes), size, role=title, seed=seed)
@@ -174,7 +181,7 @@ def _supervise(
     folder: Path,
     title: str,
 ) -> Stream:
-    """The stream trained on the labelled images, with its best weights."""
+    """Train a stream on the labelled images; returns it with its best weights."""
     training = Training(
         Supervised(stream, loop.label_smoothing, class_weights(loop.class_weights, data.labelled_counts)),
         loop,
@@ -190,9 +197,9 @@ def _supervise(
 
 
 @contextmanager
-def _alone_in(work: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Two runs that want the same teacher train it once: the second waits for the first."""
-    lock = FileLock(work.parent / ".locks" / work.stem)  # outlives the work folder, so that a waiting run finds it
+def _locked(work: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Lock a network's work folder, so that two runs that need the same teacher train it once."""
+    lock = FileLock(work.parent / ".locks" / work.stem)  # outside of the work folder, which is deleted
     try:
         if accelerator.is_main_process:
             try:
@@ -207,7 +214,7 @@ def _alone_in(work: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def _file_digest(network: Network) -> str | None:
-    """What stands in the local file that the training starts from: another may stand there tomorrow."""
+    """Digest of the local weights file that the training starts from; None if there is none."""
     folder = network.model.removeprefix("local-dir:")
     file = network.weights or (f"{folder}/model.safetensors" if folder != network.model else "")
     return digest_of(Path(file)) if Path(file).is_file() else None
@@ -222,12 +229,12 @@ def training_key(
     accelerator: Accelerator,
     role: dict[str, Any],
 ) -> dict[str, Any]:
-    """All that a network trained on labels depends on."""
-    seen = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
+    """Everything that the weights of a network trained on labels depend on."""
+    views = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
     return {
         "version": KEY_VERSION,
         "data": data.identity,
-        "views": seen,
+        "views": views,
         "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
         "starts_from": _file_digest(network),
         "loop": {**loop_key(loop, {"epochs"}), "steps": steps},

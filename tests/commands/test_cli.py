@@ -118,7 +118,7 @@ def test_no_zoo_an_empty_one_and_one_in_the_making(ended, tmp_path, capsys):
     for place in (tmp_path / "zoo").iterdir():
         (place / "made_by.json").write_text("{") if place.is_dir() and place.name[0] != "." else None
     assert list_teachers(tmp_path / "zoo") == []
-    assert "Nothing has been trained" in said(capsys, "teachers", str(tmp_path / "zoo"))
+    assert "There are no trained networks" in said(capsys, "teachers", str(tmp_path / "zoo"))
 
 
 def test_the_notebook_of_the_documentation_runs(recipe, tmp_path, capsys, monkeypatch):

@@ -209,7 +209,7 @@ def test_the_same_command_again_trains_nothing_and_says_so(finished):
 
     before = state()
     said = run(finished.path)
-    assert f"{finished.folder / 'run'} has this run already, finished; nothing is trained again." in said
+    assert f"{finished.folder / 'run'} holds this run, finished; nothing is trained again." in said
     assert "step" not in said
     assert "student alone" in said  # the table is shown again
     assert state() == before
@@ -241,8 +241,8 @@ def test_only_the_teachers_changed(finished, tmp_path, unmeasured):
     shutil.copytree(finished.folder / "zoo", tmp_path / "zoo")
     places = (f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}")
     said = run(finished.path, "teachers=[train: test_vit, train: test_mambaout]", *places)
-    assert "teacher test_vit: taken from" in said
-    assert "student alone: taken from" in said
+    assert "teacher test_vit: already trained, loaded from" in said
+    assert "student alone: already trained, loaded from" in said
     assert "teacher test_mambaout  step" in said
     names = [row["name"] for row in rows(tmp_path / "run")]
     assert names == ["test_vit", "test_mambaout", "true ensemble", "student alone", "student"]
@@ -331,7 +331,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
     state = torch.load(file, weights_only=True)
     assert {name.split(".")[0] for name in state["objective"]} == {"student", "discriminators"}  # no teacher
     said = run(*command)
-    assert "teacher test_vit: taken from" in said
+    assert "teacher test_vit: already trained, loaded from" in said
     assert tree(tmp_path / "run") == RUN_FILES
     assert rows(tmp_path / "run") == rows(finished.folder / "run")
     assert lines(tmp_path / "run/metrics.jsonl") == lines(finished.folder / "run/metrics.jsonl")

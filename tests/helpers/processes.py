@@ -21,8 +21,8 @@ from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import load_data
 from meco_timm.distillation.distiller import Distiller
 from meco_timm.networks.streams import student_stream
-from meco_timm.pipeline import _accelerator
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.loop import Training
 from meco_timm.zoo.teachers import Zoo
 
@@ -44,7 +44,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
         }
     )  # fmt: skip
     data = load_data(recipe.data, 0)
-    accelerator = _accelerator(recipe)
+    accelerator = make_accelerator(recipe)
 
     def stream(i: int, network: Any) -> Any:
         network = network.model_copy(update={"model": network.model.split(".")[0]})

@@ -21,7 +21,7 @@ from meco_timm.data.loading import Batch, load_data
 from meco_timm.distillation.distiller import Distiller
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Network, Recipe, Teacher
-from meco_timm.zoo.teachers import Zoo, ready_teachers
+from meco_timm.zoo.teachers import Zoo, load_pretrained
 
 ALIGNMENT = Alignment(blocks=2, method="grid", length=32)
 NAMES = [f"class {i}" for i in range(7)]
@@ -278,7 +278,7 @@ def test_with_another_teacher_a_headless_one_helps(headless, normal, recipe, acc
     recipe["teachers"], recipe["zoo"]["sampling"] = [headless, normal], sampling
     made = Recipe.model_validate(recipe)
     data = load_data(made.data, made.seed)
-    zoo = Zoo(ready_teachers(made, data), made, accelerator)
+    zoo = Zoo(load_pretrained(made, data), made, accelerator)
     images = random_images(32)
     rows = torch.arange(len(images))
     outputs = [zoo.outputs(Batch(images, rows, rows, rows), images, step) for step in range(8)]
@@ -315,7 +315,7 @@ def test_a_teacher_that_would_teach_nothing_is_refused(headless, normal, recipe,
     recipe["alignment"]["blocks"], recipe["losses"], recipe["discriminators"] = 2, {}, {}
     recipe["teachers"] = [normal, headless]
     told = refused(capsys, write(recipe, tmp_path))
-    assert "gives blocks only, and nothing compares them" in told
+    assert "gives blocks only, but no loss compares blocks" in told
     assert "losses.blocks=0.3" in told
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 

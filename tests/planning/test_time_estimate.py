@@ -14,7 +14,7 @@ from meco_timm.networks.streams import student_stream
 from meco_timm.planning import time_estimate
 from meco_timm.planning.cost import duration, memory_of
 from meco_timm.recipe.recipe import Alignment, Recipe
-from meco_timm.zoo.teachers import weightless_zoo
+from meco_timm.zoo.teachers import untrained_teachers
 
 NAMES = ("teacher test_resnet", "teacher test_vit", "student alone", "student", "table and report")
 
@@ -26,7 +26,7 @@ def planned(path: str, *overrides: str) -> tuple[Recipe, Any, Any, Any]:
     assert data is not None
     size = recipe.data.image_size
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, weightless=True)
-    return recipe, student, weightless_zoo(recipe, data.classes), data
+    return recipe, student, untrained_teachers(recipe, data.classes), data
 
 
 def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
@@ -42,7 +42,7 @@ def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
         speed = 8 * 312e12 * (utilisation or 0.3)
         loading = (images + validated) / (per_second * 8 * 8)
         seconds = sum(max(2 * part / speed, loading) for part in work)
-        (line,) = time_estimate.hours_on_gpus(recipe, student, teachers, data, 8, utilisation)
+        (line,) = time_estimate.gpu_time_lines(recipe, student, teachers, data, 8, utilisation)
         assert line.startswith("hours   ")
         assert f"{duration(seconds)} on 8 × A100" in line or f"{duration(1.02 * seconds)} on 8 × A100" in line  # + test
         assert f"at {utilisation or 0.3:.0%} of the stated FLOP/s in bf16" in line
@@ -50,7 +50,7 @@ def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
 
 def test_float32_takes_the_time_of_float32():
     bf16, float32 = (
-        time_estimate.hours_on_gpus(*planned("imagenet_meal_v2.yaml", *words), 8) for words in ([], ["precision='no'"])
+        time_estimate.gpu_time_lines(*planned("imagenet_meal_v2.yaml", *words), 8) for words in ([], ["precision='no'"])
     )
     assert "in float32" in float32[0]
     assert "10 hours on 8 × A100" in bf16[0]
@@ -100,7 +100,7 @@ def test_memory_by_precision_and_optimizer(recipe):
     recipe["loop"] |= {"optimizer": "adamw", "batch_size": 1}
     settings = Recipe.model_validate(recipe)
     student = student_stream(settings.student, Alignment(blocks=0), 1000, 32, weightless=True)
-    teachers = weightless_zoo(settings, [str(i) for i in range(1000)])
+    teachers = untrained_teachers(settings, [str(i) for i in range(1000)])
     own, frozen = student.parameter_count, sum(stream.parameter_count for stream in teachers.values())
 
     def bytes_of(precision: str) -> float:

@@ -110,7 +110,7 @@ def test_all_options_at_once_and_a_fresh_start(recipe, tmp_path, capsys, new_pre
     old = tree(tmp_path / "run")
     assert "nothing is trained again" in run([path], capsys)
     said = run([path, "--fresh"], capsys)
-    assert said.count("taken from") == 3  # the zoo and the student alone stay
+    assert said.count("already trained, loaded from") == 3  # the zoo and the student alone stay
     assert tree(tmp_path / "run") == tree(tmp_path / "run.old-1") == old
     found = [(tmp_path / name / "student/model.safetensors").read_bytes() for name in ("run", "run.old-1")]
     assert found[0] == found[1]

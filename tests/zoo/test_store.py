@@ -65,7 +65,7 @@ def opened(recipe: dict[str, Any], live: bool = False) -> tuple[Zoo, DataSource,
     made = Recipe.model_validate(recipe)
     data, a = load_data(made.data, made.seed, made.store.views), Accelerator()
     teachers = assemble_zoo(made, data, a)
-    use_store(teachers, made, data, pipeline._seed_of_views(made), a)
+    use_store(teachers, made, data, pipeline.batch_seed(made), a)
     return teachers, data, made
 
 
@@ -399,5 +399,5 @@ def test_teachers_that_give_different_things_cannot_be_drawn_per_image(base, tmp
 def test_fill_needs_no_teacher_where_all_is_there(base, full, capsys):
     teachers, data, made = opened(with_store(base, full))
     assert teachers.streams == {}
-    precompute_outputs(teachers, made, data, pipeline._seed_of_views(made), Accelerator())
+    precompute_outputs(teachers, made, data, pipeline.batch_seed(made), Accelerator())
     assert f"complete: {27 * VIEWS} views of 2 teacher(s)" in capsys.readouterr().out

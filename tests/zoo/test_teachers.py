@@ -135,7 +135,7 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     capsys.readouterr()
     assemble_zoo(made, data, accelerator)
     told = capsys.readouterr().out
-    assert told.count("taken from") == 2
+    assert told.count("already trained, loaded from") == 2
     assert "step" not in told
     assert contents(folder) == before
 
@@ -200,7 +200,7 @@ def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
 def test_the_student_alone_learns_from_labels_and_is_kept(made, data, accelerator, capsys):
     first = student_alone(made, 2, data, accelerator)
     again = student_alone(made, 2, data, accelerator)
-    assert "student alone: taken from" in capsys.readouterr().out
+    assert "student alone: already trained, loaded from" in capsys.readouterr().out
     assert first.model.default_cfg["architecture"] == "test_efficientnet"
     state = again.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())
