@@ -35,7 +35,7 @@ def make(folder: Path, source: str, images: int, classes: int, shards: int, pixe
     """
     if (folder / "crc.npy").exists():
         return folder
-    _, split, _ = read_source(Data(source=source))
+    split = read_source(Data(source=source)).train
     names = [f"n{c:04}" for c in range(classes)]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     generator, crcs = np.random.default_rng(0), []

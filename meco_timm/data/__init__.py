@@ -4,6 +4,7 @@ In: a folder, parquet files, tars or a Hub id. Out: `Batch(image uint8 B×3×H×
 Never: normalises images, or knows a network.
 """
 
+from meco_timm.data.folders import Folder, listed, shown
 from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.images import BadImages
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
@@ -15,12 +16,15 @@ __all__ = [
     "BadImages",
     "Batch",
     "DataSource",
+    "Folder",
     "Images",
     "Split",
     "check_batch",
     "known_data",
+    "listed",
     "load_data",
     "numbered",
     "read_source",
+    "shown",
     "whole_split",
 ]

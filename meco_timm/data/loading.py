@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from meco_timm.common import UserError, derive, say_first
+from meco_timm.data.folders import Folder
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
 from meco_timm.data.shards import Shards
 from meco_timm.data.sources import Rows, Split, read_source, read_split, read_unlabelled
@@ -47,7 +48,8 @@ def _outlive_signals(worker: int) -> None:
 class DataSource:
     """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
     `validation`, `test`, and the class names. `identity` changes when the labelled images, their splits or the way
-    through them do, `order` when any images or their rows do, whatever the splits."""
+    through them do, `order` when any images or their rows do, whatever the splits. `folders`: what was found in each
+    folder of image files."""
 
     classes: list[str]
     train: Images
@@ -60,6 +62,7 @@ class DataSource:
     order: str = ""
     buffer: int = 0
     max_bad: int = 0
+    folders: tuple[Folder, ...] = ()
 
     @property
     def labelled_counts(self) -> Tensor:
@@ -114,6 +117,15 @@ class DataSource:
         workers = self.workers if len(mine) > 2000 else 0  # starting workers costs more than decoding a few images
         return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers), images)
 
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Images of each class in the splits train, labelled, validation and test, int64, K each."""
+        images, size = self.labelled, len(self.classes)
+        rows = {"train": self.train.rows[self.train.rows < len(images.labels)], "labelled": images.rows}
+        counts = {name: np.bincount(images.labels[its], minlength=size) for name, its in rows.items()}
+        for name, split in (("validation", self.validation), ("test", self.test)):
+            counts[name] = np.bincount(split.labels[split.rows], minlength=size)
+        return counts
+
     def _loader(self, images: Images, **options: Any) -> DataLoader:
         pin = torch.cuda.is_available()
         return DataLoader(images, collate_fn=collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
@@ -147,11 +159,14 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     Raises:
         UserError: the source, a split, a column or the labels are not what the recipe says.
     """
-    classes, train, test = read_source(settings)
+    classes, train, own_validation, test, *folders = read_source(settings)
     if test is None:
         train, test = _hold_out(train, settings.test_fraction, seed)
     images, labels = train
-    learns, labelled, validation = _choose_rows(labels, len(classes), settings, seed)
+    if own_validation is not None:
+        images = _followed_by(images, own_validation.images)
+        labels = np.concatenate([labels, own_validation.labels])
+    learns, labelled, validation = _choose_rows(labels, len(train.labels), len(classes), settings, seed)
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
     truth, sample = labels.tolist(), _sample(images)
@@ -161,7 +176,8 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     parts += ["balanced"] * balanced
     everything, order = images, [classes, truth, sample]
     if settings.unlabelled is not None:
-        more = read_unlabelled(settings)
+        more, more_folder = read_unlabelled(settings)
+        folders.append(more_folder)
         everything, order = _followed_by(images, more), [*order, len(more), _sample(more)]
         learns = np.concatenate([learns, len(images) + np.arange(len(more))])
         hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
@@ -180,6 +196,7 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         order=fingerprint(order),
         buffer=settings.buffer,
         max_bad=settings.max_bad,
+        folders=tuple(folder for folder in folders if folder is not None),
     )
 
 
@@ -193,12 +210,15 @@ def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 
 def _choose_rows(
-    labels: np.ndarray, classes: int, settings: Data, seed: int
+    labels: np.ndarray, own: int, classes: int, settings: Data, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that the student learns from, those whose labels may be used, and those of the validation split."""
+    """Rows that the student learns from, those whose labels may be used, and those of the validation split: those from
+    row `own` on, or a share of all."""
     rows = np.arange(len(labels))
-    size = round(settings.validation * len(rows))
-    validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
+    validation = rows[own:]
+    if not len(validation):
+        size = round(settings.validation * len(rows))
+        validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
     train = np.setdiff1d(rows, validation)
     if settings.labelled is None:
         return train, train, validation
@@ -269,4 +289,12 @@ def _sample(split: Rows) -> list[Any]:
         return split.stamp()
     rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)
     stored = (split[int(row)]["image"] for row in rows)
-    return [fingerprint((s["bytes"] or Path(s["path"]).read_bytes()).hex()) for s in stored]
+    return [fingerprint(_content(one).hex()) for one in stored]
+
+
+def _content(stored: dict[str, Any]) -> bytes:
+    """The bytes of an image; none of one that cannot be read, which is found when it is decoded."""
+    try:
+        return stored["bytes"] or Path(stored["path"]).read_bytes()
+    except OSError:
+        return b""

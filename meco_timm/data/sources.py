@@ -1,9 +1,9 @@
 """2 · Where images and labels come from: class folders, parquet files, tars or a Hub id, opened and checked.
 
-`datasets` finds the files and their splits; it also reads them, unless they are read in place (tables.py).
+A folder of image files is read by folders.py. `datasets` finds the files and splits of all other sources; it also reads
+them, unless they are read in place (tables.py).
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,13 +12,12 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 from meco_timm.common import UserError, did_you_mean
+from meco_timm.data.folders import Folder, read_folder, split_name
 from meco_timm.data.remote import refusal
 from meco_timm.data.shards import Shards
-from meco_timm.data.tables import Table, open_table
-from meco_timm.data.tars import IMAGES
+from meco_timm.data.tables import Table, file_table, open_table
 from meco_timm.recipe import Data
 
-SPLITS = ("train", "test", "validation", "val")  # names of folders
 Rows: TypeAlias = datasets.Dataset | Shards  # `rows[list of int]["image"]` gives undecoded images
 
 
@@ -39,28 +38,45 @@ class Located(NamedTuple):
         return open_table(self.kind, self.files, settings.image_column, settings.label_column)
 
 
-Source: TypeAlias = dict[str, datasets.Dataset] | dict[str, Located]
+class Source(NamedTuple):
+    """All splits of a source by name; `folder` of a folder of image files."""
+
+    splits: dict[str, Any]  # Dataset, Located or Table
+    folder: Folder | None = None
 
 
-def read_source(settings: Data) -> tuple[list[str], Split, Split | None]:
-    """(class names, training split, test split or None where the source has none).
+class Opened(NamedTuple):
+    """The splits that a run uses. validation: of a folder that has it beside a test split. test: None where the source
+    has none."""
+
+    classes: list[str]
+    train: Split
+    validation: Split | None
+    test: Split | None
+    folder: Folder | None
+
+
+def read_source(settings: Data) -> Opened:
+    """The images and labels of `data.source`.
 
     Raises:
         UserError: the source cannot be opened, or a split, a column or the labels are not what the recipe says.
     """
-    images, found_test = _choose_splits(_open(settings), settings)
-    train, classes = _columns(images, settings)
+    source = _open(settings)
+    names = _choose_splits(source, settings)
+    train, classes = _columns(source.splits[names["train"]], settings)
     _check_labels(train.labels, classes, settings.train_split)
-    if found_test is None:
-        return classes, train, None
-    test, test_classes = _columns(found_test, settings, classes)
-    if classes != test_classes:
-        raise UserError(
-            f"data.source: the training split has {len(classes)} classes, the test split {len(test_classes)}: "
-            f"{', '.join(sorted(set(classes) ^ set(test_classes))[:5])} stand only in one of them."
-        )
-    _check_labels(test.labels, classes, "test", every_class=False)
-    return classes, train, test
+    others: dict[str, Split | None] = {"validation": None, "test": None}
+    for role in others.keys() & names.keys():
+        split, its_classes = _columns(source.splits[names[role]], settings, classes)
+        if classes != its_classes:
+            raise UserError(
+                f"data.source: the training split has {len(classes)} classes, the {role} split {len(its_classes)}: "
+                f"{', '.join(sorted(set(classes) ^ set(its_classes))[:5])} stand only in one of them."
+            )
+        _check_labels(split.labels, classes, role, every_class=False)
+        others[role] = split
+    return Opened(classes, train, others["validation"], others["test"], source.folder)
 
 
 def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
@@ -70,17 +86,16 @@ def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
         UserError: as for `read_source`.
     """
     source = _open(settings)
-    name = split or next((name for name in ("test", "validation") if name in source), next(iter(source)))
-    if name not in source:
-        raise UserError(
-            f"data.test_split: {name!r} is not a split of {settings.source}, which has {', '.join(source)}."
-        )
-    found, classes = _columns(source[name], settings)
+    names = list(source.splits)
+    name = _named(source, split) if split else next((n for n in ("test", "validation") if n in names), names[0])
+    if name not in names:
+        raise UserError(f"data.test_split: {name!r} is not a split of {settings.source}, which has {', '.join(names)}.")
+    found, classes = _columns(source.splits[name], settings)
     _check_labels(found.labels, classes, name, every_class=False)
     return classes, found
 
 
-def read_unlabelled(settings: Data) -> Rows:
+def read_unlabelled(settings: Data) -> tuple[Rows, Folder | None]:
     """The images of `data.unlabelled`: its training split, or its first.
 
     Raises:
@@ -88,31 +103,34 @@ def read_unlabelled(settings: Data) -> Rows:
     """
     settings = settings.model_copy(update={"source": settings.unlabelled, "label_column": None})
     source = _open(settings, "unlabelled")
-    found: Any = source.get(settings.train_split) or next(iter(source.values()))
+    name = _named(source, settings.train_split)
+    found: Any = source.splits.get(name) or next(iter(source.splits.values()))
     split = found.table(settings) if isinstance(found, Located) else found
     images = _images(split, _image_column(split.features, settings), settings)
     if len(images) == 0:
         raise UserError(f"data.unlabelled: {settings.source} has no images.")
-    return images
+    return images, source.folder
 
 
 def _open(settings: Data, key: str = "source") -> Source:
-    """All splits of a folder or Hub id; `datasets` tells which it is and what lies in it."""
+    """All splits of a folder or Hub id."""
     folder = Path(settings.source)
     looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
-    if folder.is_dir():
-        if key == "source":
-            _check_class_folders(folder)
-    elif looks_local or folder.exists() or folder.parent.is_dir():
+    if not folder.is_dir() and (looks_local or folder.exists() or folder.parent.is_dir()):
         near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"data.{key}: there is no folder {folder}.{did_you_mean(folder, near)}")
-    if settings.streaming and folder.is_dir() and not _has_shards(folder):
-        return _image_files(folder)
+    if folder.is_dir() and (found := read_folder(folder, settings.label_column, key)):
+        tables = {split: file_table(found, split, settings.streaming) for split in found.splits}
+        return Source(tables, found)
+    return Source(_open_with_datasets(settings, str(folder.resolve()) if folder.is_dir() else settings.source, key))
+
+
+def _open_with_datasets(settings: Data, name: str, key: str) -> dict[str, Any]:
+    """Splits of a Hub id, or of a folder of parquet files, Arrow files or tars."""
     datasets.disable_progress_bars()
-    name = str(folder.resolve()) if folder.is_dir() else settings.source
     try:
         if not settings.streaming:
-            return datasets.load_dataset(name, settings.subset)
+            return dict(datasets.load_dataset(name, settings.subset))
         builder = datasets.load_dataset_builder(name, settings.subset)
         kind = type(builder).__module__.rpartition(".")[2]
         return {str(split): Located(kind, list(files)) for split, files in (builder.config.data_files or {}).items()}
@@ -121,54 +139,37 @@ def _open(settings: Data, key: str = "source") -> Source:
         raise UserError(f"data.{key}: {told}") from error
 
 
-def _has_shards(folder: Path) -> bool:
-    endings = (".parquet", ".tar", ".tar.gz")
-    return any(name.endswith(endings) for _, _, names in os.walk(folder) for name in names)
-
-
-def _image_files(folder: Path) -> dict[str, Located]:
-    """Class folders as `datasets` has them, in its order; it takes milliseconds for each file to find them."""
-    splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()} or {"train": folder}
-    found = {}
-    for split, place in splits.items():
-        files = (os.path.join(at, name) for at, _, names in os.walk(place.resolve()) for name in names)
-        images = sorted(f for f in files if f.rpartition(".")[2].lower() in IMAGES and not Path(f).name.startswith("."))
-        found["validation" if split == "val" else split] = Located("imagefolder", images)
-    return found
-
-
 def _last_line(error: BaseException) -> str:
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else cause!r}"
 
 
-def _check_class_folders(folder: Path) -> None:
-    """`datasets` drops an empty class folder silently, and with it a class; say so instead."""
-    if _has_shards(folder):
-        return
-    splits = [p for p in folder.iterdir() if p.is_dir() and p.name in SPLITS]
-    for split in splits or [folder]:
-        classes = sorted(p for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
-        if len(classes) < 2:
-            raise UserError(f"data.source: {split} holds {len(classes)} class folder(s); at least 2 are needed.")
-        for name in classes:
-            if not any(p.is_file() for p in name.rglob("*")):
-                raise UserError(f"data.source: the class folder {name} is empty. Fill it or take it away.")
-
-
-def _choose_splits(source: Source, settings: Data) -> tuple[Any, Any]:
-    """Training and test split by name; None where the test images must be taken out of the training split."""
-    names = list(source)
-    for key, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
+def _choose_splits(source: Source, settings: Data) -> dict[str, str]:
+    """The source's name of the splits `train`, and, if they are to be used, `validation` and `test`."""
+    names = list(source.splits)
+    train, wanted = _named(source, settings.train_split), settings.test_split and _named(source, settings.test_split)
+    for key, name in (("train_split", train), ("test_split", wanted)):
         if name is not None and name not in names:
             raise UserError(f"data.{key}: {name!r} is not a split of {settings.source}, which has {', '.join(names)}.")
-    train = source[settings.train_split]
-    found = settings.test_split or next((n for n in ("test", "validation") if n in names), None)
-    if found is not None and found != settings.train_split:
-        return train, source[found]
-    if not settings.test_fraction:
-        raise UserError("data.test_fraction: the source has no test split, so a share of its images must be held out.")
-    return train, None
+    test = wanted or next((n for n in ("test", "validation") if n in names), None)
+    if test is None or test == train:
+        if not settings.test_fraction:
+            raise UserError(
+                "data.test_fraction: the source has no test split, so a share of its images must be held out."
+            )
+        return {"train": train}
+    chosen = {"train": train, "test": test}
+    if source.folder and settings.validation and "validation" in set(names) - {train, test}:
+        chosen["validation"] = "validation"
+    return chosen
+
+
+def _named(source: Source, split: str) -> str:
+    """A split by its name, or, of a folder, by the name of its own folder."""
+    if source.folder is None or split in source.splits:
+        return split
+    own = {part.folder: name for name, part in source.folder.splits.items()}
+    return own.get(split) or split_name(split) or split
 
 
 def _columns(found: Any, settings: Data, known: list[str] | None = None) -> tuple[Split, list[str]]:

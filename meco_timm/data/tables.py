@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from meco_timm.common import UserError
 from meco_timm.data import tars
+from meco_timm.data.folders import Folder
 from meco_timm.data.remote import fetch, opened, place_of, remembered, unreadable
 from meco_timm.data.shards import Files, ParquetShard, Shard, Shards, TarShard
 
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
 
 def open_table(kind: str, files: list[str], image: str | None, label: str | None) -> Table:
-    """One split's files; kind: `parquet`, `webdataset` or `imagefolder`, as `datasets` names them.
+    """One split's files; kind: `parquet` or `webdataset`, as `datasets` names them.
 
     Raises:
         UserError: they cannot be read in place.
@@ -37,8 +37,6 @@ def open_table(kind: str, files: list[str], image: str | None, label: str | None
         return _parquet_table(files)
     if kind == "webdataset":
         return _tar_table(files, image, label)
-    if kind == "imagefolder" and not any(map(place_of, files[:1])):
-        return _file_table(files)
     raise UserError(
         f"data.streaming: parquet files, webdataset tars and class folders on this machine are read in place; this is "
         f"{kind}. Leave data.streaming out."
@@ -106,12 +104,25 @@ def _tar_table(files: list[str], image: str | None, label: str | None) -> Table:
     return Table(features, lambda name, keep: Shards(shards, keep), lambda name: np.asarray(words))
 
 
-def _file_table(files: list[str]) -> Table:
-    if not files:
-        raise UserError("data.source: a split has no image files.")
-    folders = np.array([Path(file).parent.name for file in files])
+def file_table(folder: Folder, split: str, in_place: bool) -> Table:
+    """One split of a folder of image files; in_place: as shards, else as `datasets` keeps images."""
+    _, files, words = folder.splits[split]
+    paths = [f"{folder.root}/{file.path}" for file in files]
     features: dict[str, Any] = {"image": datasets.Image()}
-    if len(set(folders)) > 1:
-        features["label"] = datasets.Value("string")
-    where = str(Path(files[0]).parent)
-    return Table(features, lambda name, keep: Shards([Files(where, files)], keep), lambda name: folders)
+    if words is not None:
+        whole = all(word.isascii() and word.isdecimal() for word in words) and folder.labels != "class folders"
+        features[folder.label_column] = datasets.Value("int64" if whole else "string")
+        values = np.array(words, dtype=np.int64 if whole else np.str_)
+    return Table(
+        features,
+        lambda name, keep: Shards([Files(folder.root, paths)], keep) if in_place else _undecoded(paths),
+        lambda name: values,
+    )
+
+
+def _undecoded(paths: list[str]) -> datasets.Dataset:
+    """Image files as rows of `datasets`, not decoded."""
+    columns = [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())]
+    stored = pa.StructArray.from_arrays(columns, ["bytes", "path"])
+    rows = datasets.Dataset(datasets.table.InMemoryTable(pa.table({"image": stored})))
+    return rows.cast_column("image", datasets.Image(decode=False))

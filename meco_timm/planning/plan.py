@@ -11,6 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLI
 from meco_timm.data import DataSource, check_batch
 from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
 from meco_timm.planning.cost import cost_lines
+from meco_timm.planning.data_section import DataSection, data_section
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.zoo import named_teachers, untrained_teachers
 
@@ -32,7 +33,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lam
     )
     teachers = untrained_teachers(recipe, data.classes)
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
-    console.print(_data_line(recipe, data))
+    _print_data(console, data_section(recipe, data))
     console.print(_networks(recipe, student, teachers, data.classes))
     tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
     if recipe.alignment.blocks:
@@ -48,12 +49,15 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lam
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-def _data_line(recipe: Recipe, data: DataSource) -> str:
-    return (
-        f"data  {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
-        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
-        f"at {recipe.data.image_size} px\n"
-    )
+def _print_data(console: Console, section: DataSection) -> None:
+    console.print(f"{section.title}\n")
+    if section.classes:
+        console.print(section.classes)
+        console.print()
+    for line in section.lines:
+        console.print(line, highlight=False)
+    if section.lines:
+        console.print()
 
 
 def _plain_table(*heads: str) -> Table:

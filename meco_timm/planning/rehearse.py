@@ -23,6 +23,7 @@ from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 
 FEW = 4  # images to validate with, and to test on
 PICTURES = 16  # made-up images that are not the same
+Rows = tuple[list[dict[str, Any]], list[int]]  # stored images and labels
 
 
 @contextmanager
@@ -102,15 +103,9 @@ def random_weights(recipe: Recipe, folder: Path) -> Recipe:
 
 def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
     """Write some images, of each class, for all splits; returns what the section `data` then says of them."""
-    settings, known = recipe.data, known_data(recipe.data)
-    classes, train, test = (known.classes, None, None) if known else read_source(settings)
+    settings = recipe.data
     largest = processes * max(loop.batch_size for loop in (recipe.loop, *(t.loop for t in recipe.teachers)))
-    count = 2 * max(len(classes), largest) + FEW  # as many again, for those whose labels are hidden
-    if train is None:
-        pictures = [_picture(i, settings.image_size) for i in range(PICTURES)]
-        parts = [_made_up(pictures, n, len(classes)) for n in (count, FEW)]
-    else:
-        parts = [_some(train, count), _some(test or train, FEW)]
+    classes, parts = _few_rows(recipe, largest)
     folder.mkdir(parents=True)
     datasets.disable_progress_bars()
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=classes))
@@ -126,6 +121,19 @@ def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
     }
 
 
+def _few_rows(recipe: Recipe, largest: int) -> tuple[list[str], list[Rows]]:
+    """(classes, images and labels to train on and to test on): some of the source's, or made-up ones."""
+
+    def count(classes: list[str]) -> int:
+        return 2 * max(len(classes), largest) + FEW  # as many again, for those whose labels are hidden
+
+    if (known := known_data(recipe.data)) is not None:
+        pictures, classes = [_picture(i, recipe.data.image_size) for i in range(PICTURES)], known.classes
+        return classes, [_made_up(pictures, n, len(classes)) for n in (count(classes), FEW)]
+    found = read_source(recipe.data)
+    return found.classes, [_some(found.train, count(found.classes)), _some(found.test or found.train, FEW)]
+
+
 def _picture(seed: int, side: int) -> bytes:
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype("uint8")
     file = io.BytesIO()
@@ -133,12 +141,12 @@ def _picture(seed: int, side: int) -> bytes:
     return file.getvalue()
 
 
-def _made_up(pictures: list[bytes], count: int, classes: int) -> tuple[list[dict[str, Any]], list[int]]:
+def _made_up(pictures: list[bytes], count: int, classes: int) -> Rows:
     images = [{"bytes": pictures[i % len(pictures)], "path": None} for i in range(count)]
     return images, [i % classes for i in range(count)]
 
 
-def _some(split: Split, count: int) -> tuple[list[dict[str, Any]], list[int]]:
+def _some(split: Split, count: int) -> Rows:
     """`count` rows of a split, or all: one of each class, then a second of each, and so on."""
     by_class = np.argsort(split.labels, kind="stable")
     first = np.searchsorted(split.labels[by_class], split.labels[by_class])

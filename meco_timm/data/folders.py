@@ -1,0 +1,259 @@
+"""A folder of image files: which images it holds, in which splits, and the class of each. One walk, these rules:
+
+1. Every file whose ending Pillow opens is an image, in any case (`.JPG`). Other files are counted by ending.
+2. The class of an image is the first folder level, whatever lies deeper. Any name may be a class (`train_station`,
+   `__other__`, `ü`). Classes are sorted by name.
+3. Folders on the top level are splits if all of them have the name of a split, in any case and form: train, Training,
+   train_set, seg_train, train2017; val, valid, validation, dev, eval; test, testing. Classes are then one level deeper.
+4. Without a test split, the validation split is used as the test split; without both, a share is held out.
+5. Files and folders whose name begins with a dot, and those of desktops (`__MACOSX`, `@eaDir`), are passed over. So are
+   images beside the class folders. Both are counted and named.
+6. Links are followed. A folder that is met twice is read once.
+7. `metadata.csv` or `metadata.jsonl`, in the folder or in a split's folder, gives the labels if it has the columns
+   `file_name` (relative to the file) and a label. It must then list every image.
+8. Refused, with a name: an empty class folder; a class with the name of a split; two folders for one split; two classes
+   that differ only in case, spaces at the ends or the form of their Unicode; one folder in two classes or splits.
+
+Nothing is ever written there.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from meco_timm.common import UserError
+from meco_timm.data.metadata import find_labels
+from meco_timm.data.walk import Contents, File, walk
+
+BESIDE = "beside the class folders"
+BESIDE_SPLITS = "beside the folders of the splits"
+WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+FILLERS = {"set", "split", "data", "dataset", "images", "image", "imgs", "img", "seg", "folder"}
+NAMED = 5  # names in a message
+
+
+class ImageFiles(NamedTuple):
+    """The images of one split, sorted by path; words: the class of each, None where there are no labels."""
+
+    folder: str
+    files: list[File]
+    words: list[str] | None
+
+
+@dataclass
+class Folder:
+    """What was found. splits: by the names train, validation, test. skipped: image files passed over, by reason.
+    others: how many files are no images, by ending. labels: where the labels come from. label_column: its name."""
+
+    root: str
+    splits: dict[str, ImageFiles]
+    skipped: dict[str, list[str]]
+    others: Counter[str] = field(default_factory=Counter)
+    labels: str = "class folders"
+    label_column: str = "label"
+
+
+def read_folder(folder: Path, label_column: str | None = None, key: str = "source") -> Folder | None:
+    """The images in `folder` by the rules above; None of a folder of parquet files, Arrow files or tars.
+
+    label_column: of metadata.csv. key: `source`, or `unlabelled` for images without labels.
+
+    Raises:
+        UserError: the folder breaks a rule, or holds no images.
+    """
+    found = walk(folder)
+    if found.shards and not found.images:
+        return None
+    _check_kind(found, key)
+    _check_names(found)
+    splits = _split_folders(found)
+    files = {split: _below(found, place) for split, place in splits.items()}
+    if key == "unlabelled":
+        parts = {split: ImageFiles(splits[split], part, None) for split, part in files.items()}
+        return Folder(found.root, parts, found.skipped, found.others)
+    _check_twice(found, splits)
+    if labels := find_labels(found.root, splits.values(), label_column):
+        parts = {split: ImageFiles(splits[split], part, labels.of(part)) for split, part in files.items()}
+        labels.check(f for part in files.values() for f in part)
+        _check_agreement(found, parts, labels.named, label_column)
+        _check_alike(_words(parts), found.root)
+        return Folder(found.root, parts, found.skipped, found.others, labels.named, labels.column)
+    parts = {split: _by_folder(found, splits[split], part) for split, part in files.items()}
+    _check_alike(_words(parts), found.root)
+    return Folder(found.root, parts, found.skipped, found.others)
+
+
+def split_name(name: str) -> str | None:
+    """`train`, `validation` or `test` if a folder's name means one, and nothing else."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.casefold())]
+    words = [re.sub(r"(?<=.)(set|data|images)$", "", word) if word not in WORDS else word for word in words]
+    named = [word for word in words if word and word not in FILLERS]
+    return WORDS.get(named[0]) if len(named) == 1 else None
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def listed(names: list[str], limit: int = NAMED) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def top_folders(found: Contents, place: str = "") -> list[str]:
+    """Names of the folders directly below `place`."""
+    start = f"{place}/" if place else ""
+    return [path[len(start) :] for path in found.folders if path.startswith(start) and "/" not in path[len(start) :]]
+
+
+def _check_kind(found: Contents, key: str) -> None:
+    if found.shards:
+        raise UserError(
+            f"data.{key}: {found.root} holds image files ({shown(found.images[0].path)}) and also "
+            f"{shown(found.shards[0].path)}. It is not clear which are meant: move one kind to another folder."
+        )
+    if not found.images:
+        raise UserError(
+            f"data.{key}: {found.root} holds no image file, no parquet file and no tar"
+            f"{_others(found)}. Images are files with an ending that Pillow opens, such as .jpg or .png."
+        )
+
+
+def _others(found: Contents) -> str:
+    archives = " Unpack the archive." if found.others.keys() & {".zip", ".rar", ".7z", ".gz"} else ""
+    parts = [f"{count} {ending}" for ending, count in found.others.most_common(NAMED)]
+    parts += [f"{len(paths)} image(s) {reason}" for reason, paths in found.skipped.items()]
+    return f", but {shown(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""
+
+
+def _check_names(found: Contents) -> None:
+    for path in (*found.folders, *(file.path for file in found.images)):
+        if not path.isascii() and any("\ud800" <= c <= "\udfff" for c in path):
+            raise UserError(f"data.source: {found.root}: the name '{shown(path)}' is not valid UTF-8. Rename it.")
+
+
+def _split_folders(found: Contents) -> dict[str, str]:
+    """Folder of each split; the whole folder as `train` if there are no folders of splits."""
+    tops = top_folders(found)
+    splits = {top: split for top in tops if (split := split_name(top))}
+    if not splits:
+        return {"train": ""}
+    if rest := [top for top in tops if top not in splits]:
+        raise UserError(
+            f"data.source: {found.root}: {listed(list(splits))} has the name of a split, but the folder(s) "
+            f"{listed(rest)} beside it do not. If it is a class, rename it; if it is a split, move the others away."
+        )
+    for split in ("train", "validation", "test"):
+        if len(same := [top for top in tops if splits[top] == split]) > 1:
+            raise UserError(
+                f"data.source: {found.root}: the folders {listed(same)} are all named as the {split} split. Keep one."
+            )
+    _pass_over_loose(found, "", BESIDE_SPLITS)
+    return {split: top for split in ("train", "validation", "test") for top in tops if splits[top] == split}
+
+
+def _below(found: Contents, place: str) -> list[File]:
+    return [file for file in found.images if not place or file.path.startswith(f"{place}/")]
+
+
+def _pass_over_loose(found: Contents, place: str, reason: str) -> None:
+    """Take out the images that lie directly in `place`."""
+    loose = {file.path for file in _below(found, place) if file.path.rpartition("/")[0] == place}
+    for path in sorted(loose):
+        found.skip(reason, path)
+    if loose:
+        found.images = [file for file in found.images if file.path not in loose]
+
+
+def _words(parts: dict[str, ImageFiles]) -> list[str]:
+    return sorted({word for part in parts.values() for word in part.words or []})
+
+
+def _class_of(path: str, place: str) -> str:
+    return path[len(place) + 1 if place else 0 :].partition("/")[0]
+
+
+def _check_twice(found: Contents, splits: dict[str, str]) -> None:
+    """A folder that is met again must not stand in two classes or splits."""
+
+    def where(path: str) -> tuple[str, str]:
+        place = next((place for place in splits.values() if place and f"{path}/".startswith(f"{place}/")), "")
+        return place, _class_of(path, place)
+
+    for again, first in found.twice:
+        if first and where(again) != where(first) and not again.startswith(f"{first}/"):
+            raise UserError(
+                f"data.source: {found.root}: {shown(again)} is the same folder as {shown(first)}, so its images "
+                "would stand in two classes or splits. Remove one of the links."
+            )
+
+
+def _by_folder(found: Contents, place: str, files: list[File]) -> ImageFiles:
+    """The images of one split, with the first folder level as their class."""
+    classes, where = top_folders(found, place), shown(f"{found.root}/{place}".rstrip("/"))
+    loose = [file for file in files if file.path.rpartition("/")[0] == place]
+    if not classes:
+        raise UserError(
+            f"data.source: {where} holds {len(loose)} image(s) and 0 class folder(s), so they have no labels. Sort "
+            "them into class folders, or list them in metadata.csv (columns file_name, label). Images without labels "
+            "are for data.unlabelled."
+        )
+    _pass_over_loose(found, place, BESIDE)
+    files = [file for file in files if file.path.rpartition("/")[0] != place] if loose else files
+    words = [_class_of(file.path, place) for file in files]
+    if empty := sorted(set(classes) - set(words)):
+        raise UserError(
+            f"data.source: the class folder {where}/{shown(empty[0])} is empty: it holds no image"
+            f"{f' (so do {listed(empty[1:])})' if empty[1:] else ''}. Fill it or take it away."
+        )
+    if len(classes) < 2 and (not place or split_name(place) == "train"):  # another split need not show all
+        raise UserError(
+            f"data.source: {where} holds 1 class folder(s) ({shown(classes[0])}); at least 2 are needed."
+            f"{_deeper(found, place, classes[0])}"
+        )
+    return ImageFiles(place, files, words)
+
+
+def _deeper(found: Contents, place: str, only: str) -> str:
+    """A hint where the class folders lie one level deeper."""
+    inner = top_folders(found, f"{place}/{only}" if place else only)
+    if len(inner) < 2:
+        return ""
+    return f" Did you mean {found.root}/{only}?" if not place else f" Move the folders in {shown(only)} one level up."
+
+
+def _check_alike(names: list[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
+        if other != name:
+            raise UserError(
+                f"data.source: {where}: the classes {other!r} and {name!r} differ only in case, spaces or the form of "
+                "their Unicode. If they are one class, put them together; if not, rename one."
+            )
+
+
+def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, label_column: str | None) -> None:
+    """Labels of a file and class folders beside it must mean the same, unless the recipe names the column."""
+    if label_column is not None:
+        return
+    for place, files, words in parts.values():
+        if len(top_folders(found, place)) < 2 or any(file.path.rpartition("/")[0] == place for file in files):
+            continue
+        folders = [_class_of(file.path, place) for file in files]
+        pairs = sorted(set(zip(folders, words or [], strict=True)))
+        if len(pairs) != len(set(folders)) or len(pairs) != len(set(words or [])):
+            raise UserError(
+                f"data.source: {found.root}: {named} and the class folders give other labels ("
+                f"{', '.join(f'{shown(a)}: {shown(b)}' for a, b in pairs[:NAMED])}). Name the column to use with "
+                "data.label_column, or take the file away to use the folders."
+            )

@@ -1,0 +1,82 @@
+"""The plan's lines about the data: where labels and splits come from, images per class, files passed over."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from meco_timm.data import DataSource, Folder, listed, shown
+from meco_timm.recipe import Data, Recipe
+
+CLASSES = 10  # listed by name
+FILES = 3  # named of those passed over
+
+
+class DataSection(NamedTuple):
+    """The first line, the table of classes (None where nothing was opened) and further lines."""
+
+    title: str
+    classes: Table | None
+    lines: list[str]
+
+
+def data_section(recipe: Recipe, data: DataSource) -> DataSection:
+    """What was found, and which images are used for what."""
+    title = (
+        f"data  {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
+        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
+        f"at {recipe.data.image_size} px"
+    )
+    if not data.identity:  # a data set of the Hub that was not opened
+        return DataSection(title, None, [])
+    lines = []
+    for folder in data.folders:
+        where = f" in {shown(Path(folder.root).name)}" if len(data.folders) > 1 else ""
+        lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
+    return DataSection(title, _class_table(data), lines)
+
+
+def _class_table(data: DataSource) -> Table:
+    """Images per class and split: the first classes, the smallest and the largest."""
+    counts = data.class_counts()
+    if (counts["labelled"] == counts["train"]).all():
+        del counts["labelled"]
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("class", overflow="fold")
+    for split in counts:
+        table.add_column(split, justify="right")
+
+    def add(name: str, i: int) -> None:
+        table.add_row(name, *(str(column[i]) for column in counts.values()))
+
+    many = len(data.classes) > CLASSES
+    for i, name in enumerate(data.classes[:CLASSES]):
+        add(shown(name), i)
+    if many:
+        table.add_row(f"… and {len(data.classes) - CLASSES} more")
+        for word, i in (("smallest", int(counts["train"].argmin())), ("largest", int(counts["train"].argmax()))):
+            add(f"{word}: {shown(data.classes[i])}", i)
+    return table
+
+
+def _origin(folder: Folder, settings: Data) -> Iterator[str]:
+    """Where labels and splits come from."""
+    if all(part.words is None for part in folder.splits.values()):
+        yield f"unlabelled images: {sum(len(part.files) for part in folder.splits.values())} in {shown(folder.root)}"
+        return
+    yield f"labels: from {shown(folder.labels)}"
+    named = [f"{split} from {shown(part.folder)}/" for split, part in folder.splits.items() if part.folder]
+    if named:
+        yield f"splits: {', '.join(named)}"
+    if "test" not in folder.splits and "validation" not in folder.splits:
+        yield f"no test folder: {settings.test_fraction:g} of the images are held out as the test split"
+
+
+def _passed_over(folder: Folder, where: str) -> Iterator[str]:
+    """Image files that are not used, by reason; other files by ending."""
+    for reason, paths in folder.skipped.items():
+        yield f"passed over{where}: {len(paths)} image(s) {reason}: {listed(paths, FILES)}"
+    if folder.others:
+        kinds = [f"{count} {ending}" for ending, count in sorted(folder.others.items(), key=lambda one: -one[1])]
+        yield f"not images{where}: {listed(kinds, CLASSES)}"

@@ -1,0 +1,386 @@
+"""Folders of image files: every image and class that lies there is used, named as passed over, or refused by name."""
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, ROOT, base_recipe, draw_image, fill, image_folder, write
+from helpers.data import load, refused
+
+import train
+from meco_timm.common.errors import UserError
+from meco_timm.data.folders import read_folder, split_name
+
+SHARED = Path(os.environ.get("MECO_SHARED", ROOT.parent / "shared"))
+MAKE = SHARED / "cases/make_folders.py"
+STREAMING = pytest.mark.parametrize("streaming", [False, True], ids=["map-style", "streaming"])
+
+
+# The collection of folders that is kept outside of the repository
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not MAKE.exists():
+        pytest.skip(f"there is no {MAKE}")
+    folder = tmp_path_factory.mktemp("cases")
+    command = [sys.executable, str(MAKE), str(ROOT / "recipes/data/digits"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+CASES = (
+    "plain", "class names with train in them", "file names with train and test in them", "one file called train.png",
+    "train and test", "Train and Test", "capitals TRAIN and TEST", "Training and Testing", "training and testing",
+    "train, valid and test", "nested", "one class nested", "a stray image beside the classes",
+    "metadata.csv beside the classes", "a README.md beside the classes", "files of desktops", "brackets [2024]",
+    "a space and ü", "linked class folders", "a linked root", "capital extensions",
+)  # fmt: skip
+
+
+@STREAMING
+@pytest.mark.parametrize("case", CASES)
+def test_each_case_is_read_as_it_lies_there(cases, case, streaming):
+    every = json.loads((cases / "cases.json").read_text(encoding="utf-8"))
+    assert every.keys() == set(CASES)
+    expected = every[case]
+    data = load(cases / case, validation=0.1, test_fraction=0.25, streaming=streaming)
+    assert data.classes == expected["classes"]
+    test = expected["test"] or expected["train"] // 4
+    assert len(data.test) == test
+    assert len(data.train) + len(data.validation) == expected["train"] + (expected["test"] or 0) - test
+    assert sum(len(paths) for paths in data.folders[0].skipped.values()) == expected["skipped"]
+
+
+# The worst of them, and others of their kinds
+
+
+def renamed(folder: Path) -> Path:
+    """Class names that hold the name of a split, spaces, a bracket, ü, or begin with underscores."""
+    return fill(folder / "[2024] ü", dict.fromkeys(["train_interior", "test tube", "__other__", "größe"], 8))
+
+
+def split_words_in_files(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 8))
+    for name in CLASSES:
+        for i, word in enumerate(("train", "test_1", "valid", "dev", "eval.1")):
+            (folder / name / f"{i:03}.png").rename(folder / name / f"{word}.png")
+    return folder
+
+
+def capitals(folder: Path) -> Path:
+    fill(folder / "Seg_Training Set", dict.fromkeys(CLASSES, 6))
+    fill(folder / "TEST", dict.fromkeys(CLASSES, 2))
+    return folder
+
+
+def three_splits(folder: Path) -> Path:
+    for name, count in (("train", 5), ("valid", 1), ("testing", 2)):
+        fill(folder / name, dict.fromkeys(CLASSES, count))
+    return folder
+
+
+def nested(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 4))
+    for name in CLASSES:
+        fill(folder / name, {"train": 2, "b/c": 2})
+    return folder
+
+
+def stray(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 8))
+    draw_image(0, 0).save(folder / "cover.png")
+    return folder
+
+
+def metadata_without_labels(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 8))
+    (folder / "metadata.csv").write_text("file_name,text\ncircle/000.png,a circle\n")
+    return folder
+
+
+def desktops(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 8))
+    for place in (".ipynb_checkpoints", "__MACOSX", "circle/@eaDir"):
+        fill(folder / place, {"circle": 1})
+    (folder / "dash/._000.png").write_bytes(b"\0")
+    (folder / "dash/Thumbs.db").write_bytes(b"\0")
+    return folder
+
+
+def links(folder: Path) -> Path:
+    """Linked class folders, a linked root, a loop, and a link to a folder of the same class."""
+    fill(folder / "real", dict.fromkeys(CLASSES, 8))
+    (folder / "classes").mkdir()
+    for name in CLASSES:
+        (folder / "classes" / name).symlink_to(folder / "real" / name, target_is_directory=True)
+    (folder / "real/dash/loop").symlink_to(folder / "real/dash", target_is_directory=True)
+    (folder / "real/dash/up").symlink_to(folder, target_is_directory=True)
+    (folder / "root").symlink_to(folder / "classes", target_is_directory=True)
+    return folder / "root"
+
+
+def endings(folder: Path) -> Path:
+    fill(folder, dict.fromkeys(CLASSES, 8))
+    for i, ending in enumerate((".PNG", ".Tga", ".webp", ".jfif", ".jp2", ".avif")):
+        file = folder / "cross" / f"{i:03}.png"
+        file.rename(file.with_suffix(ending))
+    return folder
+
+
+def metadata(folder: Path) -> Path:
+    """Labels in a file, images in one folder."""
+    fill(folder, {"pictures": 24})
+    rows = [f"pictures/{i:03}.png,{CLASSES[i % 3]},{i}" for i in range(24)]
+    (folder / "metadata.csv").write_text("\ufefffile_name,label,number\n" + "\n".join(rows), encoding="utf-8")
+    return folder
+
+
+def metadata_lines(folder: Path) -> Path:
+    """The same as JSON lines, one file per split, with numbers for labels."""
+    for split, count in (("train", 18), ("test", 6)):
+        fill(folder, {split: count})
+        lines = [json.dumps({"file_name": f"{i:03}.png", "label": i % 3}) for i in range(count)]
+        (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+WORST: dict[Callable[[Path], Path], tuple[list[str], int, int]] = {  # classes, images in all, image files passed over
+    renamed: (["__other__", "größe", "test tube", "train_interior"], 32, 0),
+    split_words_in_files: (sorted(CLASSES), 24, 0),
+    capitals: (sorted(CLASSES), 24, 0),
+    three_splits: (sorted(CLASSES), 24, 0),
+    nested: (sorted(CLASSES), 24, 0),
+    stray: (sorted(CLASSES), 24, 1),
+    metadata_without_labels: (sorted(CLASSES), 24, 0),
+    desktops: (sorted(CLASSES), 24, 4),
+    links: (sorted(CLASSES), 24, 0),
+    endings: (sorted(CLASSES), 24, 0),
+    metadata: (sorted(CLASSES), 24, 0),
+    metadata_lines: (["0", "1", "2"], 24, 0),
+}
+
+
+@STREAMING
+@pytest.mark.parametrize("make", WORST, ids=lambda make: make.__name__)
+def test_what_lies_there_is_used(tmp_path, make, streaming):
+    classes, images, passed_over = WORST[make]
+    data = load(make(tmp_path / "data"), test_fraction=0.25, streaming=streaming)
+    assert data.classes == classes
+    assert len(data.train) + len(data.validation) + len(data.test) == images
+    assert sum(map(len, data.folders[0].skipped.values())) == passed_over
+    counts = data.class_counts()
+    assert (counts["train"] + counts["validation"] + counts["test"] == images // len(classes)).all()
+
+
+def test_both_ways_of_reading_give_the_same_splits(tmp_path):
+    both = [load(nested(tmp_path / "data"), streaming=streaming, buffer=100) for streaming in (False, True)]
+    for part in ("train", "validation", "test"):
+        paths = [[one["path"] for one in getattr(data, part).split[getattr(data, part).rows.tolist()]["image"]]
+                 for data in both]  # fmt: skip
+        assert paths[0] == paths[1]
+
+
+def test_a_validation_folder_beside_a_test_folder_is_the_validation_split(tmp_path):
+    data = load(three_splits(tmp_path))
+    paths = data.validation.split[data.validation.rows.tolist()]["image"]
+    assert {Path(one["path"]).parts[-3] for one in paths} == {"valid"}
+    assert (len(data.train), len(data.validation), len(data.test)) == (15, 3, 6)
+    assert not set(data.train.rows) & set(data.validation.rows)
+    assert len(load(tmp_path, validation=0.0).validation) == 0
+    assert len(load(tmp_path, test_split="valid").test) == 3  # by the folder's own name
+
+
+def test_a_validation_folder_without_a_test_folder_is_the_test_split(tmp_path):
+    fill(tmp_path / "train", dict.fromkeys(CLASSES, 6))
+    fill(tmp_path / "val", dict.fromkeys(CLASSES, 2))
+    assert len(load(tmp_path).test) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[(name, "train") for name in ("train", "Training", "TRAIN_SET", "seg_train", "trainset", "train2017")],
+        *[(name, "validation") for name in ("val", "valid", "Validation Set", "dev", "eval", "val_images")],
+        *[(name, "test") for name in ("test", "Testing", "test-data", "seg_test", "testset")],
+        *[
+            (name, None)
+            for name in ("train_interior", "railway", "trainer", "contest", "train_test", "images", "strain")
+        ],
+    ],
+)
+def test_names_of_splits(name, split):
+    assert split_name(name) == split
+
+
+# Refusals, each with a name
+
+
+def flat_test(folder: Path) -> None:
+    fill(folder, {"train/a": 2, "train/b": 2, "test": 3})
+
+
+def empty(folder: Path) -> None:
+    fill(folder, {"a": 2, "b": 2, "c": 0})
+    (folder / "c/notes.txt").write_text("nothing")
+
+
+def like_a_split(folder: Path) -> None:
+    fill(folder, {"plane": 2, "Train": 2})
+
+
+def two_of_one_split(folder: Path) -> None:
+    fill(folder, {f"{split}/{name}": 2 for split in ("val", "valid") for name in ("a", "b")})
+
+
+def by_case(folder: Path) -> None:
+    fill(folder, {"Cat": 2, "cat": 2})
+
+
+def by_space(folder: Path) -> None:
+    fill(folder, {"train/cat": 2, "train/dog": 2, "test/cat ": 2})
+
+
+def by_unicode(folder: Path) -> None:
+    fill(folder, {unicodedata.normalize(form, "tür"): 2 for form in ("NFC", "NFD")})
+
+
+def only_in_test(folder: Path) -> None:
+    fill(folder, {"train/a": 2, "train/b": 2, "test/a": 2, "test/c": 2})
+
+
+def not_listed(folder: Path) -> None:
+    fill(folder, {"a": 2, "b": 2})
+    (folder / "metadata.csv").write_text("file_name,label\na/000.png,x\n")
+
+
+def listed_but_absent(folder: Path) -> None:
+    fill(folder, {"p": 2})
+    (folder / "metadata.csv").write_text("file_name,label\np/000.png,x\np/001.png,y\np/002.png,y\n")
+
+
+def other_labels(folder: Path) -> None:
+    fill(folder, {"a": 2, "b": 2})
+    rows = ["a/000.png,x", "a/001.png,y", "b/000.png,x", "b/001.png,y"]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+
+
+def bad_lines(folder: Path) -> None:
+    fill(folder, {"p": 2})
+    (folder / "metadata.jsonl").write_text('{"file_name": "p/000.png", "label": ')
+
+
+def other_encoding(folder: Path) -> None:
+    fill(folder, {"p": 2})
+    (folder / "metadata.csv").write_bytes("file_name,label\np/000.png,größe\n".encode("latin-1"))
+
+
+def linked_twice(folder: Path) -> None:
+    fill(folder, {"train/a": 2, "train/b": 2, "test/a": 2})
+    (folder / "test/b").symlink_to(folder / "train/b", target_is_directory=True)
+
+
+def one_level_deeper(folder: Path) -> None:
+    fill(folder, {"photos/a": 2, "photos/b": 2})
+
+
+def heic(folder: Path) -> None:
+    fill(folder, {"a": 0})
+    (folder / "a/IMG_1.HEIC").write_bytes(b"\0")
+
+
+def archive(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "images.zip").write_bytes(b"PK")
+
+
+def images_and_tars(folder: Path) -> None:
+    fill(folder, {"a": 2, "b": 2})
+    (folder / "images.tar").write_bytes(b"")
+
+
+def not_utf8(folder: Path) -> None:
+    fill(folder, {"a": 2, "b": 2})
+    os.rename(folder / "a/000.png", os.fsencode(folder) + b"/a/\xff.png")
+
+
+REFUSED: dict[Callable[[Path], None], list[str]] = {
+    flat_test: ["/test holds 3 image(s) and 0 class folder(s), so they have no labels"],
+    empty: ["the class folder ", "/c is empty: it holds no image"],
+    like_a_split: ["Train has the name of a split, but the folder(s) plane beside it do not"],
+    two_of_one_split: ["the folders val, valid are all named as the validation split"],
+    by_case: ["the classes 'Cat' and 'cat' differ only in case"],
+    by_space: ["the classes 'cat' and 'cat ' differ only in case, spaces"],
+    by_unicode: ["differ only in case, spaces or the form of their Unicode"],
+    only_in_test: ["c stand only in one of them"],
+    not_listed: ["metadata.csv, column label lists 1 file(s), but not 'a/001.png', 'b/000.png', 'b/001.png'"],
+    listed_but_absent: ["metadata.csv, column label lists 'p/002.png', which are not there"],
+    other_labels: ["metadata.csv, column label and the class folders give other labels (a: x, a: y, b: x, b: y)"],
+    bad_lines: ["metadata.jsonl: cannot be read"],
+    other_encoding: ["metadata.csv: cannot be read: 'utf-8' codec can't decode"],
+    linked_twice: ["train/b is the same folder as test/b"],
+    one_level_deeper: ["holds 1 class folder(s) (photos)", "Did you mean ", "/photos?"],
+    heic: ["holds no image file", "but 1 .heic"],
+    archive: ["but 1 .zip. Unpack the archive"],
+    images_and_tars: ["holds image files (a/000.png) and also images.tar"],
+    not_utf8: ["the name 'a/\\udcff.png' is not valid UTF-8"],
+}
+
+
+@STREAMING
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_what_is_not_clear_is_refused_by_name(tmp_path, make, streaming):
+    make(tmp_path / "data")
+    message = refused(tmp_path / "data", streaming=streaming)
+    assert message.startswith("data.source: ")
+    assert all(words in message for words in REFUSED[make]), message
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 2, "b": 2})
+    scandir = os.scandir
+
+    def forbidden(path: str) -> object:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(UserError, match="/b: cannot be read: Permission denied"):
+        read_folder(tmp_path)
+
+
+def test_the_recipes_label_column_settles_which_labels_count(tmp_path):
+    other_labels(tmp_path / "data")
+    assert load(tmp_path / "data", label_column="label", test_fraction=0.5, validation=0.0).classes == ["x", "y"]
+    assert "there is no column 'species'" in refused(tmp_path / "data", label_column="species")
+
+
+def test_images_without_labels_are_read_from_any_folder(tmp_path):
+    fill(tmp_path / "more", {"": 3, "deeper/still": 2})
+    data = load(image_folder(tmp_path / "data"), unlabelled=str(tmp_path / "more"))
+    assert len(data.train) == 27 + 5
+
+
+# The plan
+
+
+def test_the_plan_shows_what_was_found(tmp_path, capsys):
+    desktops(stray(tmp_path / "data"))
+    (tmp_path / "data/notes.txt").write_text("mine")
+    fill(tmp_path / "data", {f"class {i:02}": 4 for i in range(12)} | {"a long name of a class": 20})
+    assert train.main([write(base_recipe(tmp_path / "data", tmp_path), tmp_path), "--plan"]) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    assert "16 classes" in plan
+    assert "… and 6 more" in plan
+    assert "smallest: class 00 2 1 1" in plan
+    assert "largest: a long name of a class 1" in plan
+    assert "passed over: 1 image(s) beside the class folders: cover.png" in plan
+    assert "passed over: 4 image(s) in hidden files and folders or those of a desktop: " in plan
+    assert "not images: 1 .db, 1 .txt" in plan
+    assert "no test folder: 0.2 of the images are held out as the test split" in plan
