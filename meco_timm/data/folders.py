@@ -130,7 +130,7 @@ def _check_kind(found: Contents, key: str) -> None:
 
 def _others(found: Contents) -> str:
     archives = " Unpack the archive." if found.others.keys() & {".zip", ".rar", ".7z", ".gz"} else ""
-    parts = [f"{count} {ending}" for ending, count in found.others.most_common(NAMED)]
+    parts = [f"{count} {ending}" for ending, count in sorted(found.others.items())[:NAMED]]
     parts += [f"{len(paths)} image(s) {reason}" for reason, paths in found.skipped.items()]
     return f", but {shown(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""
 

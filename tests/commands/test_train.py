@@ -534,13 +534,13 @@ def test_a_checkpoint_with_other_classes_as_a_teacher(finished, tmp_path, capsys
 
 def one_class(folder: Path) -> list[str]:
     fill(folder, {"circle": 8})
-    return ["holds 1 class folder(s); at least 2 are needed"]
+    return ["holds 1 class folder(s) (circle); at least 2 are needed"]
 
 
 def no_class(folder: Path) -> list[str]:
     folder.mkdir()
     draw_image(0, 0).save(folder / "lonely.png")
-    return ["holds 0 class folder(s); at least 2 are needed"]
+    return ["holds 1 image(s) and 0 class folder(s)"]
 
 
 def empty_class(folder: Path) -> list[str]:
