@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from meco_timm.common.errors import UserError
@@ -14,6 +15,15 @@ from meco_timm.networks.streams import Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "test_mambaout"]
+SWIN = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2), "window_size": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "test_resnet": {},
+    "test_convnext": {},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, **SWIN},
+    "test_vit": {"img_size": 64},
+    "test_efficientnet": {},
+    "mixer_s32_224": {"img_size": 64},
+}
 ALIGNMENT = Alignment(blocks=2, method="grid", length=32)
 
 
@@ -48,6 +58,26 @@ def test_blocks_are_the_networks_own_maps_aligned(name):
     for block, i in zip(found, stream.taps, strict=True):
         torch.testing.assert_close(block, align(maps[i], "grid", 32), atol=1e-5, rtol=1e-4)
     assert stream.taps[-1] == len(maps) - 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_before_alignment_are_the_maps_of_features_only(name, tmp_path, monkeypatch):
+    """The same weights in timm's own feature extractor, which gives maps of some networks as B×H×W×C."""
+    monkeypatch.setattr("meco_timm.networks.streams.align", lambda maps, *_: maps)
+    args = FAMILIES[name]
+    stream = student_stream(Network(model=name, args=args), Alignment(blocks=3), 3, 64).eval()
+    file = tmp_path / "model.safetensors"
+    save_file(stream.model.state_dict(), file)
+    wanted: dict[str, Any] = {"features_only": True, "out_indices": stream.taps}
+    source = {"file": str(file), "num_classes": 3}
+    features = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **wanted, **args).eval()
+    with torch.no_grad():
+        expected, found = features(stream.prepare(images(64))), stream(images(64)).blocks
+    last = str(getattr(features, "output_fmt", None)).endswith("NHWC")
+    assert len(found) == len(expected) == 3
+    for block, maps in zip(found, expected, strict=True):
+        torch.testing.assert_close(block, maps.permute(0, 3, 1, 2) if last else maps)
+        assert block.std() > 0
 
 
 def test_without_blocks_the_logits_are_the_same():
