@@ -41,19 +41,21 @@ class Teacher(Network):
     """A member of the zoo: `resnet18.a1_in1k` brings its weights; `train: resnet18` is first trained on the labels."""
 
     train: bool = False
-    """Trained on the data set's labels first: from random weights, or from the named ones (fine-tuning)."""
+    """Train it on the labels of the data set first: from random weights, or from the named ones (fine-tuning).
+    `train: NAME` stands for `{model: NAME, train: true}`."""
     size: Annotated[int, Field(gt=0)] | None = None
     """Input size in pixels; by default the size it was trained at, `data.image_size` for a network trained here.
     The batch is resized for it."""
     gives: Literal["all", "blocks", "logits"] = "all"
-    """What the student learns from it. A network without a head (DINO, CLIP, SAM encoders) gives its blocks only."""
+    """Which outputs the student learns from. A network without a head (DINO, CLIP, SAM encoders) gives blocks only."""
     classes: str | list[int | str] | None = None
-    """Where its class set differs: a file with the teacher's class names, one a line, or a list with the teacher's
+    """If its class set differs: a file with the teacher's class names, one a line, or a list with the teacher's
     class (number or name) for each class of the data set. By default found by name, if its config has names."""
     missing: Literal["error", "mask"] = "error"
-    """Classes of the data set that the teacher does not know: refused, or `mask`: it never speaks of them."""
+    """For a teacher that lacks classes of the data set: `error` refuses it, `mask` gives these classes no
+    probability."""
     loop: Loop = Loop()
-    """What differs from `zoo.loop` in this teacher's training."""
+    """Keys that differ from `zoo.loop` in this teacher's training."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,24 +66,26 @@ class Teacher(Network):
 
 
 class Zoo(Section):
-    """The teachers' house: how they are drawn, and how and where those that need it are trained."""
+    """How teachers are sampled, and how those that need it are trained and kept."""
 
     sampling: Literal["random", "random_image", "average"] = "average"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
-    step, drawn from (seed, step, image): each teacher sees its share of the batch, a small one slowly; from a store at
-    no cost. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
+    step, drawn from (seed, step, image): each teacher sees its share of the batch, so small batches are slow; free of
+    cost from a store. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
-    """Of `random`, on several processes: one teacher for `all` in a step, or one for each `process`."""
+    """For `random` on several processes: in a step all use the same teacher (`all`), or each draws its own
+    (`process`)."""
     resident: Annotated[int, Field(gt=0)] | None = None
-    """Keep only so many teachers on the device, the others in the host's memory; those of the next steps come ahead,
-    from 2 on. Null keeps all. On a CPU it changes nothing."""
+    """Number of teachers kept on the device; the others are in host memory. From 2 on, those of the next steps are
+    moved ahead of time. Null keeps all on the device. No effect on a CPU."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """Of the teachers' weights while they teach; by default `bf16` on a CUDA device that has it, else float32. Half
-    the memory, and up to twice the speed where the device computes in it, some CPUs too. The table is in float32."""
+    """Precision of the teachers' weights during distillation; by default `bf16` on a CUDA device that has it, else
+    float32. Half the memory, and up to twice the speed on devices that compute in it, some CPUs among them. Final
+    evaluation is in float32."""
     folder: str = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()
-    """What differs from `loop` while teachers are trained."""
+    """Keys that differ from `loop` when teachers are trained."""
 
 
 class Alignment(Section):
@@ -128,7 +132,7 @@ class Losses(Section):
 
 
 class Discriminators(Section):
-    """One small classifier per block, teacher or student? The student is trained against them (discriminators.py)."""
+    """Small classifiers that tell teacher outputs from student outputs; the student is trained against them."""
 
     adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "none"
     """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
@@ -136,24 +140,24 @@ class Discriminators(Section):
     on: Literal["blocks", "logits", "all"] = "all"
     """Which outputs have a discriminator."""
     weight: Positive = 0.1
-    """Strength of the adversary's gradient on the student; the discriminators themselves always learn at full."""
+    """Factor of the adversary's gradient on the student; the discriminators' own gradient is not scaled."""
     lr: Positive = 1e-3
     """Learning rate of the discriminators."""
     spectral_norm: bool = False
-    """Weights divided by their largest singular value: a weaker discriminator, whose gradient does not die."""
+    """Divide weights by their largest singular value: a weaker discriminator, whose gradient does not vanish."""
     smoothing: Fraction = 0.0
-    """One-sided label smoothing: the teacher's side counts as so much less than 1."""
+    """One-sided label smoothing: the target for teacher outputs is 1 − `smoothing`."""
     r1: NotNegative = 0.0
-    """Penalty on the discriminators' slope at the teacher's side, another way to keep them from becoming too sure."""
+    """Weight of the R1 penalty on the discriminators' gradient at teacher outputs, which also weakens them."""
 
 
 class Publish(Section):
-    """Where the student goes on the Hub when the run has ended (publishing.py). No part of what the run is."""
+    """Upload of the student to the Hub when the run has ended. Not part of the run's identity."""
 
     repo: str
-    """`owner/name`; made if it is not there."""
+    """`owner/name`; created if it does not exist."""
     private: bool = False
-    """Whether a repository that is made is private."""
+    """Whether a newly created repository is private."""
     revision: str | None = None
     """Branch to publish on; `main` by default."""
     overwrite: bool = False
@@ -173,16 +177,16 @@ class Publish(Section):
 
 
 class Recipe(Section):
-    """Teachers, a student, a data set, and how the knowledge goes from one to the other."""
+    """Teachers, a student, a data set, and how the student is trained."""
 
     seed: int = 0
     """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
     run: str | None = None
     """The run folder; by default `runs/<recipe>-<hash of the recipe>`."""
     trackers: list[str] = Field(default_factory=list)
-    """Accelerate's words for trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""
+    """Accelerate's names of trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """Mixed precision; by default what `accelerate launch` was told."""
+    """Mixed precision; by default the option of `accelerate launch`."""
     data: Data
     teachers: Annotated[list[Teacher], Field(min_length=1)]
     """The ensemble: change this list to change the experiment."""
@@ -194,7 +198,7 @@ class Recipe(Section):
     loop: Loop = Loop()
     store: Store = Store()
     publish: Publish | None = None
-    """Where the student goes on the Hub when the run has ended; null for nowhere."""
+    """Null for no upload."""
 
     @field_validator("losses")
     @classmethod

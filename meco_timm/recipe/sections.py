@@ -37,9 +37,9 @@ class Augmentation(Section):
     color_jitter: NotNegative = 0.0
     """Strength of brightness, contrast and saturation jitter; 0 is none."""
     auto_augment: str | None = None
-    """timm's word for a policy, for example `rand-m9-mstd0.5` (RandAugment) or `3a`."""
+    """timm's name of a policy, for example `rand-m9-mstd0.5` (RandAugment) or `3a`."""
     repeats: Annotated[int, Field(gt=0)] = 1
-    """Views of each image within one batch (repeated augmentation); an epoch then takes so many times the steps."""
+    """Views of each image within one batch (repeated augmentation); an epoch then takes `repeats` times the steps."""
 
 
 class Data(Section):
@@ -52,23 +52,23 @@ class Data(Section):
     subset: str | None = None
     """Which of several data sets under one Hub id (its "subset" or configuration), as `cropped_digits` of SVHN."""
     streaming: bool = False
-    """Read parquet files and webdataset tars where they lie, without a copy in the cache of `datasets`: for sets of the
-    size of ImageNet. Of a Hub id, parquet files come as they are met and tars before the start. Batches stay a function
-    of (seed, step)."""
+    """Read parquet files, webdataset tars and class folders in place, without a copy in the cache of `datasets`: for
+    data sets of the size of ImageNet. From the Hub, parquet files are downloaded when needed, tars before the start.
+    Batches remain a function of (seed, step)."""
     buffer: Annotated[int, Field(gt=0)] = 2048
-    """With `streaming`, training goes through shards in an order drawn anew each epoch, and mixes so many images in a
-    row. Each loader process keeps about so many undecoded images of parquet files in memory (110 kB each of ImageNet).
-    As many as there are training images, or more: mixed as without `streaming`."""
+    """With `streaming`: number of consecutive images that are shuffled together; the order of the shards is drawn anew
+    each epoch. Each loader process keeps about this many undecoded images of parquet files in memory (110 kB each for
+    ImageNet). With at least the number of training images, the order is that without `streaming`."""
     unlabelled: str | None = None
     """More images, whose labels are not known or not looked at: a Hub id or folder as `source` may be, or a folder of
     plain image files. The student learns from them too; teachers and the student alone do not see them."""
     max_bad: Annotated[int, Field(ge=0)] = 0
-    """How many training images of a run may be unreadable: each is named, and the next readable one stands in for it.
-    One more stops the run. Validation and test images must all be readable."""
+    """Largest number of unreadable training images in a run: each is named and replaced by the next readable one. One
+    more stops the run. Validation and test images must all be readable."""
     image_column: str | None = None
-    """Column of images, or of tars the extension; found by itself when there is only one."""
+    """Column of images, or their extension in tars; found automatically if there is only one."""
     label_column: str | None = None
-    """Column of class labels, or of tars an extension or a key of the json; found by itself when there is only one."""
+    """Column of class labels, or an extension or a json key in tars; found automatically if there is only one."""
     train_split: str = "train"
     """Split to train on; the validation images are taken out of it."""
     test_split: str | None = None
@@ -79,7 +79,7 @@ class Data(Section):
     validation: Fraction = 0.1
     """Share of the training images held out to choose the best weights; 0 keeps the last weights."""
     labelled: Annotated[int, Field(gt=0)] | None = None
-    """Keep only so many training labels (stratified by class, seeded). Teachers and the student alone train on
+    """Number of training labels to keep (stratified by class, seeded). Teachers and the student alone train on
     these images; the student trains on all of them, since soft labels need no label. Validation labels are extra."""
     sampling: Literal["natural", "balanced"] = "natural"
     """Of trainings on labels (teachers, the student alone): `natural` shows every image once an epoch; `balanced` shows
@@ -143,23 +143,24 @@ class Loop(Section):
     cutmix: NotNegative = 0.0
     """Alpha of cutmix; with mixup, each is drawn half of the time. 0 for none."""
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability that a rectangle of an image is blackened."""
+    """Probability that a rectangle of an image is set to black."""
     gradient_checkpointing: bool = False
-    """Trade time for memory, in networks that timm can do it for. Batch norm then moves its statistics twice a step."""
+    """Trade time for memory, in networks for which timm supports it. Batch norm then updates its statistics twice per
+    step."""
     channels_last: bool = False
     """Memory format of the networks that are trained; faster for CNNs on GPUs with mixed precision."""
     ema: Fraction = 0.0
-    """Decay of the weights' moving average, which then is what is evaluated and kept; 0 for none."""
+    """Decay of the weights' moving average, which is then evaluated and kept; 0 for none."""
     validations: Annotated[int, Field(gt=0)] = 20
-    """How often per run the validation split is looked at, evenly spread."""
+    """Number of validations per run, evenly spread."""
     best: Literal["top1", "nll"] = "top1"
-    """What of the validation split decides which weights are kept."""
+    """Validation measure that decides which weights are kept."""
     patience: Annotated[int, Field(gt=0)] | None = None
-    """Stop after so many validations without a better one; null for never."""
+    """Stop after this many validations without improvement; null for never."""
     checkpoint_minutes: Positive = 5.0
-    """Minutes between two checkpoints, from which an interrupted run goes on exactly; the last two are kept."""
+    """Minutes between two checkpoints, from which an interrupted run continues exactly; the last two are kept."""
     checkpoint_steps: Annotated[int, Field(gt=0)] | None = None
-    """Steps between two checkpoints, besides."""
+    """Steps between two checkpoints, in addition to `checkpoint_minutes`."""
     log_every: Annotated[int, Field(gt=0)] = 10
     """Steps between two lines of metrics.jsonl; the only moments when the loss is read from the device."""
 
@@ -178,22 +179,22 @@ class Loop(Section):
 
 
 class Store(Section):
-    """Teachers' outputs kept on disk: a training then reads what it, or another, has computed before (store.py)."""
+    """Teachers' outputs on disk, which runs read instead of computing them again."""
 
     folder: str | None = None
     """Where; null for no store. Runs of other students, losses and numbers of steps share one; teachers with other
     weights, another transform, seed or alignment are refused."""
     views: Annotated[int, Field(gt=0)] | None = None
-    """Epochs after which the student's augmented views repeat, so that outputs are met again; null for never. It needs
-    so many times the outputs of one pass; without a folder it changes what is seen and nothing is kept."""
+    """Epochs after which the student's augmented views repeat, so that stored outputs are used again; null for never.
+    The store holds `views` times the outputs of one pass. Without a folder the views repeat and nothing is stored."""
     topk: Annotated[int, Field(gt=0)] | None = None
-    """Keep only so many largest logits of each image; the others as one value that keeps their share at
-    `losses.temperature`. Null keeps all."""
+    """Number of largest logits stored per image; one value replaces the others and keeps their total probability at
+    `losses.temperature`. Null stores all."""
     precision: Literal["float16", "float32"] = "float16"
-    """Of the numbers kept."""
+    """Precision of the stored numbers."""
 
     @model_validator(mode="after")
     def _met_again(self) -> "Store":
         if self.folder is not None and self.views is None:
-            raise ValueError("a store needs to know after how many epochs views repeat: write views, for example 10")
+            raise ValueError("a store needs the number of epochs after which views repeat: write views, for example 10")
         return self
