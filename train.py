@@ -1,12 +1,12 @@
 """From an ensemble of timm models to one student.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan] [--fresh] [--store] [--limit-steps N]
+accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan | --store | --limit-steps N] [--fresh] [-q]
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, log_to_screen
 from meco_timm.recipe import load_recipe
 
 
@@ -17,18 +17,33 @@ def positive(word: str) -> int:
 
 
 def parser() -> ArgumentParser:
-    words = ArgumentParser("train.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    words.add_argument("recipe", help="a recipe, for example recipes/quickstart.yaml")
-    words.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of it")
-    what = words.add_mutually_exclusive_group()
+    options = ArgumentParser("train.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    options.add_argument("recipe", help="a recipe, for example recipes/quickstart.yaml")
+    options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of it")
+    what = options.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="print networks, blocks, cost, memory, hours; train nothing")
-    what.add_argument("--store", action="store_true", help="only fill the store with what the teachers say")
+    what.add_argument("--store", action="store_true", help="only compute the teachers' outputs for the store")
     what.add_argument(
         "--limit-steps", type=positive, metavar="N", help="rehearse: all parts, random weights, N steps each"
     )
-    words.add_argument("--fresh", action="store_true", help="move an older run of this recipe aside and start anew")
-    words.add_argument("--utilisation", type=float, help="of a GPU's stated FLOP/s, for the plan's hours (0.3)")
-    return words
+    options.add_argument("--fresh", action="store_true", help="move an older run of this recipe aside and start anew")
+    shown = options.add_mutually_exclusive_group()
+    shown.add_argument("-v", "--verbose", action="store_true", default=None, help="show all messages")
+    shown.add_argument("-q", "--quiet", dest="verbose", action="store_false", help="show only warnings and results")
+    options.add_argument("--utilisation", type=float, help="of a GPU's stated FLOP/s, for the plan's hours (0.3)")
+    return options
+
+
+def run(options: Namespace) -> None:
+    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: errors in it are shown at once
+    from meco_timm import distill, fill_store, plan
+
+    if options.plan:
+        print(plan(recipe, options.utilisation, measure=True), end="")
+    elif options.store:
+        fill_store(recipe)
+    else:
+        distill(recipe, fresh=options.fresh, limit_steps=options.limit_steps)
 
 
 def main(arguments: list[str]) -> int:
@@ -36,19 +51,12 @@ def main(arguments: list[str]) -> int:
         parser().print_help()
         return UserError.exit_code
     try:
-        said = parser().parse_intermixed_args(arguments)
-    except SystemExit as stop:  # after --help, or wrong options, which are told
+        options = parser().parse_intermixed_args(arguments)
+    except SystemExit as stop:  # after --help, or wrong options, for which argparse prints a message
         return int(stop.code or 0)
     try:
-        recipe = load_recipe(said.recipe, said.overrides)  # before torch is imported: a wrong recipe is told at once
-        from meco_timm import distill, fill_store, plan
-
-        if said.plan:
-            print(plan(recipe, said.utilisation, measure=True), end="")
-        elif said.store:
-            fill_store(recipe)
-        else:
-            distill(recipe, fresh=said.fresh, limit_steps=said.limit_steps)
+        with log_to_screen(options.verbose):
+            run(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, log_to_screen, set_verbosity
 
 app = typer.Typer(
     name="meco-timm",
@@ -21,6 +21,16 @@ app = typer.Typer(
 
 Recipe_ = Annotated[Path, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes of the recipe, as in loop.lr=5e-4.")]
+Verbose = Annotated[
+    bool | None,
+    typer.Option(
+        "--verbose/--quiet",
+        "-v/-q",
+        callback=set_verbosity,
+        help="Show all messages, or only warnings and results.",
+        show_default=False,
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)]
 
 
@@ -29,6 +39,7 @@ def plan(
     recipe: Recipe_,
     overrides: Overrides = None,
     utilisation: Annotated[float | None, typer.Option(help="Of a GPU's stated FLOP/s, for its hours; 0.3.")] = None,
+    verbose: Verbose = None,
 ) -> None:
     """Show networks, sizes, class maps, blocks, cost, memory and hours of a recipe; train nothing."""
     from meco_timm.recipe import load_recipe
@@ -49,6 +60,7 @@ def train(
     limit_steps: Annotated[
         int | None, typer.Option(min=1, help="Rehearse: all parts, random weights, few images, so many steps each.")
     ] = None,
+    verbose: Verbose = None,
 ) -> None:
     """Train what is not trained yet, distil, judge and report, in one process.
 
@@ -63,7 +75,7 @@ def train(
 
 
 @app.command()
-def store(recipe: Recipe_, overrides: Overrides = None) -> None:
+def store(recipe: Recipe_, overrides: Overrides = None, verbose: Verbose = None) -> None:
     """Keep on disk what the teachers say of all images (`store:` in the recipe); a training then needs none of them."""
     from meco_timm.recipe import load_recipe
 
@@ -84,6 +96,7 @@ def evaluate(
     classes: Annotated[str | None, typer.Option(help="File of the network's class names, one a line.")] = None,
     mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not know.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
+    verbose: Verbose = None,
 ) -> None:
     """Judge any timm network on any data set: accuracy, calibration, cost."""
     from pydantic import ValidationError
@@ -101,7 +114,7 @@ def evaluate(
 
 
 @app.command()
-def report(run: Run) -> None:
+def report(run: Run, verbose: Verbose = None) -> None:
     """Write report.html of a finished run anew, without a device or the data."""
     from meco_timm.reporting import report as write
 
@@ -112,6 +125,7 @@ def report(run: Run) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("compare.html"),
+    verbose: Verbose = None,
 ) -> None:
     """Write one page over several runs."""
     from meco_timm.reporting import compare as write
@@ -131,6 +145,7 @@ def publish(
     card: Annotated[str | None, typer.Option(help="Your own template of the card.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in the repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded; upload nothing.")] = False,
+    verbose: Verbose = None,
 ) -> None:
     """Upload the student of a finished run to the Hub, in one commit."""
     said = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
@@ -142,7 +157,9 @@ def publish(
 
 
 @app.command()
-def teachers(folder: Annotated[Path, typer.Argument(help="The zoo's folder.")] = Path("zoo")) -> None:
+def teachers(
+    folder: Annotated[Path, typer.Argument(help="The zoo's folder.")] = Path("zoo"), verbose: Verbose = None
+) -> None:
     """List the trained networks of a zoo, with their accuracy."""
     from meco_timm.zoo import list_teachers, print_teachers
 
@@ -152,7 +169,8 @@ def teachers(folder: Annotated[Path, typer.Argument(help="The zoo's folder.")] =
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 2 and plain words where the user can mend it."""
     try:
-        result: Any = app(arguments, standalone_mode=True)
+        with log_to_screen():
+            result: Any = app(arguments, standalone_mode=True)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -8,7 +8,7 @@ import numpy as np
 from accelerate import Accelerator
 from huggingface_hub import get_token
 
-from meco_timm.common import UserError, derive, reseed, say
+from meco_timm.common import RESULT, UserError, derive, get_logger, reseed
 from meco_timm.data import DataSource, known_data, load_data
 from meco_timm.distillation import Distiller
 from meco_timm.evaluation import (
@@ -17,8 +17,8 @@ from meco_timm.evaluation import (
     block_agreement,
     keep_predictions,
     make_table,
-    print_table,
     save_predictions,
+    styled_table,
 )
 from meco_timm.networks import Stream, export, student_stream
 from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
@@ -34,6 +34,9 @@ from meco_timm.training import (
     total_steps,
 )
 from meco_timm.zoo import Zoo, assemble_zoo, load_pretrained, precompute_outputs, student_alone, use_store
+
+logger = get_logger(__name__)
+result = get_logger(RESULT)
 
 
 class Run(NamedTuple):
@@ -109,7 +112,7 @@ def fill_store(recipe: Recipe) -> None:
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
-        say(plan)
+        logger.info(plan)
     seed = batch_seed(recipe)
     with faults_told(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator)
@@ -159,7 +162,7 @@ def _finished_rows(folder: RunFolder, accelerator: Accelerator) -> list[Row] | N
     rows = folder.finished_rows()
     if rows is not None and accelerator.is_main_process:
         folder.drop_checkpoints()  # the run may have been killed after it wrote its results
-        say(f"{folder.path} holds this run, finished; nothing is trained again.")
+        logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
     return rows
 
 
@@ -167,7 +170,7 @@ def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerato
     """Create the run folder, print the plan and start the trackers."""
     if accelerator.is_main_process:
         folder.create(recipe, plan)
-        say(plan)
+        logger.info(plan)
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
@@ -228,18 +231,19 @@ def _finish(
 
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     """Print the table, and where the report and the student are."""
-    print_table(rows, f"\nTest split of {recipe.data.source}")
+    result.info(styled_table(rows, f"\nTest split of {recipe.data.source}"))
     if not folder.report.exists():
         from meco_timm.reporting import report
 
         report(folder.path)
-    say(f"\nReport: {folder.report}")
-    say(f'\nLoad the student with timm:\n  timm.create_model("local-dir:{folder.student.resolve()}", pretrained=True)')
+    result.info("\nReport: %s", folder.report)
+    place = f"local-dir:{folder.student.resolve()}"
+    result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)
 
 
 def _warn_without_token(recipe: Recipe, accelerator: Accelerator) -> None:
     if recipe.publish and not get_token() and accelerator.is_main_process:
-        say("warning: publish: no Hugging Face token was found. Log in with `hf auth login` before the run ends.")
+        logger.warning("publish: no Hugging Face token was found. Log in with `hf auth login` before the run ends.")
 
 
 def _publish(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:

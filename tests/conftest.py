@@ -124,7 +124,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command; it must end with code 2 and one screen of plain words on stderr, which are returned."""
     capsys.readouterr()
-    code = train.main(list(arguments))
+    code = train.main(["--quiet", *arguments])
     told = capsys.readouterr()
     assert code == 2, told
     assert "Traceback" not in told.out + told.err

@@ -1,4 +1,4 @@
-"""What every room uses: errors, files, progress, randomness.
+"""What every room uses: errors, files, logging, progress, randomness.
 
 In and out: small values.
 Never: imports another room, or torch at import time.
@@ -6,20 +6,23 @@ Never: imports another room, or torch at import time.
 
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
-from meco_timm.common.progress import Ticker, say, say_first
+from meco_timm.common.logs import RESULT, get_logger, log_to_screen, set_verbosity
+from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
 
 __all__ = [
+    "RESULT",
     "Ticker",
     "UserError",
     "derive",
     "did_you_mean",
     "digest_of",
     "flush",
+    "get_logger",
+    "log_to_screen",
     "move_into_place",
     "reseed",
-    "say",
-    "say_first",
+    "set_verbosity",
     "write_content",
     "write_json",
     "write_text",

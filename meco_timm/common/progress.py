@@ -1,26 +1,27 @@
-"""What the user sees while a loop runs: a live bar on a terminal, a plain line now and then in a file."""
+"""Progress of a loop: a live bar on a terminal, otherwise a log message now and then."""
 
-import os
-import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from meco_timm.common.logs import get_logger, live_console
 
 LINE_SECONDS = 15.0
 
+logger = get_logger(__name__)
+
 
 class Ticker:
-    """Progress of one training run of `total` steps; silent where `shown` is false (all but the main process)."""
+    """Progress of `total` steps, of which `start` are done; shown by the main process only."""
 
-    def __init__(self, title: str, total: int, start: int, shown: bool):
-        self.title, self.total, self.start, self.shown = title, total, start, shown
+    def __init__(self, title: str, total: int, start: int):
+        self.title, self.total, self.start = title, total, start
         self.began = self.last_line = time.monotonic()
         self.bar: Progress | None = None
-        if shown and Console().is_terminal:
+        if console := live_console():
             columns = [TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total}")]
-            self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
             self.task = self.bar.add_task(title, total=total, completed=start, note="")
 
     def __enter__(self) -> "Ticker":
@@ -33,23 +34,12 @@ class Ticker:
             self.bar.stop()
 
     def step(self, done: int, note: str = "") -> None:
-        """`done` steps are behind us; `note` (images/s, losses) replaces the last one unless empty."""
+        """`done` steps are complete; `note` (images/s, losses) replaces the last one unless empty."""
         if self.bar:
             self.bar.update(self.task, completed=done)
             if note:
                 self.bar.update(self.task, note=note)
-        elif self.shown and note and (time.monotonic() - self.last_line > LINE_SECONDS or done == self.total):
+        elif note and (time.monotonic() - self.last_line > LINE_SECONDS or done == self.total):
             self.last_line = time.monotonic()
             left = (self.last_line - self.began) / max(done - self.start, 1) * (self.total - done)
-            say(f"{self.title}  step {done}/{self.total}  {left:.0f} s left  {note}")
-
-
-def say(text: str) -> None:
-    """A line for the user; call it on the main process only."""
-    print(text, file=sys.stdout, flush=True)
-
-
-def say_first(text: str) -> None:
-    """A line for the user where nothing is known of processes yet: the first of the launch says it."""
-    if os.environ.get("RANK", "0") == "0":
-        say(text)
+            logger.info("%s  step %d/%d  %.0f s left  %s", self.title, done, self.total, left, note)

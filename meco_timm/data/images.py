@@ -12,10 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
 from torch import Tensor
 
-from meco_timm.common import UserError, reseed, say
+from meco_timm.common import UserError, get_logger, reseed
 from meco_timm.data.sources import Rows
 from meco_timm.data.views import PLAIN, View
 from meco_timm.recipe import Data
+
+logger = get_logger(__name__)
 
 NAMED = 20  # bad images that a message names
 
@@ -60,7 +62,7 @@ class BadImages:
             if row not in self.told:
                 self.told[row] = fault
                 if self.shown:
-                    say(f"warning: {fault}; the next image stands in for it")
+                    logger.warning("%s; the next image stands in for it", fault)
         if len(self.told) > self.allowed:
             raise _too_many(list(self.told.values()), self.allowed)
 
@@ -73,7 +75,8 @@ class BadImages:
     def tell(self, title: str) -> None:
         """The end of the training `title`."""
         if self.told and self.shown:
-            say(f"{title}: {len(self.told)} training image(s) could not be read; others stood in for them")
+            message = "%s: %d training image(s) could not be read; others stood in for them"
+            logger.info(message, title, len(self.told))
 
 
 def _too_many(faults: list[str], allowed: int) -> UserError:

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meco_timm.common import UserError, derive, say_first
+from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data.folders import Folder
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
 from meco_timm.data.shards import Shards
 from meco_timm.data.sources import Rows, Split, read_source, read_split, read_unlabelled
 from meco_timm.data.views import BatchStream, ChosenViews, shuffled, variety
 from meco_timm.recipe import Data, fingerprint
+
+logger = get_logger(__name__)
 
 NO_LABEL = -1
 SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
@@ -238,8 +240,8 @@ def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
         return
     share = variety(images.labels[images.rows[shuffled(size, seed, 0, images.ends, buffer)]], buffer)
     if share < SORTED:
-        say_first(
-            f"warning: data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
+        logger.warning(
+            f"data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
             f"the shards seem to be sorted, and training will suffer. Raise it ({size} mixes all), or mix the shards."
         )
 

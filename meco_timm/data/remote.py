@@ -12,8 +12,10 @@ from filelock import FileLock
 from huggingface_hub import HfFileSystem, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from meco_timm.common import UserError, say_first
+from meco_timm.common import UserError, get_logger
 from meco_timm.recipe import fingerprint
+
+logger = get_logger(__name__)
 
 URL = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 
@@ -53,7 +55,7 @@ def fetch(locations: list[str]) -> None:
     lacking = [place.path for place in places if not _is_here(place)]
     if lacking:
         repo, revision, _ = places[0]
-        say_first(f"data    {repo}: {len(lacking)} tar(s), which have no index, are fetched before the start")
+        logger.info("data    %s: %d tar(s), which have no index, are fetched before the start", repo, len(lacking))
         snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=lacking)
 
 

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from meco_timm.data import DataSource, Images
@@ -171,16 +174,22 @@ def images_per_second(
 
 
 def print_table(rows: list[Row], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Print the rows on standard output."""
+    Console(soft_wrap=True).print(styled_table(rows, title), highlight=False)
 
+
+def styled_table(rows: list[Row], title: str) -> Text:
+    """The rows as text, as wide as the terminal, or 110 characters without one; `str` of it has no styles."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     heads, *lines = zip(*table_columns(rows), strict=True)
     for head in heads:
         table.add_column(head, justify="right" if head else "left")
     for cells in lines:
         table.add_row(*cells, style="bold" if cells[0] == "student" else None)
-    Console(width=None if Console().is_terminal else 110).print(table)
+    console = Console(width=None if Console().is_terminal else 110)
+    text = Text.assemble(*((part.text, part.style or "") for part in console.render(table)))
+    text.rstrip()
+    return text
 
 
 def table_columns(rows: list[Row]) -> list[list[str]]:

@@ -52,10 +52,10 @@ def licence_warning(results: Results, chosen: str | None) -> str | None:
     strictest = max(foreign, key=strictness, default=None)
     if chosen is None:
         hint = f" The strictest of its teachers' is {strictest or 'unknown'}." if foreign else ""
-        return f"warning: no licence is named for the student (publish.license, --license).{hint}"
+        return f"no licence is named for the student (publish.license, --license).{hint}"
     if foreign and strictness(strictest) > strictness(chosen):
         return (
-            f"warning: {chosen} is freer than {strictest or 'the unknown licence'} of a teacher's weights, which "
+            f"{chosen} is freer than {strictest or 'the unknown licence'} of a teacher's weights, which "
             f"{TERMS[strictness(strictest)]}. Make sure that you may."
         )
     return None

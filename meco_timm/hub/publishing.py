@@ -10,12 +10,14 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import ValidationError
 
-from meco_timm.common import UserError, say, write_content
+from meco_timm.common import RESULT, UserError, get_logger, write_content
 from meco_timm.data import load_data
 from meco_timm.hub.card import card_files
 from meco_timm.hub.licences import licence_warning
 from meco_timm.recipe import Publish
 from meco_timm.reporting import Results, read_results, title
+
+logger = get_logger(__name__)
 
 WEIGHTS = "model.safetensors"
 TRIES, FIRST_WAIT = 4, 1.0  # seconds, then twice as long each time; large files the client itself tries again
@@ -42,7 +44,7 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
             write_content(results.folder.student / name, content)
     files = named_files(results)
     if warning := licence_warning(results, settings.license):
-        say(warning)
+        logger.warning(warning)
     if dry_run:
         _say_files(files, settings)
         return _place(settings)
@@ -54,7 +56,8 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         )
     check_student(results)
     _upload(HfApi(token=token), settings, files, results)
-    say(f'Published. Load it with plain timm:\n  timm.create_model("{_place(settings)}", pretrained=True)')
+    message = 'Published. Load it with plain timm:\n  timm.create_model("%s", pretrained=True)'
+    get_logger(RESULT).info(message, _place(settings))
     return _place(settings)
 
 
@@ -226,6 +229,6 @@ def _place(settings: Publish) -> str:
 
 
 def _say_files(files: dict[str, Path], settings: Publish) -> None:
-    say(f"To {settings.repo}{f' ({settings.revision})' if settings.revision else ''}, in one commit:")
+    print(f"To {settings.repo}{f' ({settings.revision})' if settings.revision else ''}, in one commit:")
     for name, path in files.items():
-        say(f"  {path.stat().st_size / 1e6:8.3f} MB  {name}")
+        print(f"  {path.stat().st_size / 1e6:8.3f} MB  {name}")

@@ -16,10 +16,12 @@ from accelerate import Accelerator
 from PIL import Image
 from timm.models import save_for_hf
 
-from meco_timm.common import say, write_text
+from meco_timm.common import RESULT, get_logger, write_text
 from meco_timm.data import Split, known_data, read_source
 from meco_timm.networks import make_network
 from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
+
+logger = get_logger(RESULT)
 
 FEW = 4  # images to validate with, and to test on
 PICTURES = 16  # made-up images that are not the same
@@ -43,9 +45,9 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
         accelerator.wait_for_everyone()
         with _cached_in(folder / "cache"):
             yield load_recipe(folder / "recipe.yaml")
-        if main:
-            what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
-            say(f"\nrehearsed: all parts ran, each training {steps} step(s), on {what}; nothing of it is kept.")
+        what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
+        message = "\nrehearsed: all parts ran, each training %d step(s), on %s; nothing of it is kept."
+        logger.info(message, steps, what)
     finally:
         if main:
             shutil.rmtree(folder, ignore_errors=True)

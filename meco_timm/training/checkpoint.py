@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import UserError, digest_of, flush, say
+from meco_timm.common import UserError, digest_of, flush, get_logger
+
+logger = get_logger(__name__)
 
 ASK_SECONDS = 1.0  # between two moments when many processes agree on what to do
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
@@ -42,10 +44,12 @@ class Checkpoints:
                 beside.unlink(missing_ok=True)
             kept = f"that of step {old[0][0]} is kept" if (old := self._found()) else "there is none yet"
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            say(f"warning: the checkpoint of step {step} could not be written to {self.folder} ({why}); {kept}")
+            message = "the checkpoint of step %d could not be written to %s (%s); %s"
+            logger.warning(message, step, self.folder, why, kept)
             return False
-        beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
+        path = beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
         flush(self.folder)
+        logger.debug("checkpoint of step %d: %s, %.1f MB", step, path, path.stat().st_size / 1e6)
         for _, path in self._found()[self.keep :]:
             path.unlink()
         return True
@@ -56,7 +60,7 @@ class Checkpoints:
             match = NAME.fullmatch(path.name)
             if match and match[2] == digest_of(path):
                 return torch.load(path, map_location="cpu", weights_only=True)
-            say(f"warning: the checkpoint of step {step} is damaged and passed over ({path})")
+            logger.warning("the checkpoint of step %d is damaged and passed over (%s)", step, path)
         return None
 
     def _found(self) -> list[tuple[int, Path]]:

@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from meco_timm.common import Ticker, UserError, derive, reseed, say
+from meco_timm.common import Ticker, UserError, derive, get_logger, reseed
 from meco_timm.data import BadImages, Batch, DataSource, Images
 from meco_timm.distillation import gradient_shares
 from meco_timm.evaluation import validate
@@ -27,6 +27,8 @@ from meco_timm.training.metrics import MetricLines
 from meco_timm.training.mixing import Mixing
 from meco_timm.training.optimizers import Guard, make_optimizer, make_schedule, set_memory
 from meco_timm.training.sharding import Shards, same_buffers
+
+logger = get_logger(__name__)
 
 Teach = Callable[[Batch, Tensor, int], Outputs]  # batch on the CPU, its images as seen, step → a teacher's outputs
 
@@ -107,7 +109,7 @@ class Training:
             lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
             watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
             try:
-                with Ticker(self.title, self.steps, self.step, main) as ticker:
+                with Ticker(self.title, self.steps, self.step) as ticker:
                     self._steps(lines, ticker, watch)
             except RuntimeError as error:
                 if not stop.seen:
@@ -283,8 +285,7 @@ class Training:
         self.bad.told = dict(state.get("bad_images", {}))
         if self.step > self.steps or (self.step == self.steps and self.best is None):
             raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
-        if self.accelerator.is_main_process:
-            say(f"{self.title}: going on from step {self.step}")
+        logger.info("%s: going on from step %d", self.title, self.step)
 
     def _check_teachers(self, then: dict[str, str]) -> None:
         """The run goes on only with the teachers that it began with."""

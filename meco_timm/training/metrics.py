@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from meco_timm.common import UserError, say, write_text
+from meco_timm.common import UserError, get_logger, write_text
+
+logger = get_logger(__name__)
 
 INERT = 1e-3  # share of the student's gradient below which a term teaches nothing
 PATIENCE = 20  # steps in a row without a finite gradient, after which the run stops
@@ -38,7 +40,7 @@ class MetricLines:
                 written = file.write(self._waiting)
         except OSError as error:
             if "disk" not in self._warned:
-                say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on.")
+                logger.warning("%s cannot be written: %s; training goes on.", self.path, error.strerror)
             self._warned.add("disk")
             return
         if written == len(self._waiting):
@@ -64,17 +66,17 @@ class MetricLines:
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
+        logger.debug("validation at step %d: top-1 %.2f %%, NLL %.4f", step, scores["top1"], scores["nll"])
 
     def shares(self, step: int, shares: dict[str, float]) -> None:
         """Each term's share of the student's gradient; a term that has next to none is named, once."""
         self._write({"step": step, **{f"gradient_share/{name}": share for name, share in shares.items()}})
         for name in sorted(name for name, share in shares.items() if share < INERT and name not in self._warned):
             self._warned.add(name)
-            if self.main:
-                say(
-                    f"warning: {name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it "
-                    f"teaches next to nothing. Raise {_weight_of(name)}, or set it aside."
-                )
+            logger.warning(
+                f"{name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it teaches almost "
+                f"nothing. Raise {_weight_of(name)}, or set it aside."
+            )
 
 
 def _weight_of(name: str) -> str:

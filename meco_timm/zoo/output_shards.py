@@ -16,8 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from meco_timm.common import UserError, digest_of, flush, say
+from meco_timm.common import UserError, digest_of, flush, get_logger
 from meco_timm.networks import Outputs
+
+logger = get_logger(__name__)
 
 SHARD_BYTES = 64 * 2**20
 STALE_SECONDS = 3600.0  # a temporary file older than this was left by a process that was killed
@@ -104,7 +106,7 @@ class OutputShards:
             digests = list(pool.map(digest_of, paths))
         valid = [path for path, digest in zip(paths, digests, strict=True) if path.stem == f"shard-{digest}"]
         for path in sorted(set(paths) - set(valid)):
-            say(f"warning: {path} is damaged and was removed; its outputs will be computed again")
+            logger.warning("%s is damaged and was removed; its outputs will be computed again", path)
             path.unlink(missing_ok=True)
         return valid
 

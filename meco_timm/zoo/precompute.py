@@ -5,12 +5,14 @@ import time
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import Ticker, UserError, say
+from meco_timm.common import Ticker, UserError, get_logger
 from meco_timm.data import DataSource
 from meco_timm.recipe import Recipe
 from meco_timm.training import Interrupted, listen
 from meco_timm.zoo.store import open_store
 from meco_timm.zoo.zoo import Zoo
+
+logger = get_logger(__name__)
 
 
 def use_store(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
@@ -27,9 +29,8 @@ def use_store(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator
     missing, total = len(zoo.store.missing(_rows(data))), _views(recipe, data)
     if not missing:
         zoo.release()
-    if accelerator.is_main_process:
-        state = f"{missing} of {total} views are missing for some teacher; they are added during training"
-        say(f"store   {recipe.store.folder}: {state if missing else 'complete; no teacher is loaded'}")
+    state = f"{missing} of {total} views are missing for some teacher; they are added during training"
+    logger.info("store   %s: %s", recipe.store.folder, state if missing else "complete; no teacher is loaded")
 
 
 def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
@@ -44,7 +45,7 @@ def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, ac
     size, began = recipe.loop.batch_size, time.monotonic()
     batches = data.chosen(data.train, missing[:, 0], missing[:, 1], size, seed)
     parts = -(-len(missing) // size)
-    with Ticker("store", parts, 0, accelerator.is_main_process) as ticker, listen() as stop:
+    with Ticker("store", parts, 0) as ticker, listen() as stop:
         for done, batch in enumerate(batches, 1):
             zoo.precompute(batch)
             rate = done * size * accelerator.num_processes / (time.monotonic() - began)
@@ -60,8 +61,8 @@ def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, ac
     if stop.seen:
         raise Interrupted("store: stopped. The outputs computed so far are stored; repeat the command to continue.")
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        say(f"store   {zoo.store.folder}: complete: {_views(recipe, data)} views of {len(zoo.names)} teacher(s)")
+    views = _views(recipe, data)
+    logger.info("store   %s: complete: %d views of %d teacher(s)", zoo.store.folder, views, len(zoo.names))
 
 
 def _rows(data: DataSource) -> torch.Tensor:

@@ -17,11 +17,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import UserError, say, write_json
+from meco_timm.common import UserError, get_logger, write_json
 from meco_timm.data import DataSource, Images, numbered
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Recipe, changed_keys, fingerprint
 from meco_timm.zoo.output_shards import SHARD_BYTES, Layout, OutputShards
+
+logger = get_logger(__name__)
 
 VERSION = 1  # of the format; a store of another version is refused
 AUGMENTATION_LIBRARIES = ("timm", "torchvision", "pillow", "numpy")
@@ -60,7 +62,8 @@ class Store:
         for shards in self.shards.values():
             error = shards.flush()
             if error and not self.write_error:
-                say(f"warning: {shards.folder} cannot be written: {error}; outputs that are not stored are recomputed")
+                message = "%s cannot be written: %s; outputs that are not stored are recomputed"
+                logger.warning(message, shards.folder, error)
             self.write_error = error or self.write_error
 
 

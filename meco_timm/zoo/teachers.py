@@ -12,13 +12,15 @@ from typing import Any
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from meco_timm.common import UserError, derive, digest_of, say
+from meco_timm.common import UserError, derive, digest_of, get_logger
 from meco_timm.data import DataSource
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream
 from meco_timm.recipe import Loop, Network, Recipe, Teacher, fingerprint, loop_key
 from meco_timm.training import Training, total_steps
 from meco_timm.zoo.zoo import Zoo
+
+logger = get_logger(__name__)
 
 KEY_VERSION = 2  # increase it when trained networks would come out differently: older ones are then not reused
 
@@ -147,8 +149,7 @@ def trained_on_labels(
     key = training_key(network, loop, steps, recipe, data, accelerator, role)
     folder = Path(recipe.zoo.folder) / f"{network.model.replace('/', '_').replace(':', '_')}-{fingerprint(key)}"
     if (folder / "config.json").exists():
-        if accelerator.is_main_process:
-            say(f"{title}: already trained, loaded from {folder}")
+        logger.info("%s: already trained, loaded from %s", title, folder)
         return folder
     work = folder.with_name(folder.name + ".training")
     try:
@@ -205,7 +206,7 @@ def _locked(work: Path, accelerator: Accelerator) -> Iterator[None]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                say(f"waiting for another run that is training {work.stem}")
+                logger.info("waiting for another run that is training %s", work.stem)
                 lock.acquire()
         accelerator.wait_for_everyone()
         yield

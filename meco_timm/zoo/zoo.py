@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import derive, say
+from meco_timm.common import derive, get_logger
 from meco_timm.data import Batch
 from meco_timm.distillation import mean_logits
 from meco_timm.networks import Outputs, Stream, weights_digest
@@ -18,6 +18,8 @@ from meco_timm.recipe import Recipe
 from meco_timm.zoo.frozen import freeze
 from meco_timm.zoo.offload import Offloader
 from meco_timm.zoo.store import Compute, Store
+
+logger = get_logger(__name__)
 
 LOOK_AHEAD = 32  # steps
 
@@ -53,8 +55,7 @@ class Zoo:
             changes = freeze(stream, accelerator.device, recipe.zoo.precision)
             if self.offloader:
                 self.offloader.add(name, stream)
-            if accelerator.is_main_process:
-                say(f"frozen  {name}: {changes}")
+            logger.info("frozen  %s: %s", name, changes)
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator

@@ -6,18 +6,16 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from conftest import ROOT
 
-from meco_timm.common import progress
-from meco_timm.common.progress import Ticker
+from meco_timm.common import Ticker, progress
 
 STEPS = """
-from meco_timm.common.progress import Ticker
+from meco_timm.common import Ticker, log_to_screen
 
-with Ticker("student", 3, 1, True) as ticker:
+with log_to_screen(), Ticker("student", 3, 1) as ticker:
     ticker.step(2, "30 images/s  waiting for data 40%")
     ticker.step(3)
 """
@@ -41,25 +39,26 @@ def test_on_a_terminal_there_is_a_bar():
     assert b"\x1b[" in said
 
 
-def lines(monkeypatch: pytest.MonkeyPatch, capsys: Any, shown: bool) -> list[str]:
-    """100 steps of 10 seconds each, a note after every tenth."""
+def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """100 steps of 10 seconds each, later of 1 second, a note after every fifth."""
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.seconds))
-    with Ticker("student", 100, 0, shown) as ticker:
+    with Ticker("student", 100, 0) as ticker:
         for step in range(1, 101):
             now.seconds += 10 if step <= 50 else 1
             ticker.step(step, f"note {step}" if step % 5 == 0 else "")
-    return capsys.readouterr().out.splitlines()
+    return caplog.messages
 
 
-def test_in_a_file_there_is_a_line_now_and_then(monkeypatch, capsys):
+def test_in_a_file_there_is_a_line_now_and_then(monkeypatch, caplog):
     """Every note of a slow run; of a fast one a line every 15 seconds, and the last."""
-    told = lines(monkeypatch, capsys, shown=True)
-    steps = [int(re.match(r"student  step (\d+)/100  \d+ s left  note \1$", line)[1]) for line in told]  # type: ignore
+    found = lines(monkeypatch, caplog)
+    steps = [int(re.match(r"student  step (\d+)/100  \d+ s left  note \1$", line)[1]) for line in found]  # type: ignore
     assert steps == [5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 70, 90, 100]
-    assert told[-1] == "student  step 100/100  0 s left  note 100"
-    assert "student  step 50/100  500 s left" in told[9]
+    assert found[-1] == "student  step 100/100  0 s left  note 100"
+    assert "student  step 50/100  500 s left" in found[9]
 
 
-def test_other_processes_are_silent(monkeypatch, capsys):
-    assert lines(monkeypatch, capsys, shown=False) == []
+def test_other_processes_are_silent(monkeypatch, caplog):
+    monkeypatch.setenv("RANK", "1")
+    assert lines(monkeypatch, caplog) == []

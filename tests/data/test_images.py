@@ -89,7 +89,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_that_can_be_read_stands_in(damaged, capsys, workers):
+def test_the_next_that_can_be_read_stands_in(damaged, caplog, workers):
     data = load(damaged, workers=workers, max_bad=2, validation=0.0)
     bad = BadImages(2)
     batches = list(data.batches(data.train, 6, 0, 0, 12, bad=bad))
@@ -103,7 +103,7 @@ def test_the_next_that_can_be_read_stands_in(damaged, capsys, workers):
     where = expected.row.tolist().index(17)
     assert torch.equal(torch.cat([b.image for b in batches])[:36][row[:36] == 17][0], expected.image[where])
     assert len(bad.told) == 2  # each once, in two epochs
-    said = capsys.readouterr().out
+    said = caplog.text
     assert said.count("003.png: the image cannot be read") == said.count("004.png: the image cannot be read") == 1
 
 

@@ -138,15 +138,16 @@ def test_a_buffer_of_all_is_the_order_without_shards():
     assert np.array_equal(shuffled(12, 5, 2, np.array([3, 12]), buffer=12), shuffled(12, 5, 2))
 
 
-def test_sorted_shards_are_told(made, capsys):
+def test_sorted_shards_are_told(made, caplog):
     labels = np.arange(1000) % 10
     assert variety(np.random.default_rng(0).permutation(labels), 50) == pytest.approx(1, abs=0.02)
     assert variety(np.sort(labels), 50) == pytest.approx(0.1, abs=0.02)
     scale.opened(made, "tars, streaming", buffer=8)
-    assert "warning: data.buffer: 8 images in a row have" in capsys.readouterr().out
+    assert "data.buffer: 8 images in a row have" in caplog.text
+    caplog.clear()
     scale.opened(made, "tars, streaming", buffer=60)
     scale.opened(made, "class folders, streaming", buffer=8)
-    assert "warning" not in capsys.readouterr().out
+    assert "data.buffer" not in caplog.text
 
 
 def test_a_process_keeps_the_row_groups_of_a_window_and_no_more(made):
@@ -277,7 +278,7 @@ def train(made: Path, folder: Path, die_at: int | None = None) -> None:
     torch.save(stream.state_dict(), folder / "weights.pt")
 
 
-def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path, capfd):
+def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path, caplog):
     """`kill -9` twice, between two checkpoints; one image cannot be read. No image is lost and none comes twice."""
     for kind in ("whole", "cut"):
         (tmp_path / kind).mkdir()
@@ -310,8 +311,8 @@ def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path, ca
             line.pop(speed, None)
     assert told[0] == told[1]
     assert [line["bad_images"] for line in told[0] if "bad_images" in line][-1] == 1
-    said = capfd.readouterr().out
-    assert re.search(r"warning: data\.source: .*train-\d+\.tar: \d+\.jpg: the image cannot be read", said)
+    said = caplog.text
+    assert re.search(r"WARNING .*data\.source: .*train-\d+\.tar: \d+\.jpg: the image cannot be read", said)
     assert "it: 1 training image(s) could not be read; others stood in for them" in said
 
 

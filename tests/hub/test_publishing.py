@@ -325,7 +325,7 @@ def test_a_recipe_that_publishes_when_it_has_ended(ended, run, hub, unchecked, c
     path = ended.parent / "recipe.yaml"
     before = (run / "recipe.yaml").read_bytes()
     assert train.main([str(path), f"run={run}", "publish={repo: me/student, license: mit}"]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "nothing is trained again" in said
     assert "warning" not in said
     assert "step" not in said
@@ -336,9 +336,9 @@ def test_a_recipe_that_publishes_when_it_has_ended(ended, run, hub, unchecked, c
 def test_a_recipe_that_cannot_publish_yet_says_so_at_once(ended, run, hub, unchecked, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     assert train.main([str(ended.parent / "recipe.yaml"), f"run={run}", "publish={repo: me/student}"]) == 2
-    told = capsys.readouterr()
-    assert told.out.startswith("warning: publish: there is no token")
-    assert "there is no token" in told.err
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: publish: no Hugging Face token")
+    assert last.startswith("publish: there is no token")
 
 
 def test_where_it_is_published_is_no_part_of_what_the_run_is(recipe, tmp_path):

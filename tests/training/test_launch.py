@@ -106,7 +106,7 @@ def finished(*command: str | Path, **environment: str) -> str:
         timeout=300,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

@@ -86,8 +86,9 @@ def test_layer_decay_slows_the_first_layers():
 
 
 def run(command: list[str], capsys) -> str:
+    """The screen: the result, then the log."""
     assert train.main(command) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
+    return "".join(capsys.readouterr())
 
 
 @pytest.fixture
@@ -169,7 +170,8 @@ def test_two_processes_end_with_the_same_files_as_one(recipe, tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("Load the student") == 1
-        assert "nothing is trained again" not in done.stdout
+        assert "nothing is trained again" not in done.stderr
+        assert done.stderr.count("student: ") + done.stderr.count("student  step 4/4") == 1
     assert {"table.json", "student/model.safetensors", "recipe.yaml", "plan.txt"} < tree(tmp_path / "run")
     assert tree(tmp_path / "run") == tree(tmp_path / "run.old-1")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

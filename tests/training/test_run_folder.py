@@ -60,7 +60,7 @@ def test_what_is_safe_to_change_under_way(begun, tmp_path, capsys):
         "loop.checkpoint_minutes=9.0",
     ]
     assert train.main([begun, *changes, "data.workers=1"]) == 0
-    assert "student: going on from step 2" in capsys.readouterr().out
+    assert "student: going on from step 2" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [1, 2, 4, 6]
     assert "steps: 6" in (tmp_path / "run/recipe.yaml").read_text()
@@ -98,5 +98,5 @@ def test_killed_between_its_table_and_its_end_it_has_ended(begun, tmp_path, caps
     assert (tmp_path / "run/checkpoints").exists()
     capsys.readouterr()
     assert train.main([begun]) == 0
-    assert "nothing is trained again" in capsys.readouterr().out
+    assert "nothing is trained again" in capsys.readouterr().err
     assert not (tmp_path / "run/checkpoints").exists()

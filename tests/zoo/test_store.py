@@ -121,7 +121,7 @@ def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, 
     path = write(with_store(base, full) | {"run": str(tmp_path / "run")}, tmp_path)
     assert train.main([path]) == 0
     assert held == [0] * 4
-    assert "complete; no teacher is loaded" in capsys.readouterr().out
+    assert "complete; no teacher is loaded" in capsys.readouterr().err
     rows = json.loads((tmp_path / "run/table.json").read_text())["rows"]
     assert [row["name"] for row in rows][:2] == ["test_resnet", "test_vit"]
 
@@ -192,24 +192,25 @@ def one_shard(folder: Path) -> Path:
     return sorted(folder.glob("*/shard-*.safetensors"))[0]
 
 
-def test_a_flipped_byte_is_found_told_and_filled_again(base, full, copied, capsys):
+def test_a_flipped_byte_is_found_told_and_filled_again(base, full, copied, caplog):
     shard = one_shard(copied)
     content = bytearray(shard.read_bytes())
     content[-5] ^= 1
     shard.write_bytes(content)
     assert missing(copied, base) == 27 * VIEWS
-    told = capsys.readouterr().out
-    assert f"warning: {shard} is damaged and was removed" in told
+    told = caplog.text
+    assert f"{shard} is damaged and was removed" in told
     pipeline.fill_store(Recipe.model_validate(with_store(base, copied)))
     assert tree(copied) == tree(full)
     assert one_shard(copied).read_bytes() == one_shard(full).read_bytes()
 
 
-def test_a_shard_that_is_missing_or_cut_off_is_filled_again(base, full, copied, capsys):
+def test_a_shard_that_is_missing_or_cut_off_is_filled_again(base, full, copied, caplog):
     for spoil in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-100])):
         spoil(one_shard(copied))
         assert missing(copied, base) == 27 * VIEWS
-        assert f"{27 * VIEWS} of {27 * VIEWS} views are missing for some teacher" in capsys.readouterr().out
+        assert f"{27 * VIEWS} of {27 * VIEWS} views are missing for some teacher" in caplog.text
+        caplog.clear()
         pipeline.fill_store(Recipe.model_validate(with_store(base, copied)))
         assert tree(copied) == tree(full)
 
@@ -355,7 +356,7 @@ def test_a_full_disk_stops_the_filling_and_not_a_training(base, tmp_path, monkey
     assert "cannot be written: No space left on device. Free disk space" in told
     monkeypatch.setattr("meco_timm.zoo.store.SHARD_BYTES", 500)  # several shards refused while training
     assert train.main([write(recipe, tmp_path)]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("No space left on device; outputs that are not stored are recomputed") == 1
     assert not list((tmp_path / "store").rglob("*.tmp"))
 
@@ -396,8 +397,8 @@ def test_teachers_that_give_different_things_cannot_be_drawn_per_image(base, tmp
     assert "zoo.sampling: random_image mixes teachers" in refused(capsys, write(base, tmp_path), *words, "--plan")
 
 
-def test_fill_needs_no_teacher_where_all_is_there(base, full, capsys):
+def test_fill_needs_no_teacher_where_all_is_there(base, full, caplog):
     teachers, data, made = opened(with_store(base, full))
     assert teachers.streams == {}
     precompute_outputs(teachers, made, data, pipeline.batch_seed(made), Accelerator())
-    assert f"complete: {27 * VIEWS} views of 2 teacher(s)" in capsys.readouterr().out
+    assert f"complete: {27 * VIEWS} views of 2 teacher(s)" in caplog.text

@@ -123,7 +123,7 @@ def test_teachers_are_frozen_whatever_is_done_with_them(made, data, accelerator)
         assert all(torch.equal(after[key], before[name][key]) for key in after)
 
 
-def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, capsys, tmp_path):
+def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, caplog, tmp_path):
     folder = tmp_path / "zoo"
     made.zoo.folder = str(folder)
     assemble_zoo(made, data, accelerator)
@@ -132,9 +132,9 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl"}
     assert tree(folder) == {f"{name}/{file}" for name in names for file in wanted}
     before = contents(folder)
-    capsys.readouterr()
+    caplog.clear()
     assemble_zoo(made, data, accelerator)
-    told = capsys.readouterr().out
+    told = caplog.text
     assert told.count("already trained, loaded from") == 2
     assert "step" not in told
     assert contents(folder) == before
@@ -197,10 +197,10 @@ def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
     assert not torch.equal(first.model.fc.weight, second.model.fc.weight)
 
 
-def test_the_student_alone_learns_from_labels_and_is_kept(made, data, accelerator, capsys):
+def test_the_student_alone_learns_from_labels_and_is_kept(made, data, accelerator, caplog):
     first = student_alone(made, 2, data, accelerator)
     again = student_alone(made, 2, data, accelerator)
-    assert "student alone: already trained, loaded from" in capsys.readouterr().out
+    assert "student alone: already trained, loaded from" in caplog.text
     assert first.model.default_cfg["architecture"] == "test_efficientnet"
     state = again.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())

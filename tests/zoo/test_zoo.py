@@ -137,12 +137,12 @@ def recipe(names: list[str], **zoo: Any) -> Recipe:
     return Recipe.model_validate(told)
 
 
-def test_fingerprints_are_those_of_the_weights_as_they_were(capsys):
+def test_fingerprints_are_those_of_the_weights_as_they_were(caplog):
     network = stream("test_resnet")
     digest = weights_digest(network.model)
     zoo = Zoo({"a": network}, recipe(["test_resnet"]), Accelerator())
     assert zoo.fingerprints == {"a": digest} != {"a": weights_digest(network.model)}
-    assert "frozen  a: 15 batch norms folded" in capsys.readouterr().out
+    assert "frozen  a: 15 batch norms folded" in caplog.messages[0]
 
 
 def test_the_table_judges_teachers_as_they_were_loaded():
