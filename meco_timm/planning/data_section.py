@@ -78,5 +78,6 @@ def _passed_over(folder: Folder, where: str) -> Iterator[str]:
     for reason, paths in folder.skipped.items():
         yield f"passed over{where}: {len(paths)} image(s) {reason}: {listed(paths, FILES)}"
     if folder.others:
-        kinds = [f"{count} {ending}" for ending, count in sorted(folder.others.items(), key=lambda one: (-one[1], one[0]))]
+        counts = sorted(folder.others.items(), key=lambda one: (-one[1], one[0]))
+        kinds = [f"{count} {ending}" for ending, count in counts]
         yield f"not images{where}: {listed(kinds, CLASSES)}"
