@@ -70,8 +70,8 @@ class Zoo(Section):
 
     sampling: Literal["random", "random_image", "average"] = "average"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
-    step, drawn from (seed, step, image): each teacher sees its share of the batch, so small batches are slow; free of
-    cost from a store. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
+    step, drawn from (seed, step, image): each teacher gets its part of the batch, which is slow where parts are
+    small; free of cost from a store. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
     scope: Literal["all", "process"] = "all"
     """For `random` on several processes: in a step all use the same teacher (`all`), or each draws its own
     (`process`)."""
@@ -165,7 +165,7 @@ class Publish(Section):
     license: str | None = None
     """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`, `other`); yours to decide."""
     card: str | None = None
-    """Your own template of the card, in place of meco_timm/templates/card.md."""
+    """Your own template of the card, in place of meco_timm/reporting/templates/card.md."""
 
     @field_validator("repo")
     @classmethod

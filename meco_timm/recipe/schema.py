@@ -94,7 +94,8 @@ def _type(tree: dict[str, Any]) -> str:
     if "$ref" in tree:
         return "network"
     if tree["type"] == "array":
-        return f"list of {_type(tree['items'])}"
+        items = _type(tree["items"])
+        return f"list of ({items})" if "anyOf" in tree["items"] else f"list of {items}"
     bounds = [sign + str(tree[name]) for name, sign in BOUNDS.items() if name in tree]
     return " ".join([TYPES.get(tree["type"], tree["type"]), ", ".join(bounds)]).strip()
 
