@@ -33,4 +33,8 @@ def commands(page: str) -> list[list[str]]:
 
 def inline_commands(page: str) -> list[list[str]]:
     """Commands within the text."""
-    return [shlex.split(code) for code in inline(page) if re.match(r"(python -m|meco-timm) ", code)]
+    return [
+        shlex.split(code)
+        for code in inline(page)
+        if re.match(r"(python -m|meco-timm|train\.py|accelerate launch .*train\.py|torchrun|bash) ", code)
+    ]
