@@ -33,7 +33,7 @@ from meco_timm.networks import LOGITS_ONLY
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Network
 from meco_timm.recipe.sections import Data, Loop
-from meco_timm.training.loop import Training
+from meco_timm.training import Job, Training
 
 ROOT = Path(__file__).parents[1]
 PATHS = {  # kind of file, streaming
@@ -122,10 +122,8 @@ def accuracy(data: DataSource, steps: int, batch: int) -> dict[str, Any]:
     settings = Loop(steps=steps, batch_size=batch, lr=5e-3, validations=1)
     reseed(0)
     with tempfile.TemporaryDirectory() as scratch:
-        Training(
-            Supervised(stream), settings, Accelerator(), data=data, images=data.labelled, steps=steps, seed=0,
-            folder=Path(scratch), title="training",
-        ).run()  # fmt: skip
+        job = Job("training", Path(scratch), settings, data, data.labelled, steps, seed=0)
+        Training(Supervised(stream), job, Accelerator()).run()
         lines = [json.loads(line) for line in (Path(scratch) / "metrics.jsonl").read_text().splitlines()]
     return {key.partition("/")[2]: value for key, value in lines[-1].items() if key.startswith("validation/")}
 

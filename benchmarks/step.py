@@ -27,7 +27,7 @@ from meco_timm.data.loading import Batch
 from meco_timm.distillation.distiller import Distiller, Supervised
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.training.loop import Training
+from meco_timm.training import Job, Teaching, Training
 from meco_timm.zoo.zoo import Zoo
 
 SIDES = ("bare", "logits", "full")
@@ -74,19 +74,20 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     """The package's own training, as it is before its first step; without a zoo on labels."""
     student_stream = stream(student, settings)
     data: Any = SimpleNamespace(classes=range(student.num_classes), max_bad=0)  # batches in memory stand in for it
-    return Training(
-        Distiller(student_stream, settings, student.num_classes) if zoo else Supervised(student_stream),
-        settings.loop,
-        zoo.accelerator if zoo else Accelerator(cpu=True),
+    objective = Distiller(student_stream, settings, student.num_classes) if zoo else Supervised(student_stream)
+    job = Job(
+        title="student",
+        folder=Path(tempfile.gettempdir()),  # nothing is written
+        loop=settings.loop,
         data=data,
         images=cast(Any, None),
         steps=settings.loop.steps or 0,
         seed=settings.seed,
-        folder=Path(tempfile.gettempdir()),  # nothing is written
-        title="student",
-        teach=zoo.outputs if zoo else None,
         discriminator_lr=settings.discriminators.lr,
     )
+    if zoo is None:
+        return Training(objective, job, Accelerator(cpu=True))
+    return Training(objective, job, zoo.accelerator, Teaching(zoo.outputs))
 
 
 def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:

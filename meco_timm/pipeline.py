@@ -24,7 +24,9 @@ from meco_timm.networks import Stream, export, student_stream
 from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.training import (
+    Job,
     RunFolder,
+    Teaching,
     Training,
     check_launch,
     faults_told,
@@ -180,20 +182,18 @@ def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
     """The student with its best weights."""
     seed = student_seed(run.recipe)
     reseed(seed, "discriminators")
-    training = Training(
-        Distiller(student, run.recipe, len(run.data.classes)),
-        run.recipe.loop,
-        run.accelerator,
+    objective = Distiller(student, run.recipe, len(run.data.classes))
+    job = Job(
+        title="student",
+        folder=run.folder.path,
+        loop=run.recipe.loop,
         data=run.data,
         images=run.data.train,
         steps=run.steps,
         seed=seed,
-        folder=run.folder.path,
-        title="student",
-        teach=zoo.outputs,
-        teachers=zoo.fingerprints,
         discriminator_lr=run.recipe.discriminators.lr,
     )
+    training = Training(objective, job, run.accelerator, Teaching(zoo.outputs, zoo.fingerprints))
     try:
         return training.run()
     finally:

@@ -22,7 +22,7 @@ from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
 from meco_timm.planning.cost import duration, multiply_adds_per_second, parts_of
 from meco_timm.planning.rehearse import random_weights
 from meco_timm.recipe import Loop, Recipe
-from meco_timm.training import Training, total_steps
+from meco_timm.training import Job, Teaching, Training, total_steps
 from meco_timm.zoo import Zoo, named_teachers, untrained_teachers
 
 # Dense FLOP/s in bf16 and in float32, as NVIDIA's data sheets state them.
@@ -170,19 +170,9 @@ class Measuring:
 
     def _training(self, objective: nn.Module, loop: Loop, teach: Any = None) -> Training:
         endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
-        return Training(
-            objective,
-            endless,
-            self.accelerator,
-            data=self.data,
-            images=self.data.train,
-            steps=10**9,
-            seed=self.recipe.seed,
-            folder=self.folder,
-            title="measured",
-            teach=teach,
-            discriminator_lr=self.recipe.discriminators.lr,
-        )
+        seed, discriminator_lr = self.recipe.seed, self.recipe.discriminators.lr
+        job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, seed, discriminator_lr)
+        return Training(objective, job, self.accelerator, Teaching(teach) if teach else None)
 
     def _stepping(self, training: Training) -> Callable[[], object]:
         batches = itertools.repeat(self.seen)

@@ -7,13 +7,16 @@ Never: knows which teachers there are, or what the losses mean.
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.checkpoint import Interrupted, listen
 from meco_timm.training.faults import faults_told
-from meco_timm.training.loop import Training, total_steps
+from meco_timm.training.job import Job, Teaching, total_steps
+from meco_timm.training.loop import Training
 from meco_timm.training.run_folder import RunFolder, find_run_folder, move_aside
 from meco_timm.training.sharding import check_launch
 
 __all__ = [
     "Interrupted",
+    "Job",
     "RunFolder",
+    "Teaching",
     "Training",
     "check_launch",
     "faults_told",

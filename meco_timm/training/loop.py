@@ -4,10 +4,8 @@ One loop trains a teacher, the student alone and the student. An objective is a 
 to keep and whose forward gives named losses; `teach`, if any, gives the teacher's outputs for a step.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,20 +15,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from meco_timm.common import Ticker, UserError, derive, get_logger, reseed
-from meco_timm.data import BadImages, Batch, DataSource, Images
+from meco_timm.data import BadImages, Batch
 from meco_timm.distillation import gradient_shares
 from meco_timm.evaluation import validate
-from meco_timm.networks import Outputs, Stream
-from meco_timm.recipe import Loop
+from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
+from meco_timm.training.job import Job, Teaching
 from meco_timm.training.metrics import MetricLines
 from meco_timm.training.mixing import Mixing
 from meco_timm.training.optimizers import Guard, make_optimizer, make_schedule, set_memory
 from meco_timm.training.sharding import Shards, same_buffers
 
 logger = get_logger(__name__)
-
-Teach = Callable[[Batch, Tensor, int], Outputs]  # batch on the CPU, its images as seen, step → a teacher's outputs
 
 
 class Best(NamedTuple):
@@ -41,47 +37,23 @@ class Best(NamedTuple):
     state: dict[str, Tensor]
 
 
-def total_steps(settings: Loop, images: int, processes: int) -> int:
-    """Optimizer steps of a run; an epoch is one pass over `images`."""
-    if settings.steps is not None:
-        return settings.steps
-    per_step = settings.batch_size * settings.accumulation * processes
-    return max(1, math.ceil((settings.epochs or 0) * images / per_step))
-
-
 class Training:
     """The state of one run and its steps. `run()` trains to the end and returns the student with its best weights."""
 
-    def __init__(
-        self,
-        objective: nn.Module,
-        settings: Loop,
-        accelerator: Accelerator,
-        *,
-        data: DataSource,
-        images: Images,
-        steps: int,
-        seed: int,
-        folder: Path,
-        title: str,
-        teach: Teach | None = None,
-        teachers: dict[str, str] | None = None,
-        discriminator_lr: float = 0.0,
-    ):
+    def __init__(self, objective: nn.Module, job: Job, accelerator: Accelerator, teaching: Teaching | None = None):
+        settings = job.loop
         set_memory(objective, settings)
-        self.settings, self.accelerator, self.teach = settings, accelerator, teach
-        self.data, self.images, self.steps, self.seed = data, images, steps, seed
-        self.folder, self.title, self.teachers = folder, title, teachers or {}
-        optimizer = make_optimizer(objective, settings, discriminator_lr)
-        self.schedule = make_schedule(optimizer, settings, steps)
+        self.job, self.settings, self.accelerator, self.teaching = job, settings, accelerator, teaching
+        optimizer = make_optimizer(objective, settings, job.discriminator_lr)
+        self.schedule = make_schedule(optimizer, settings, job.steps)
         self.shards = Shards(objective.to(accelerator.device), accelerator)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.student: Stream = self._module.student
         self.guard = Guard(accelerator, self._module, self.optimizer, settings.clip_grad)
         self.ema = ModelEmaV3(self.student, decay=settings.ema) if settings.ema else None
-        self.mixing = Mixing(settings, len(data.classes), str(accelerator.device))
-        self.checkpoints = Checkpoints(folder / "checkpoints")
-        self.bad = BadImages(data.max_bad, accelerator.is_main_process)
+        self.mixing = Mixing(settings, len(job.data.classes), str(accelerator.device))
+        self.checkpoints = Checkpoints(job.folder / "checkpoints")
+        self.bad = BadImages(job.data.max_bad, accelerator.is_main_process)
         self.best: Best | None = None
         self.step = 0
         self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
@@ -106,25 +78,25 @@ class Training:
         with listen() as stop:
             self._resume()
             self._logged = (time.monotonic(), self.step)
-            lines = MetricLines(self.folder / "metrics.jsonl", self.step, main)
+            lines = MetricLines(self.job.folder / "metrics.jsonl", self.step, main)
             watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
             try:
-                with Ticker(self.title, self.steps, self.step) as ticker:
+                with Ticker(self.job.title, self.job.steps, self.step) as ticker:
                     self._steps(lines, ticker, watch)
             except RuntimeError as error:
                 if not stop.seen:
                     raise
                 # The signal has ended loaders that were only starting, or other processes, before this one looked.
-                told = f"{self.title}: stopped ({error}); the same command goes on from the last checkpoint."
+                told = f"{self.job.title}: stopped ({error}); the same command goes on from the last checkpoint."
                 raise Interrupted(told) from error
         return self._finish()
 
     def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
         batches = self._batches()
-        while self.step < self.steps and not self._out_of_patience:
+        while self.step < self.job.steps and not self._out_of_patience:
             losses = self._one_step(batches)
             self.step += 1
-            logs = self.step % self.settings.log_every == 0 or self.step == self.steps
+            logs = self.step % self.settings.log_every == 0 or self.step == self.job.steps
             ticker.step(self.step, self._log(lines, losses) if logs else "")
             if self.shares:
                 lines.shares(self.step, self.shares)
@@ -137,7 +109,7 @@ class Training:
                 watch.saved()
             if stop:
                 self.accelerator.wait_for_everyone()  # who ends first may have the others killed, amid their saving
-                raise Interrupted(f"{self.title}: stopped at step {self.step}; the same command goes on.")
+                raise Interrupted(f"{self.job.title}: stopped at step {self.step}; the same command goes on.")
 
     def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
         """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
@@ -153,17 +125,17 @@ class Training:
         }
         if self.accelerator.trackers:
             values = {name: loss.item() for name, loss in losses.items()}
-            tracked = {f"{self.title}/{name}": value for name, value in (facts | values).items()}
+            tracked = {f"{self.job.title}/{name}": value for name, value in (facts | values).items()}
             self.accelerator.log(tracked, step=self.step)
         return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
 
     def _time_to_weigh(self) -> bool:
         """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
-        return (self.step + 1) % max(1, self.steps // 4) == 0 and not self.shards.spread
+        return (self.step + 1) % max(1, self.job.steps // 4) == 0 and not self.shards.spread
 
     def _time_to_save(self) -> bool:
         every = self.settings.checkpoint_steps
-        return self.step == self.steps or (every is not None and self.step % every == 0)
+        return self.step == self.job.steps or (every is not None and self.step % every == 0)
 
     def _one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         if self.schedule:
@@ -174,9 +146,9 @@ class Training:
             read = self._next(batches)
             batch = send_to_device(read, self.accelerator.device, non_blocking=True)
             # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
-            reseed(self.seed, "step", self.step, part, self.accelerator.process_index)
+            reseed(self.job.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
-            teacher = self.teach(read, image, self.step) if self.teach else None
+            teacher = self.teaching.outputs(read, image, self.step) if self.teaching else None
             with self.accelerator.accumulate(self.objective):
                 with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
                     losses = self.objective(image, label, teacher)
@@ -205,16 +177,18 @@ class Training:
 
     def _batches(self) -> Iterator[Batch]:
         parts, a = self.settings.accumulation, self.accelerator
-        seed, size = derive(self.seed, "batches"), self.settings.batch_size
-        start, stop = self.step * parts, self.steps * parts
-        return self.data.batches(self.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad)
+        seed, size = derive(self.job.seed, "batches"), self.settings.batch_size
+        start, stop = self.step * parts, self.job.steps * parts
+        return self.job.data.batches(
+            self.job.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad
+        )
 
     @property
     def _validate_every(self) -> int:
-        return max(1, self.steps // self.settings.validations)
+        return max(1, self.job.steps // self.settings.validations)
 
     def _time_to_validate(self) -> bool:
-        return self.step % self._validate_every == 0 or self.step == self.steps
+        return self.step % self._validate_every == 0 or self.step == self.job.steps
 
     @property
     def _out_of_patience(self) -> bool:
@@ -227,8 +201,8 @@ class Training:
         if self.accelerator.num_processes > 1:
             same_buffers(stream)
         scores = {"top1": 0.0, "nll": 0.0}
-        if len(self.data.validation):
-            scores = validate(stream, self.data, self.accelerator, self.settings.batch_size)
+        if len(self.job.data.validation):
+            scores = validate(stream, self.job.data, self.accelerator, self.settings.batch_size)
         score = -scores["nll"] if self.settings.best == "nll" else scores["top1"]
         if self.best is None or score >= self.best.score:  # of equals the later, which has trained longer
             state = {name: tensor.detach().cpu().clone() for name, tensor in stream.model.state_dict().items()}
@@ -236,7 +210,7 @@ class Training:
         return scores
 
     def _finish(self) -> Stream:
-        self.bad.tell(self.title)
+        self.bad.tell(self.job.title)
         assert self.best is not None  # the last step validates
         student = self.shards.stream
         student.model.load_state_dict(self.best.state)
@@ -253,7 +227,7 @@ class Training:
             return
         state = {
             "step": self.step,
-            "teachers": self.teachers,
+            "teachers": self.teaching.fingerprints if self.teaching else {},
             "objective": weights,
             "optimizer": optimizer,
             "scaler": a.scaler.state_dict() if a.scaler else None,
@@ -269,7 +243,7 @@ class Training:
         steps = self.accelerator.gather(torch.tensor([state["step"] if state else 0], device=self.accelerator.device))
         if len(set(steps.tolist())) > 1:
             raise UserError(
-                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.folder}. It must lie on a "
+                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.job.folder}. It must lie on a "
                 "disk that all nodes share."
             )
         if state is None:
@@ -283,15 +257,16 @@ class Training:
         self.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
         self.bad.told = dict(state.get("bad_images", {}))
-        if self.step > self.steps or (self.step == self.steps and self.best is None):
-            raise UserError(f"loop.steps: {self.title} is at step {self.step} already; write more than that.")
-        logger.info("%s: going on from step %d", self.title, self.step)
+        if self.step > self.job.steps or (self.step == self.job.steps and self.best is None):
+            raise UserError(f"loop.steps: {self.job.title} is at step {self.step} already; write more than that.")
+        logger.info("%s: going on from step %d", self.job.title, self.step)
 
     def _check_teachers(self, then: dict[str, str]) -> None:
         """The run goes on only with the teachers that it began with."""
-        others = [name for name in self.teachers if self.teachers[name] != then.get(name)]
+        now = self.teaching.fingerprints if self.teaching else {}
+        others = [name for name in now if now[name] != then.get(name)]
         if others:
             raise UserError(
-                f"teachers: {', '.join(others)}: other weights than those this run began with ({self.folder}). Bring "
-                "the old ones back, or start anew with --fresh."
+                f"teachers: {', '.join(others)}: other weights than those this run began with ({self.job.folder}). "
+                "Bring the old ones back, or start anew with --fresh."
             )

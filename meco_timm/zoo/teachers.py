@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
@@ -17,7 +17,7 @@ from meco_timm.data import DataSource
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream
 from meco_timm.recipe import Loop, Network, Recipe, Teacher, fingerprint, loop_key
-from meco_timm.training import Training, total_steps
+from meco_timm.training import Job, Training, total_steps
 from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
@@ -121,35 +121,50 @@ def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
 
 def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Path:
     steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
-    key = {"role": "teacher", "name": name}
-    return trained_on_labels(teacher, teacher.loop, steps, recipe, data, accelerator, key, f"teacher {name}")
+    role = {"role": "teacher", "name": name}
+    return train_on_labels(
+        LabelTraining(f"teacher {name}", role, teacher, teacher.loop, steps, recipe, data, accelerator)
+    )
 
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
     """The baseline: the student's network, trained on the labels only from the same start with the same budget."""
-    key = {"role": "student"}
-    folder = trained_on_labels(recipe.student, recipe.loop, steps, recipe, data, accelerator, key, "student alone")
+    role = {"role": "student"}
+    folder = train_on_labels(
+        LabelTraining("student alone", role, recipe.student, recipe.loop, steps, recipe, data, accelerator)
+    )
     return teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, data.classes).to(accelerator.device)
 
 
-def trained_on_labels(
-    network: Network,
-    loop: Loop,
-    steps: int,
-    recipe: Recipe,
-    data: DataSource,
-    accelerator: Accelerator,
-    role: dict[str, Any],
-    title: str,
-) -> Path:
+class LabelTraining(NamedTuple):
+    """A network that is trained on the labels. `role` tells it from the recipe's others; its seed depends on it."""
+
+    title: str
+    role: dict[str, str]
+    network: Network
+    loop: Loop
+    steps: int
+    recipe: Recipe
+    data: DataSource
+    accelerator: Accelerator
+
+    @property
+    def seed(self) -> int:
+        return derive(self.recipe.seed, *(f"{name}={value}" for name, value in sorted(self.role.items())))
+
+
+def train_on_labels(task: LabelTraining) -> Path:
     """The zoo's folder of this network, trained on the labelled images; trained now unless the folder exists.
 
     The folder's name has a hash of everything the weights depend on: data, network, loop, role and seed.
+
+    Raises:
+        UserError: the zoo's folder cannot be written.
     """
-    key = training_key(network, loop, steps, recipe, data, accelerator, role)
-    folder = Path(recipe.zoo.folder) / f"{network.model.replace('/', '_').replace(':', '_')}-{fingerprint(key)}"
+    key, name = training_key(task), task.network.model.replace("/", "_").replace(":", "_")
+    folder = Path(task.recipe.zoo.folder) / f"{name}-{fingerprint(key)}"
     if (folder / "config.json").exists():
-        logger.info("%s: already trained, loaded from %s", title, folder)
+        logger.info("%s: already trained, loaded from %s", task.title, folder)
         return folder
     work = folder.with_name(folder.name + ".training")
     try:
@@ -157,44 +172,25 @@ def trained_on_labels(
         (work.parent / ".locks").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
-    with _locked(work, accelerator):
+    with _locked(work, task.accelerator):
         if not (folder / "config.json").exists():  # another run may have trained it while this one waited
-            seed = derive(recipe.seed, *(f"{name}={value}" for name, value in sorted(role.items())))
-            size = recipe.data.image_size
-            stream = student_stream(network, LOGITS_ONLY, len(data.classes), size, role=title, seed=seed)
-            stream = _supervise(stream, loop, steps, data, accelerator, seed, work, title)
-            if accelerator.is_main_process:
-                metrics = (work / "metrics.jsonl").read_text()
-                export(stream, folder, data.classes, recipe.data, {"made_by.json": key, "metrics.jsonl": metrics})
-            accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+            _train(task, key, folder, work)
+    if task.accelerator.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
-def _supervise(
-    stream: Stream,
-    loop: Loop,
-    steps: int,
-    data: DataSource,
-    accelerator: Accelerator,
-    seed: int,
-    folder: Path,
-    title: str,
-) -> Stream:
-    """Train a stream on the labelled images; returns it with its best weights."""
-    training = Training(
-        Supervised(stream, loop.label_smoothing, class_weights(loop.class_weights, data.labelled_counts)),
-        loop,
-        accelerator,
-        data=data,
-        images=data.labelled,
-        steps=steps,
-        seed=seed,
-        folder=folder,
-        title=title,
-    )
-    return training.run()
+def _train(task: LabelTraining, key: dict[str, Any], folder: Path, work: Path) -> None:
+    """Train the network in the folder `work` and export it, with its best weights, to `folder`."""
+    data, loop, size = task.data, task.loop, task.recipe.data.image_size
+    stream = student_stream(task.network, LOGITS_ONLY, len(data.classes), size, role=task.title, seed=task.seed)
+    weight = class_weights(loop.class_weights, data.labelled_counts)
+    job = Job(task.title, work, loop, data, data.labelled, task.steps, task.seed)
+    stream = Training(Supervised(stream, loop.label_smoothing, weight), job, task.accelerator).run()
+    if task.accelerator.is_main_process:
+        more = {"made_by.json": key, "metrics.jsonl": (work / "metrics.jsonl").read_text()}
+        export(stream, folder, data.classes, task.recipe.data, more)
+    task.accelerator.wait_for_everyone()
 
 
 @contextmanager
@@ -221,26 +217,18 @@ def _file_digest(network: Network) -> str | None:
     return digest_of(Path(file)) if Path(file).is_file() else None
 
 
-def training_key(
-    network: Network,
-    loop: Loop,
-    steps: int,
-    recipe: Recipe,
-    data: DataSource,
-    accelerator: Accelerator,
-    role: dict[str, Any],
-) -> dict[str, Any]:
+def training_key(task: LabelTraining) -> dict[str, Any]:
     """Everything that the weights of a network trained on labels depend on."""
-    views = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
+    views = {"image_size", "crop_pct", "interpolation", "augmentation"}
     return {
         "version": KEY_VERSION,
-        "data": data.identity,
-        "views": views,
-        "network": network.model_dump(mode="json", include={"model", "args", "weights"}),
-        "starts_from": _file_digest(network),
-        "loop": {**loop_key(loop, {"epochs"}), "steps": steps},
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "seed": recipe.seed,
-        **role,
+        "data": task.data.identity,
+        "views": task.recipe.data.model_dump(mode="json", include=views),
+        "network": task.network.model_dump(mode="json", include={"model", "args", "weights"}),
+        "starts_from": _file_digest(task.network),
+        "loop": {**loop_key(task.loop, {"epochs"}), "steps": task.steps},
+        "processes": task.accelerator.num_processes,
+        "precision": task.accelerator.mixed_precision,
+        "seed": task.recipe.seed,
+        **task.role,
     }

@@ -86,8 +86,8 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return zoo
 
     def started(self: loop.Training) -> Any:
-        initial[self.title] = {name: tensor.clone() for name, tensor in self.objective.state_dict().items()}
-        trained[self.title] = self.objective
+        initial[self.job.title] = {name: tensor.clone() for name, tensor in self.objective.state_dict().items()}
+        trained[self.job.title] = self.objective
         return start(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -318,7 +318,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
 
         def stop(self: loop.Training, title: str = title) -> None:
             checkpoint(self)
-            if self.title == title and self.step == 2:
+            if self.job.title == title and self.step == 2:
                 raise Interrupted
 
         with monkeypatch.context() as patch:

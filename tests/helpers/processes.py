@@ -22,8 +22,8 @@ from meco_timm.data.loading import load_data
 from meco_timm.distillation.distiller import Distiller
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.training import Job, Teaching, Training
 from meco_timm.training.accelerator import make_accelerator
-from meco_timm.training.loop import Training
 from meco_timm.zoo.teachers import Zoo
 
 STEPS = 20
@@ -58,8 +58,8 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
         reseed(0)
         distiller = Distiller(student, recipe, len(data.classes))
         distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
-        new = Training(distiller, recipe.loop, accelerator, data=data, images=data.train, steps=STEPS, seed=3,
-                       folder=Path(out).parent, title="student", teach=zoo.outputs, discriminator_lr=1e-3)  # fmt: skip
+        job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3, discriminator_lr=1e-3)
+        new = Training(distiller, job, accelerator, Teaching(zoo.outputs))
         assert new.shards.spread == any(isinstance(p, DTensor) for p in new.objective.parameters())
         return new
 

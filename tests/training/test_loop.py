@@ -22,7 +22,8 @@ from meco_timm.distillation.distiller import Distiller, Supervised
 from meco_timm.networks.streams import Outputs, Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network, Recipe
 from meco_timm.recipe.sections import Data, Loop
-from meco_timm.training.loop import Training, make_optimizer, make_schedule, total_steps
+from meco_timm.training import Job, Teaching, Training, total_steps
+from meco_timm.training.loop import make_optimizer, make_schedule
 
 LOGITS = Alignment(blocks=0)
 CHANNELS_LAST = torch.channels_last
@@ -47,8 +48,9 @@ def stream(name: str = "test_resnet", alignment: Alignment = LOGITS) -> Stream:
 def training(folder: Path, data: DataSource, settings: Loop, name: str = "test_resnet", **options: Any) -> Training:
     folder.mkdir(parents=True, exist_ok=True)
     objective = options.pop("objective", None) or Supervised(stream(name), settings.label_smoothing)
-    common = {"data": data, "images": data.train, "steps": settings.steps, "seed": 7, "title": "test"}
-    return Training(objective, settings, Accelerator(), folder=folder, **(common | options))
+    job = Job("test", folder, settings, data, data.train, settings.steps or 0, seed=7)
+    teach = options.pop("teach", None)
+    return Training(objective, job._replace(**options), Accelerator(), Teaching(teach) if teach else None)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
 
     def stop(self: loop.Training) -> None:
         checkpoint(self)
-        if self.title == "student" and self.step == 2:
+        if self.job.title == "student" and self.step == 2:
             raise Interrupted
 
     with monkeypatch.context() as patch:

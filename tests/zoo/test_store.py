@@ -113,8 +113,8 @@ def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, 
     step = pipeline.Training._one_step
 
     def watched(self: Any, batches: Any) -> Any:
-        if self.title == "student":
-            held.append(len(self.teach.__self__.streams))
+        if self.job.title == "student":
+            held.append(len(self.teaching.outputs.__self__.streams))
         return step(self, batches)
 
     monkeypatch.setattr(pipeline.Training, "_one_step", watched)

@@ -16,7 +16,7 @@ from meco_timm.data.loading import DataSource, load_data
 from meco_timm.distillation.losses import mean_logits
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo import teachers
-from meco_timm.zoo.teachers import assemble_zoo, student_alone, trained_on_labels
+from meco_timm.zoo.teachers import LabelTraining, assemble_zoo, student_alone, train_on_labels
 from meco_timm.zoo.zoo import Zoo, draw
 
 
@@ -151,14 +151,13 @@ def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkey
         raise Trained
 
     network, loop = made.teachers[0], made.teachers[0].loop
-    trained_on_labels(network, loop, 2, made, data, accelerator, {"role": "teacher"}, "first")
+    first = LabelTraining("first", {"role": "teacher"}, network, loop, 2, made, data, accelerator)
+    train_on_labels(first)
     monkeypatch.setattr(teachers, "Training", stop)
 
     def again(**changes: Any) -> bool:
-        arguments = {"network": network, "loop": loop, "steps": 2, "recipe": made, "role": {"role": "teacher"}}
-        arguments |= changes
         try:
-            trained_on_labels(data=changes.pop("data", data), accelerator=accelerator, title="again", **arguments)
+            train_on_labels(first._replace(title="again", **changes))
         except Trained:
             trained.append(str(changes))
             return True
@@ -184,7 +183,7 @@ def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkey
     names = []
     for content in (b"one", b"two"):  # another file under the same name
         weights.write_bytes(content)
-        names.append(teachers.training_key(started, loop, 2, made, data, accelerator, {})["starts_from"])
+        names.append(teachers.training_key(first._replace(network=started))["starts_from"])
     assert None not in names
     assert names[0] != names[1]
 

@@ -1,0 +1,56 @@
+"""What is trained, on what, for how long, and where its files go."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from meco_timm.data import Batch, DataSource, Images
+from meco_timm.networks import Outputs
+from meco_timm.recipe import Loop
+
+Teach = Callable[[Batch, Tensor, int], Outputs]
+
+
+class Job(NamedTuple):
+    """One training run.
+
+    title: of its progress and messages.
+    folder: of its metrics and checkpoints.
+    loop: the recipe's settings.
+    data: validation split and class names; reads the batches.
+    images: the images to train on.
+    steps: optimizer steps in total.
+    seed: of batches, views, mixing and dropout.
+    discriminator_lr: learning rate of an objective's discriminators.
+    """
+
+    title: str
+    folder: Path
+    loop: Loop
+    data: DataSource
+    images: Images
+    steps: int
+    seed: int
+    discriminator_lr: float = 0.0
+
+
+class Teaching(NamedTuple):
+    """The teachers' side of a training run.
+
+    outputs: (batch on the CPU, its images on the device as the student sees them, step) → what the step learns from.
+    fingerprints: digest of each teacher's weights, by name; a checkpoint is resumed only with the same.
+    """
+
+    outputs: Teach
+    fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
+
+
+def total_steps(settings: Loop, images: int, processes: int) -> int:
+    """Optimizer steps of a run; an epoch is one pass over `images`."""
+    if settings.steps is not None:
+        return settings.steps
+    per_step = settings.batch_size * settings.accumulation * processes
+    return max(1, math.ceil((settings.epochs or 0) * images / per_step))
