@@ -1,8 +1,8 @@
-"""5 · Frozen means faster: what a network does without that is never trained again.
+"""Make teachers faster for inference: merge branches, fold batch norms, lower the precision.
 
-Branches that timm can merge are merged, and each batch norm that reads a convolution's output, and nothing else, is
-folded into its weights: found by watching one forward, so any network will do. What comes out must be what came out
-before, to `TOLERANCE` on random images, or the network stays as it was.
+Branches are merged by timm. A batch norm is folded into the convolution before it if it alone reads that convolution's
+output; such pairs are found with hooks during one forward, so it works for any network. Each change is undone if the
+outputs on random images differ by more than `TOLERANCE`.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from meco_timm.networks import Stream
 
@@ -22,27 +23,27 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 def freeze(stream: Stream, device: torch.device, precision: str | None = None) -> str:
-    """Prepare a teacher for inference on `device`, in place, and say what was done to it.
+    """Prepare a teacher for inference on `device`, in place; returns a description of the changes.
 
-    `precision`: of its weights; by default bf16 on a CUDA device that has it, else float32.
+    `precision`: of the weights; by default bf16 on a CUDA device that supports it, else float32.
     """
     stream.to(device).eval()
     if precision is None:
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    told = [_merged(stream), _folded(stream), _lowered(stream, precision)]
+    changes = [_merge_branches(stream), _fold_norms(stream), _lower_precision(stream, precision)]
     stream.eval().requires_grad_(False).model.to(memory_format=torch.channels_last)
-    return ", ".join(word for word in told if word) or "as it is"
+    return ", ".join(change for change in changes if change) or "as it is"
 
 
-def _merged(stream: Stream) -> str:
-    """RepVGG, MobileOne, FastViT, LeViT and their like, in the form for inference."""
+def _merge_branches(stream: Stream) -> str:
+    """Bring RepVGG, MobileOne, FastViT, LeViT and similar networks into their form for inference."""
     words = ("fuse", "reparameterize", "switch_to_deploy")
     if not any(hasattr(module, word) for module in stream.model.modules() for word in words):
         return ""
-    return _if_the_same(stream, reparameterize_model, "branches merged")
+    return _apply_if_equal(stream, reparameterize_model, "branches merged")
 
 
-def _folded(stream: Stream) -> str:
+def _fold_norms(stream: Stream) -> str:
     if not any(isinstance(module, nn.BatchNorm2d) for module in stream.model.modules()):
         return ""
     pairs = _pairs(stream)
@@ -53,68 +54,69 @@ def _folded(stream: Stream) -> str:
             _fold(model, norm, convolution)
         return model
 
-    return _if_the_same(stream, fold, f"{len(pairs)} batch norms folded") if pairs else ""
+    return _apply_if_equal(stream, fold, f"{len(pairs)} batch norms folded") if pairs else ""
 
 
-def _lowered(stream: Stream, precision: str) -> str:
-    """Some networks compute a part in float32, whatever their weights are."""
+def _lower_precision(stream: Stream, precision: str) -> str:
+    """Convert the weights, unless the network then fails: some compute a part in float32 in any case."""
     if precision == "no":
         return ""
     plain, stream.dtype = stream.model, PRECISIONS[precision]
     stream.model = deepcopy(plain).to(stream.dtype)
     try:
-        if all(output.isfinite().all() for output in _on_probe(stream)):
+        if all(output.isfinite().all() for output in _probe(stream)):
             return precision
-        told = "not finite"
+        reason = "not finite"
     except RuntimeError as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
     stream.model, stream.dtype = plain, torch.float32
-    return f"not {precision} ({told})"
+    return f"not {precision} ({reason})"
 
 
-def _if_the_same(stream: Stream, change: Callable[[Any], Any], what: str) -> str:
-    """Put the network, changed, in its place if it gives the same outputs."""
-    plain, before = stream.model, _on_probe(stream)
+def _apply_if_equal(stream: Stream, change: Callable[[Any], Any], what: str) -> str:
+    """Replace the network by the changed one if both give the same outputs; returns what happened."""
+    plain, before = stream.model, _probe(stream)
     try:
         stream.model = change(plain)
-        apart = max(_apart(a, b) for a, b in zip(_on_probe(stream), before, strict=True))
-    except Exception as error:  # a network may lack what the change takes for granted; it then stays as it was
-        told = f"{type(error).__name__}: {error}"
+        difference = max(_difference(a, b) for a, b in zip(_probe(stream), before, strict=True))
+    except Exception as error:  # the network may not support the change; it then stays as it was
+        reason = f"{type(error).__name__}: {error}"
     else:
-        if apart <= TOLERANCE:
-            return f"{what} ({apart:.0e} apart)"
-        told = f"{apart:.0e} apart"
+        if difference <= TOLERANCE:
+            return f"{what} ({difference:.0e} apart)"
+        reason = f"{difference:.0e} apart"
     stream.model = plain
-    return f"not {what} ({told})"
+    return f"not {what} ({reason})"
 
 
 @torch.no_grad()
-def _on_probe(stream: Stream) -> list[Tensor]:
-    """All outputs on two random images."""
+def _probe(stream: Stream) -> list[Tensor]:
+    """All outputs on two random images: blocks B×d and logits B×K."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, stream.size, stream.size), generator=generator, dtype=torch.uint8)
     blocks, logits = stream(images.to(stream.mean.device))
     return [*blocks, *([] if logits is None else [logits])]
 
 
-def _apart(found: Tensor, wanted: Tensor) -> float:
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference, as a share of the largest wanted value; inf if not finite."""
     return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).nan_to_num(torch.inf).item()
 
 
 def _pairs(stream: Stream) -> dict[str, str]:
-    """Names of batch norms, and of the convolutions whose output they read, both called once in a forward."""
-    made: dict[int, tuple[str, Tensor]] = {}  # holds the outputs, so that no two have one id
+    """Batch norm → convolution whose output it reads, by name; both are called once in a forward."""
+    outputs: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that each has its own id
     calls: list[str] = []
     pairs: dict[str, str] = {}
 
     def after_convolution(name: str, module: Any, inputs: Any, output: Tensor) -> None:
         calls.append(name)
-        made[id(output)] = (name, output)
+        outputs[id(output)] = (name, output)
 
     def before_norm(name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
         calls.append(name)
-        if id(inputs[0]) in made:
-            pairs[name] = made[id(inputs[0])][0]
+        if id(inputs[0]) in outputs:
+            pairs[name] = outputs[id(inputs[0])][0]
 
     hooks = []
     for name, module in stream.model.named_modules():
@@ -122,7 +124,7 @@ def _pairs(stream: Stream) -> dict[str, str]:
             hooks.append(module.register_forward_hook(partial(after_convolution, name)))
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(partial(before_norm, name)))
-    _on_probe(stream)
+    _probe(stream)
     for hook in hooks:
         hook.remove()
     return {norm: conv for norm, conv in pairs.items() if calls.count(norm) == calls.count(conv) == 1}
@@ -130,16 +132,12 @@ def _pairs(stream: Stream) -> dict[str, str]:
 
 @torch.no_grad()
 def _fold(model: nn.Module, name: str, of: str) -> None:
-    """(w∗x + b − μ) · γ/√(σ² + ε) + β is one convolution; the norm's activation stays in its place."""
+    """Fold the batch norm `name` into the convolution `of`; the norm's activation stays in its place."""
     norm: Any = model.get_submodule(name)
-    convolution: Any = model.get_submodule(of)
-    one = torch.ones_like(norm.running_mean)
-    gain, shift = (one if norm.weight is None else norm.weight, 0 * one if norm.bias is None else norm.bias)
-    scale = gain.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = -norm.running_mean.double() + (0 if convolution.bias is None else convolution.bias.double())
-    weight = convolution.weight.double() * scale.view(-1, 1, 1, 1)
-    convolution.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
-    convolution.bias = nn.Parameter((bias * scale + shift).to(convolution.weight.dtype), requires_grad=False)
+    conv: Any = model.get_submodule(of)
+    dtype = conv.weight.dtype
+    fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
+    conv.weight, conv.bias = fused.weight, fused.bias
     rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
     holder, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(holder), leaf, rest)
