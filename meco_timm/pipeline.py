@@ -12,10 +12,10 @@ from meco_timm.common import RESULT, UserError, derive, get_logger, reseed
 from meco_timm.data import DataSource, known_data, load_data
 from meco_timm.distillation import Distiller
 from meco_timm.evaluation import (
-    Judged,
+    Evaluation,
     Row,
     block_agreement,
-    keep_predictions,
+    make_predictions,
     make_table,
     save_predictions,
     styled_table,
@@ -214,14 +214,14 @@ def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stre
 
 
 def _finish(
-    run: Run, student: Stream, evaluated: Judged, agreement: dict[str, np.ndarray], about: dict[str, Any]
+    run: Run, student: Stream, evaluated: Evaluation, agreement: dict[str, np.ndarray], about: dict[str, Any]
 ) -> None:
     """Write the predictions, the student with its model card, and the table last: it marks the run as finished."""
     from meco_timm.hub import card_files  # both import matplotlib, which training does not need
     from meco_timm.reporting import Results, read_metrics
 
     folder, data = run.folder, run.data
-    predictions = keep_predictions(evaluated, data, agreement)
+    predictions = make_predictions(evaluated, data, agreement)
     metrics = read_metrics(folder.path / "metrics.jsonl")
     results = Results(folder, run.recipe, evaluated.rows, about, metrics, predictions)
     save_predictions(predictions, folder.predictions)

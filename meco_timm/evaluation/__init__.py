@@ -1,22 +1,22 @@
-"""Any network on any split.
+"""Evaluation of any network on any split.
 
-In: streams and a data source. Out: rows of the table, predictions, agreement of blocks.
-Never: changes a weight, or chooses one on the test split.
+In: streams and a data source. Out: table rows, predictions, similarity of blocks (CKA).
+Never: changes weights, or selects weights on the test split.
 """
 
 from meco_timm.evaluation.agreement import block_agreement
 from meco_timm.evaluation.one_network import evaluate
-from meco_timm.evaluation.predictions import Predictions, keep_predictions, load_predictions, save_predictions
-from meco_timm.evaluation.table import Judged, Row, make_table, print_table, styled_table, table_columns, validate
+from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
+from meco_timm.evaluation.table import Evaluation, Row, make_table, print_table, styled_table, table_columns, validate
 
 __all__ = [
-    "Judged",
+    "Evaluation",
     "Predictions",
     "Row",
     "block_agreement",
     "evaluate",
-    "keep_predictions",
     "load_predictions",
+    "make_predictions",
     "make_table",
     "print_table",
     "save_predictions",

@@ -1,6 +1,7 @@
-"""10 · What each network said of the test split, kept small: pages are drawn again without a device or the data.
+"""Predictions of all networks on the test split, as a small file: reports are drawn from it without the data.
 
-Of every image the class, its probability and the label's; whole distributions only of the few images that are shown.
+For every image it has the predicted class, its probability and that of the label; full distributions only for the few
+images that the report shows.
 """
 
 import json
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from meco_timm.common import UserError
 from meco_timm.data import DataSource
-from meco_timm.evaluation.table import Judged
+from meco_timm.evaluation.table import Evaluation
 
-SHOWN = 6  # images whose whole distributions are kept
+SHOWN = 6  # images with full distributions
 
 
 class Predictions(NamedTuple):
@@ -40,18 +41,18 @@ class Predictions(NamedTuple):
     agreement: dict[str, np.ndarray]
 
     def right(self, name: str) -> np.ndarray:
-        """Whether the network named so is right, N booleans."""
+        """Whether this network's predictions are right, N booleans."""
         return self.predicted[self.networks.index(name)] == self.label
 
 
-def keep_predictions(judged: Judged, data: DataSource, agreement: dict[str, np.ndarray]) -> Predictions:
-    """From the logits of the table's networks. Shown are images where the teachers disagree with the label."""
-    logits, label = judged.logits, judged.label
+def make_predictions(evaluation: Evaluation, data: DataSource, agreement: dict[str, np.ndarray]) -> Predictions:
+    """Summarise the logits; the images shown are those with the lowest probability of the label by the teachers."""
+    logits, label = evaluation.logits, evaluation.label
     seen = [_summary(z, label) for z in logits.values()]
     predicted, confidence, of_label = (np.stack(column) for column in zip(*seen, strict=True))
     teachers = [i for i, name in enumerate(logits) if name not in ("true ensemble", "student alone", "student")]
     shown = choose(of_label[teachers or slice(None)].mean(0), label.numpy())
-    views: list[Any] = data.test.__getitems__(shown.tolist())  # read once already, so none is an error
+    views: list[Any] = data.test.__getitems__(shown.tolist())  # all were read for the table, so none is an error
     return Predictions(
         classes=data.classes,
         networks=list(logits),
@@ -67,7 +68,7 @@ def keep_predictions(judged: Judged, data: DataSource, agreement: dict[str, np.n
 
 
 def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class, its probability, the label's probability; in parts, since softmax of all is as large as the logits."""
+    """Logits N×K, labels N → predicted class, its probability, that of the label, N each; in parts to save memory."""
     parts = []
     for z, y in zip(logits.split(4096), label.split(4096), strict=True):
         p = z.double().softmax(1)
@@ -78,7 +79,7 @@ def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def choose(of_label: np.ndarray, label: np.ndarray, count: int = SHOWN) -> np.ndarray:
-    """Rows with the least probability of the label, one per class before a second of any; N each."""
+    """`count` rows with the lowest probability of the label: first one per class, then the rest. Both arguments: N."""
     order = np.argsort(of_label, kind="stable")
     first = np.unique(label[order], return_index=True)[1]  # where in `order` each class comes first
     rest = np.setdiff1d(np.arange(len(order)), first)
@@ -86,7 +87,7 @@ def choose(of_label: np.ndarray, label: np.ndarray, count: int = SHOWN) -> np.nd
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically (rename)."""
     arrays = {name: value for name, value in predictions._asdict().items() if isinstance(value, np.ndarray)}
     arrays |= {f"agreement/{pair}": value for pair, value in predictions.agreement.items()}
     names = json.dumps({"classes": predictions.classes, "networks": predictions.networks})
@@ -96,10 +97,10 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def load_predictions(path: Path) -> Predictions | None:
-    """The file's predictions; None where there is none.
+    """Read the file; None if there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     if not path.exists():
         return None
@@ -111,4 +112,4 @@ def load_predictions(path: Path) -> Predictions | None:
         agreement = {key.removeprefix("agreement/"): value for key, value in pairs.items()}
         return Predictions(**names, **arrays, agreement=agreement)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}). Take it away to have the report without its pictures.") from None
+        raise UserError(f"{path} is damaged ({error}). Delete it to get the report without its images.") from None

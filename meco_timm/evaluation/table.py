@@ -1,4 +1,4 @@
-"""10 · The table: student, student alone, each teacher, the true ensemble; quality, calibration and cost."""
+"""The table of a run: each teacher, the true ensemble, student alone, student; accuracy, calibration and cost."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
 
 
 class Row(NamedTuple):
-    """One network on one split. Accuracies and ece in per cent, nll in nats, images_per_s as measured here."""
+    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s: measured."""
 
     name: str
     top1: float
@@ -33,8 +33,8 @@ class Row(NamedTuple):
     images_per_s: float
 
 
-class Judged(NamedTuple):
-    """The table, and what it was made of: the logits N×K of each row's network, by name, and the labels N."""
+class Evaluation(NamedTuple):
+    """The table's rows, and what they are computed from: logits N×K by name of the row, labels N."""
 
     rows: list[Row]
     logits: dict[str, Tensor]
@@ -42,17 +42,20 @@ class Judged(NamedTuple):
 
 
 def accuracy(logits: Tensor, label: Tensor, k: int = 1) -> float:
-    """Share of N rows whose label is among the k largest of N×K, in per cent."""
+    """Top-k accuracy of logits N×K against labels N, in per cent."""
     return 100 * (logits.topk(k, 1).indices == label[:, None]).any(1).double().mean().item()
 
 
 def negative_log_likelihood(logits: Tensor, label: Tensor) -> float:
-    """Mean of −log softmax at the label, in nats."""
+    """Mean over N of −log softmax(logits)[label], in nats; logits N×K, labels N."""
     return torch.nn.functional.cross_entropy(logits.double(), label).item()
 
 
 def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo 2017): Σ share of bin · |accuracy − confidence| over equal bins, per cent."""
+    """Expected calibration error (Guo et al. 2017, equation 3) in per cent: Σ |bin|/N · |accuracy − confidence|.
+
+    Logits N×K, labels N; `bins` of equal width.
+    """
     confidence, predicted = logits.double().softmax(1).max(1)
     gap = (predicted == label).double() - confidence
     place = (confidence * bins).long().clamp(max=bins - 1)
@@ -60,7 +63,7 @@ def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
 
 
 def quality(logits: Tensor, label: Tensor) -> dict[str, float | None]:
-    """top1, top5 (where there are more than 5 classes), nll and ece of N×K logits against N labels."""
+    """top1, top5 (None with 5 classes or fewer), nll and ece of logits N×K against labels N."""
     top5 = accuracy(logits, label, 5) if logits.shape[1] > 5 else None
     nll, ece = negative_log_likelihood(logits, label), calibration_error(logits, label)
     return {"top1": accuracy(logits, label), "top5": top5, "nll": nll, "ece": ece}
@@ -70,7 +73,11 @@ def quality(logits: Tensor, label: Tensor) -> dict[str, float | None]:
 def predict(
     predictors: dict[str, Predictor], data: DataSource, images: Images, accelerator: Accelerator, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """(each predictor's logits N×K on the CPU, labels N) over all images, each once, on any number of processes."""
+    """Logits of each predictor, N×K on the CPU, and labels N of all images; each image once over all processes.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     parts: list[list[Tensor]] = []
     for batch in data.in_order(images, batch_size, accelerator.process_index, accelerator.num_processes):
         image = batch.image.to(accelerator.device, non_blocking=True)
@@ -81,7 +88,7 @@ def predict(
 
 
 def _gathered(parts: list[list[Tensor]], accelerator: Accelerator) -> Iterator[list[Tensor]]:
-    """Column by column, the parts of all processes, which may hold different numbers of rows."""
+    """For each column the parts of all processes, which may have different numbers of rows."""
     for column in zip(*parts, strict=True):
         mine = torch.cat(column).to(accelerator.device)
         if accelerator.num_processes == 1:
@@ -93,7 +100,7 @@ def _gathered(parts: list[list[Tensor]], accelerator: Accelerator) -> Iterator[l
 
 
 def validate(stream: Stream, data: DataSource, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
-    """top1 (per cent) and nll on the validation split."""
+    """top1 (per cent) and nll (nats) on the validation split."""
     stream.eval()
     logits, label = predict({"": stream.logits}, data, data.validation, accelerator, batch_size)
     return {"top1": accuracy(logits[""], label), "nll": negative_log_likelihood(logits[""], label)}
@@ -106,14 +113,14 @@ def make_table(
     data: DataSource,
     accelerator: Accelerator,
     batch_size: int = 64,
-) -> Judged:
-    """All rows on the test split: teachers, true ensemble (mean of their softmax), student alone, student.
+) -> Evaluation:
+    """Evaluate teachers, true ensemble (mean of their softmax), student alone and student on the test split.
 
-    Teachers that give no logits have no row and no say in the ensemble.
+    Teachers without logits have no row and are not part of the ensemble.
     """
     teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
     streams = {**teachers, "student alone": alone, "student": student}
-    predictors = {name: _logits_of([stream]) for name, stream in streams.items()}
+    predictors = {name: _predictor([stream]) for name, stream in streams.items()}
     logits, label = predict(predictors, data, data.test, accelerator, batch_size)
     members = {name: [stream] for name, stream in streams.items()}
     if teachers:
@@ -121,35 +128,36 @@ def make_table(
         logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
     order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
     rows = [table_row(name, members[name], logits[name], label, accelerator.device) for name in order]
-    return Judged(rows, {name: logits[name] for name in order}, label)
+    return Evaluation(rows, {name: logits[name] for name in order}, label)
 
 
-def _logits_of(streams: list[Stream]) -> Predictor:
+def _predictor(streams: list[Stream]) -> Predictor:
+    """The mean of the streams' softmax, as logits."""
     for stream in streams:
         stream.eval()
 
     def predictor(image: Tensor) -> Tensor:
-        with visiting(streams, image.device):
+        with on_device(streams, image.device):
             return mean_logits([stream.logits(image) for stream in streams])
 
     return predictor
 
 
 @contextmanager
-def visiting(streams: list[Stream], device: torch.device) -> Iterator[None]:
-    """Streams that wait in the host's memory are on the device meanwhile."""
-    waiting = [stream for stream in streams if stream.mean.device != device]
-    for stream in waiting:
+def on_device(streams: list[Stream], device: torch.device) -> Iterator[None]:
+    """Move streams that are on the CPU to the device for a while."""
+    moved = [stream for stream in streams if stream.mean.device != device]
+    for stream in moved:
         stream.to(device)
     yield
-    for stream in waiting:
+    for stream in moved:
         stream.to("cpu")
 
 
 def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
-    """The row of a network, or of several of which the mean of softmax counts; measures its speed."""
-    with visiting(streams, device):
-        speed = images_per_second(_logits_of(streams), streams[0].size, device, min(64, len(label)))
+    """The row of one network, or of the mean softmax of several; measures the speed."""
+    with on_device(streams, device):
+        speed = images_per_second(_predictor(streams), streams[0].size, device, min(64, len(label)))
     return Row(
         name,
         **quality(logits, label),  # type: ignore[arg-type]
@@ -163,7 +171,7 @@ def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, d
 def images_per_second(
     predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.5
 ) -> float:
-    """Median speed over batches of `batch` images for about `seconds`, at least one, after one to warm up."""
+    """Median speed over batches of `batch` images during about `seconds`, after one batch of warm-up."""
     image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
     times: list[float] = []
     while len(times) < 2 or sum(times) < seconds:
@@ -193,7 +201,7 @@ def styled_table(rows: list[Row], title: str) -> Text:
 
 
 def table_columns(rows: list[Row]) -> list[list[str]]:
-    """Head and cells of each column of the table; the first are the names."""
+    """Head and cells of each column of the table; the first column has the names."""
 
     def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
         return [head, *(cell(row) for row in rows)]

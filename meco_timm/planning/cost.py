@@ -74,8 +74,8 @@ def parts_of(
     if recipe.store.folder is not None:
         teaching = min(teaching, _views(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
     parts["student"] = Part(alone.work + teaching, alone.images)
-    judged = [student, student, *teachers.values()]
-    return parts | {"test": Part(len(data.test) * sum(s.multiply_adds() for s in judged), len(data.test))}
+    evaluated = [student, student, *teachers.values()]
+    return parts | {"test": Part(len(data.test) * sum(s.multiply_adds() for s in evaluated), len(data.test))}
 
 
 def _store(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:

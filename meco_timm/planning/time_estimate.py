@@ -136,9 +136,9 @@ class Measuring:
         student = student_stream(recipe.student, recipe.alignment, classes, recipe.data.image_size)
         of_student = self._forward(student.to(self.accelerator.device).eval())
         parts["student"] = self._distilled(student, Zoo(plain, recipe, self.accelerator), loop, of_student)
-        judged = 2 * of_student + sum(forward.values()) + self.loading
+        evaluated = 2 * of_student + sum(forward.values()) + self.loading
         speed = 0.6 * (3 + 2 * len(teachers))  # each row's speed is measured
-        return parts | {"table and report": len(self.data.test) * judged + speed + ENDING}
+        return parts | {"table and report": len(self.data.test) * evaluated + speed + ENDING}
 
     def _supervised(self, network: Any, loop: Loop, images: int) -> float:
         stream = student_stream(network, LOGITS_ONLY, len(self.data.classes), self.recipe.data.image_size)

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from meco_timm.data.loading import Batch
-from meco_timm.evaluation.table import visiting
+from meco_timm.evaluation.table import on_device
 from meco_timm.networks.factory import weights_digest
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Alignment, Recipe
@@ -224,8 +224,8 @@ def test_offloaded_weights_are_in_host_memory_and_unchanged():
 def test_visiting_moves_a_stream_to_the_device_and_back(monkeypatch):
     network, moves = stream("test_vit"), []
     monkeypatch.setattr(Stream, "to", lambda self, device: moves.append(str(device)))
-    with visiting([network], torch.device("meta")):
+    with on_device([network], torch.device("meta")):
         assert moves == ["meta"]
     assert moves == ["meta", "cpu"]
-    with visiting([network], CPU):
+    with on_device([network], CPU):
         assert moves == ["meta", "cpu"]
