@@ -10,8 +10,8 @@ from meco_timm.common import UserError, log_to_screen
 from meco_timm.recipe import load_recipe
 
 
-def positive(word: str) -> int:
-    if (number := int(word)) < 1:
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
         raise ValueError
     return number
 
@@ -19,18 +19,20 @@ def positive(word: str) -> int:
 def parser() -> ArgumentParser:
     options = ArgumentParser("train.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     options.add_argument("recipe", help="a recipe, for example recipes/quickstart.yaml")
-    options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of it")
-    what = options.add_mutually_exclusive_group()
-    what.add_argument("--plan", action="store_true", help="print networks, blocks, cost, memory, hours; train nothing")
-    what.add_argument("--store", action="store_true", help="only compute the teachers' outputs for the store")
-    what.add_argument(
-        "--limit-steps", type=positive, metavar="N", help="rehearse: all parts, random weights, N steps each"
+    options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="keys of the recipe to change")
+    mode = options.add_mutually_exclusive_group()
+    mode.add_argument("--plan", action="store_true", help="print networks, blocks, cost, memory, time; train nothing")
+    mode.add_argument("--store", action="store_true", help="only precompute the teacher outputs into the store")
+    mode.add_argument(
+        "--limit-steps", type=positive, metavar="N", help="rehearse: N steps per training, random weights, few images"
     )
-    options.add_argument("--fresh", action="store_true", help="move an older run of this recipe aside and start anew")
+    options.add_argument(
+        "--fresh", action="store_true", help="rename an older run folder of this recipe and start a new run"
+    )
     shown = options.add_mutually_exclusive_group()
     shown.add_argument("-v", "--verbose", action="store_true", default=None, help="show all messages")
     shown.add_argument("-q", "--quiet", dest="verbose", action="store_false", help="show only warnings and results")
-    options.add_argument("--utilisation", type=float, help="of a GPU's stated FLOP/s, for the plan's hours (0.3)")
+    options.add_argument("--utilisation", type=float, help="assumed share of a GPU's peak FLOP/s (default 0.3)")
     return options
 
 
@@ -60,8 +62,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # outside of a training's steps, which save their state first
-        print("stopped; the same command goes on.", file=sys.stderr)
+    except KeyboardInterrupt:  # outside of the training loop, which saves its state first
+        print("Stopped. Repeat the command to continue.", file=sys.stderr)
         return 130
     return 0
 

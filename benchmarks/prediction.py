@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.form import Row, arguments, in_own_process, report
 from meco_timm import distill, load_recipe
 from meco_timm.data.loading import load_data
-from meco_timm.planning.time_estimate import seconds_here
+from meco_timm.planning.time_estimate import measured_seconds
 
 RUNS = {
     "quickstart": ("quickstart", []),
@@ -36,7 +36,7 @@ def both(name: str, overrides: list[str]) -> tuple[float, float]:
         places = [f"run={folder}/run", f"zoo.folder={folder}/zoo", "data.workers=0"]
         recipe = load_recipe(f"recipes/{name}.yaml", [*overrides, *places])
         data = load_data(recipe.data, recipe.seed)
-        predicted = sum(seconds_here(recipe, data, recipe.loop.batch_size, time.process_time).values())
+        predicted = sum(measured_seconds(recipe, data, recipe.loop.batch_size, time.process_time).values())
         began = time.process_time()
         distill(recipe)
         return predicted, time.process_time() - began

@@ -1,6 +1,7 @@
-"""14 · The console command `meco-timm`, over the functions that Python has too. train.py stays what a launcher starts.
+"""The console command `meco-timm`; every subcommand calls one function of the Python API.
 
-Nothing here imports torch before there is something to do, so that --help and a wrong recipe are told at once.
+torch is imported only when a command runs, so that --help and errors in a recipe appear at once. To train on several
+devices, start train.py with `accelerate launch`.
 """
 
 import sys
@@ -19,8 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Recipe_ = Annotated[Path, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value changes of the recipe, as in loop.lr=5e-4.")]
+RecipePath = Annotated[Path, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to change, for example loop.lr=5e-4.")]
 Verbose = Annotated[
     bool | None,
     typer.Option(
@@ -31,74 +32,76 @@ Verbose = Annotated[
         show_default=False,
     ),
 ]
-Run = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
 
 @app.command()
 def plan(
-    recipe: Recipe_,
+    recipe: RecipePath,
     overrides: Overrides = None,
-    utilisation: Annotated[float | None, typer.Option(help="Of a GPU's stated FLOP/s, for its hours; 0.3.")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s; default 0.3.")
+    ] = None,
     verbose: Verbose = None,
 ) -> None:
-    """Show networks, sizes, class maps, blocks, cost, memory and hours of a recipe; train nothing."""
+    """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
     from meco_timm.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides or [])  # before torch is imported
-    from meco_timm.pipeline import plan as make
+    loaded = load_recipe(recipe, overrides or [])  # before torch is imported
+    from meco_timm.pipeline import plan as make_plan
 
-    print(make(read, utilisation, measure=True), end="")
+    print(make_plan(loaded, utilisation, measure=True), end="")
 
 
 @app.command()
 def train(
-    recipe: Recipe_,
+    recipe: RecipePath,
     overrides: Overrides = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Move an older run of this recipe aside and start anew.")
+        bool, typer.Option("--fresh", help="Rename an older run folder of this recipe and start a new run.")
     ] = False,
     limit_steps: Annotated[
-        int | None, typer.Option(min=1, help="Rehearse: all parts, random weights, few images, so many steps each.")
+        int | None, typer.Option(min=1, help="Rehearse the recipe: N steps per training, random weights, few images.")
     ] = None,
     verbose: Verbose = None,
 ) -> None:
-    """Train what is not trained yet, distil, judge and report, in one process.
+    """Train the teachers, distil the student, evaluate all networks and write the report, in one process.
 
     On several devices: accelerate launch train.py RECIPE.
     """
     from meco_timm.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])
     from meco_timm.pipeline import distill
 
-    distill(read, fresh=fresh, limit_steps=limit_steps)
+    distill(loaded, fresh=fresh, limit_steps=limit_steps)
 
 
 @app.command()
-def store(recipe: Recipe_, overrides: Overrides = None, verbose: Verbose = None) -> None:
-    """Keep on disk what the teachers say of all images (`store:` in the recipe); a training then needs none of them."""
+def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = None) -> None:
+    """Precompute the teacher outputs for every view (`store:` in the recipe), so that training loads no teacher."""
     from meco_timm.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])
     from meco_timm.pipeline import fill_store
 
-    fill_store(read)
+    fill_store(loaded)
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)],
     data: Annotated[
-        str, typer.Option(help="A folder of class folders or parquet files, or a Hub id.", show_default=False)
+        str, typer.Option(help="Folder of class folders or parquet files, or a Hub id.", show_default=False)
     ],
-    split: Annotated[str | None, typer.Option(help="Split; test, else validation, else the first.")] = None,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels; the network's own.")] = None,
-    classes: Annotated[str | None, typer.Option(help="File of the network's class names, one a line.")] = None,
-    mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not know.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
+    split: Annotated[str | None, typer.Option(help="Split; default: test, else validation, else the first.")] = None,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the network's own.")] = None,
+    classes: Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")] = None,
+    mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not have.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 64,
     verbose: Verbose = None,
 ) -> None:
-    """Judge any timm network on any data set: accuracy, calibration, cost."""
+    """Evaluate any timm network on any data set: accuracy, calibration and cost."""
     from pydantic import ValidationError
 
     from meco_timm.recipe import Teacher
@@ -107,67 +110,67 @@ def evaluate(
         network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
     except ValidationError as error:
         raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
-    from meco_timm.evaluation import evaluate as judge
+    from meco_timm.evaluation import evaluate as evaluate_network
     from meco_timm.evaluation import print_table
 
-    print_table([judge(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
+    print_table([evaluate_network(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
 
 
 @app.command()
 def report(run: Run, verbose: Verbose = None) -> None:
-    """Write report.html of a finished run anew, without a device or the data."""
-    from meco_timm.reporting import report as write
+    """Write report.html of a finished run again, from its folder only."""
+    from meco_timm.reporting import report as write_report
 
-    print(write(run))
+    print(write_report(run))
 
 
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("compare.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("compare.html"),
     verbose: Verbose = None,
 ) -> None:
-    """Write one page over several runs."""
-    from meco_timm.reporting import compare as write
+    """Write one page that compares several finished runs."""
+    from meco_timm.reporting import compare as write_page
 
-    print(write(list(runs), output))
+    print(write_page(list(runs), output))
 
 
 @app.command()
 def publish(
     run: Run,
-    repo: Annotated[
-        str | None, typer.Option(help="owner/name on the Hub; by default the recipe's publish.repo.")
+    repo: Annotated[str | None, typer.Option(help="owner/name on the Hub; default: the recipe's publish.repo.")] = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Visibility, if the repository is created.")
     ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
-    license: Annotated[str | None, typer.Option(help="The student's licence, as the Hub names it.")] = None,
-    card: Annotated[str | None, typer.Option(help="Your own template of the card.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; default: main.")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the student, by its Hub identifier.")] = None,
+    card: Annotated[str | None, typer.Option(help="Your template of the model card.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in the repository.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded; upload nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded; upload nothing.")] = False,
     verbose: Verbose = None,
 ) -> None:
     """Upload the student of a finished run to the Hub, in one commit."""
-    said = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
-    said |= {"overwrite": overwrite or None}
+    options = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
+    options |= {"overwrite": overwrite or None}
     from meco_timm.hub import publish as upload
     from meco_timm.hub import publish_settings
 
-    upload(run, publish_settings(run, {key: value for key, value in said.items() if value is not None}), dry_run)
+    upload(run, publish_settings(run, {key: value for key, value in options.items() if value is not None}), dry_run)
 
 
 @app.command()
 def teachers(
-    folder: Annotated[Path, typer.Argument(help="The zoo's folder.")] = Path("zoo"), verbose: Verbose = None
+    folder: Annotated[Path, typer.Argument(help="Zoo folder.")] = Path("zoo"), verbose: Verbose = None
 ) -> None:
-    """List the trained networks of a zoo, with their accuracy."""
+    """List the trained networks in a zoo folder, with their accuracy."""
     from meco_timm.zoo import list_teachers, print_teachers
 
     print_teachers(list_teachers(folder), folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 2 and plain words where the user can mend it."""
+    """Run the command and return its exit code; on a UserError print the message and return 2."""
     try:
         with log_to_screen():
             result: Any = app(arguments, standalone_mode=True)

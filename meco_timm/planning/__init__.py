@@ -1,7 +1,7 @@
-"""What a run will do and cost, before it does it.
+"""What a run will do, how long it takes and what it costs, before it starts.
 
-In: a recipe. Out: the plan as text; hours; a rehearsal in few steps.
-Never: trains to the end, or writes a run.
+In: a recipe. Out: the plan as text, time estimates, a rehearsal in few steps.
+Never: trains to the end, or writes a run folder.
 """
 
 from meco_timm.planning.plan import make_plan

@@ -1,4 +1,4 @@
-"""What a run costs before it is run: steps, multiply-adds, memory, disk. Networks are looked at without weights."""
+"""What a run costs: steps, multiply-adds (MACs), memory and disk, computed from networks without weights."""
 
 import time
 from typing import Any, NamedTuple
@@ -11,7 +11,12 @@ from meco_timm.recipe import Loop, Recipe
 from meco_timm.training import total_steps
 from meco_timm.zoo import layout, named_teachers
 
-OPTIMIZER_BYTES = {"sgd": 4, "momentum": 4, "nesterov": 4, "lion": 4}  # of state per parameter; 8 for Adam and others
+OPTIMIZER_BYTES = {
+    "sgd": 4,
+    "momentum": 4,
+    "nesterov": 4,
+    "lion": 4,
+}  # of optimizer state per parameter; 8 for Adam and others
 
 
 def cost_lines(
@@ -21,128 +26,127 @@ def cost_lines(
     data: DataSource,
     processes: int,
 ) -> list[str]:
-    """The plan's lines: steps, multiply-adds per image, memory, store."""
+    """The plan's lines on steps, multiply-adds per image, memory and store."""
     steps = total_steps(recipe.loop, len(data.train), processes)
     per_step = recipe.loop.batch_size * recipe.loop.accumulation * processes
     trained = [t for t in recipe.teachers if t.train]
-    memory = {word: memory_of(recipe, student, teachers, word) / 2**30 for word in ("float32", "bf16")}
+    memory = {dtype: training_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
     return [
         f"\nsteps   {steps} of {per_step} images ({steps * per_step / len(data.train):.1f} passes over the training "
         f"images); {len(trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
         f"cost    {3 * student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
-        f"{_teachers_work(recipe, teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
+        f"{teacher_macs(recipe, teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
         f"memory  about {memory['float32']:.2f} GiB per process in float32, {memory['bf16']:.2f} in bf16: weights, "
         "gradients, optimizer, activations and teachers",
-        *_store(recipe, teachers, data, processes),
+        *_store_line(recipe, teachers, data, processes),
     ]
 
 
-def _teachers_work(recipe: Recipe, teachers: dict[str, Stream]) -> float:
-    """Multiply-adds per image of what teaches a step."""
+def teacher_macs(recipe: Recipe, teachers: dict[str, Stream]) -> float:
+    """Multiply-adds per image and step of the teachers: of the mean of all, or of one that is drawn."""
     forward = [stream.multiply_adds() for stream in teachers.values()]
     return sum(forward) / (1 if recipe.zoo.sampling == "average" else len(forward))
 
 
 class Part(NamedTuple):
-    """Multiply-adds of a part of a run, and the images that are read for it, by all processes together."""
+    """Multiply-adds of a part of a run, and the number of images read for it, of all processes together."""
 
-    work: float
+    macs: float
     images: float
 
 
-def parts_of(
+def run_parts(
     recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource, processes: int
 ) -> dict[str, Part]:
-    """Parts by name; nothing taken from the zoo, or from a store that is full already.
-
-    A backward pass counts twice its forward; gradient checkpointing is a forward more.
-    """
-
-    def training(stream: Stream, loop: Loop, images: int) -> Part:
-        seen = total_steps(loop, images, processes) * loop.batch_size * loop.accumulation * processes
-        looked_at = loop.validations * len(data.validation)
-        work = ((4 if loop.gradient_checkpointing else 3) * seen + looked_at) * stream.multiply_adds()
-        return Part(work, seen + looked_at)
-
+    """The parts of a run by name, assuming an empty zoo and an empty store."""
     parts = {
-        f"teacher {name}": training(teachers[name], teacher.loop, len(data.labelled))
+        f"teacher {name}": _training_part(teachers[name], teacher.loop, len(data.labelled), data, processes)
         for name, teacher in named_teachers(recipe).items()
         if teacher.train
     }
-    alone = parts["student alone"] = training(student, recipe.loop, len(data.train))
-    teaching = alone.images * _teachers_work(recipe, teachers)
+    alone = parts["student alone"] = _training_part(student, recipe.loop, len(data.train), data, processes)
+    targets = alone.images * teacher_macs(recipe, teachers)
     if recipe.store.folder is not None:
-        teaching = min(teaching, _views(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
-    parts["student"] = Part(alone.work + teaching, alone.images)
+        targets = min(targets, _view_count(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
+    parts["student"] = Part(alone.macs + targets, alone.images)
     evaluated = [student, student, *teachers.values()]
     return parts | {"test": Part(len(data.test) * sum(s.multiply_adds() for s in evaluated), len(data.test))}
 
 
-def _store(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
-    """Size of a full store, and how long filling it takes at the speed that a convolution has here."""
+def _training_part(stream: Stream, loop: Loop, images: int, data: DataSource, processes: int) -> Part:
+    """A backward pass costs two forward passes; gradient checkpointing costs one more forward pass."""
+    trained = total_steps(loop, images, processes) * loop.batch_size * loop.accumulation * processes
+    validated = loop.validations * len(data.validation)
+    macs = ((4 if loop.gradient_checkpointing else 3) * trained + validated) * stream.multiply_adds()
+    return Part(macs, trained + validated)
+
+
+def _store_line(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
+    """Size of a complete store, and a lower bound of the time to precompute it on this device."""
     if recipe.store.folder is None:
         return []
-    views = _views(recipe, data)
+    views = _view_count(recipe, data)
     size = sum(layout(recipe, stream, len(data.classes)).bytes_per_view for stream in teachers.values())
-    work = views * sum(stream.multiply_adds() for stream in teachers.values())
+    macs = views * sum(stream.multiply_adds() for stream in teachers.values())
     speed = multiply_adds_per_second() * processes
     return [
-        f"store   {views * size / 1e9:.3g} GB when full: {views} views × {size} bytes ({recipe.store.folder}); filling "
-        f"takes {duration(work / speed)} or more: {work:.1e} multiply-adds, of which a convolution does {speed:.0e} a "
-        "second here"
+        f"store   {views * size / 1e9:.3g} GB when complete: {views} views × {size} bytes ({recipe.store.folder}); "
+        f"precomputing it takes at least {format_duration(macs / speed)}: {macs:.1e} multiply-adds at {speed:.0e} per "
+        "second, the measured speed of a convolution on this device"
     ]
 
 
-def _views(recipe: Recipe, data: DataSource) -> int:
-    """Views of all training images together."""
+def _view_count(recipe: Recipe, data: DataSource) -> int:
+    """Number of (view, image) pairs of all training images."""
     return len(data.train) * data.repeats * (recipe.store.views or 0)
 
 
 def multiply_adds_per_second() -> float:
-    """Of a 3 × 3 convolution of 64 channels on this device, measured for a moment; few networks reach it."""
+    """Measured speed of a 3 × 3 convolution with 64 channels on this device; few networks reach it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layer, image = torch.nn.Conv2d(64, 64, 3, padding=1).to(device), torch.randn(16, 64, 28, 28, device=device)
     times = []
     with torch.no_grad():
         for _ in range(6):
-            began = time.perf_counter()
+            start = time.perf_counter()
             layer(image).sum().item()  # .item() waits for the device
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
     return image.numel() * 9 * 64 / min(times)
 
 
-def duration(seconds: float) -> str:
-    """In the largest unit of which there are two or more."""
+def format_duration(seconds: float) -> str:
+    """`3 days`, `5 hours`, `12 minutes` or `40 s`: in the largest unit that gives at least 2."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 1):.0f} s"
 
 
-def memory_of(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
-    """Bytes of one process that trains in `precision`, "float32" or "bf16".
+def training_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
+    """Estimated bytes of one process that trains in `precision`, "float32" or "bf16".
 
-    Of a parameter: weight and gradient in float32, the optimizer's state, a moving average, and under autocast a copy
-    in bf16. Activations, there, are half as large; so are teachers, by the default of `zoo.precision`.
+    Counted are weights and gradients in float32, the optimizer's state, the EMA of the weights, activations and
+    teachers. Autocast to bf16 adds a copy of the weights and halves activations and (by the default of
+    `zoo.precision`) teachers.
     """
-    low = precision == "bf16"
+    bf16 = precision == "bf16"
     state = OPTIMIZER_BYTES.get(recipe.loop.optimizer, 8)
-    per_parameter = 8 + state + (4 if recipe.loop.ema else 0) + (2 if low else 0)
-    activations = saved_bytes_per_image(student) * recipe.loop.batch_size / (2 if low else 1)
-    here = sorted((stream.parameter_count for stream in teachers.values()), reverse=True)[: recipe.zoo.resident]
-    frozen = sum(here) * (2 if low and recipe.zoo.precision != "no" else 4)
+    per_parameter = 8 + state + (4 if recipe.loop.ema else 0) + (2 if bf16 else 0)
+    activations = activation_bytes_per_image(student) * recipe.loop.batch_size / (2 if bf16 else 1)
+    on_device = sorted((stream.parameter_count for stream in teachers.values()), reverse=True)[: recipe.zoo.resident]
+    frozen = sum(on_device) * (2 if bf16 and recipe.zoo.precision != "no" else 4)
     return per_parameter * student.parameter_count + activations + frozen
 
 
-def saved_bytes_per_image(stream: Stream) -> float:
-    """Bytes that autograd keeps for the backward pass, per image, parameters not counted."""
-    kept: dict[int, int] = {}
-    own = {p.untyped_storage()._cdata for p in stream.parameters()}
+def activation_bytes_per_image(stream: Stream) -> float:
+    """Bytes per image that autograd saves for the backward pass, parameters not included."""
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage()._cdata for p in stream.parameters()}
 
     def pack(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage.nbytes()
         return tensor
 
     stream.train()
@@ -150,4 +154,4 @@ def saved_bytes_per_image(stream: Stream) -> float:
         outputs = stream(torch.zeros(2, 3, stream.size, stream.size, device=stream.mean.device))
     stream.eval()
     del outputs
-    return sum(kept.values()) / 2
+    return sum(saved.values()) / 2

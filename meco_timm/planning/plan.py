@@ -1,4 +1,4 @@
-"""The plan: what a run will do, on one screen, before it does it. Networks are looked at without their weights."""
+"""The plan of a run on one screen: data, networks, blocks, cost, memory and warnings. No weights are loaded."""
 
 import io
 from collections.abc import Callable
@@ -16,48 +16,47 @@ from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.zoo import named_teachers, untrained_teachers
 
 WIDTH = 118
-Taps = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
-More = Callable[[Stream, dict[str, Stream]], list[str]]
+BlockShapes = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
+ExtraLines = Callable[[Stream, dict[str, Stream]], list[str]]
 
 
-def make_plan(recipe: Recipe, data: DataSource, processes: int, more: More = lambda *_: []) -> str:
-    """The plan as text. `more`: gives further lines, from the streams of student and teachers.
+def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: ExtraLines = lambda *_: []) -> str:
+    """The plan as text. `extra_lines`: gives more lines from the streams of student and teachers.
 
     Raises:
-        UserError: any network that cannot be made, does not fit the data, or cannot take its images; too large a batch.
+        UserError: a network cannot be made or does not fit the data or its images; the batch is too large.
     """
     for loop in (recipe.loop, *(teacher.loop for teacher in recipe.teachers if teacher.train)):
-        check_batch(data.labelled, loop.batch_size, processes)  # the student alone and the teachers learn from these
+        check_batch(data.labelled, loop.batch_size, processes)  # the student alone and the teachers train on these
     student = student_stream(
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
     teachers = untrained_teachers(recipe, data.classes)
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
-    _print_data(console, data_section(recipe, data))
-    console.print(_networks(recipe, student, teachers, data.classes))
-    tapped = {name: _tapped(stream) for name, stream in {"student": student, **teachers}.items()}
-    if recipe.alignment.blocks:
-        console.print(_blocks(recipe, tapped))
-    for line in (
+    shapes = {name: _block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
+    return _render(
+        *_data_parts(data_section(recipe, data)),
+        _networks_table(recipe, student, teachers, data.classes),
+        *([_blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
         *cost_lines(recipe, student, teachers, data, processes),
-        *more(student, teachers),
-        *_points(recipe, tapped),
+        *extra_lines(student, teachers),
+        *_one_location_warnings(recipe, shapes),
         *_warnings(recipe, student, teachers, data.classes),
-    ):
-        console.print(line, highlight=False)
+    )
+
+
+def _render(*parts: str | Table) -> str:
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
+    for part in parts:
+        console.print(part, highlight=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-def _print_data(console: Console, section: DataSection) -> None:
-    console.print(f"{section.title}\n")
-    if section.classes:
-        console.print(section.classes)
-        console.print()
-    for line in section.lines:
-        console.print(line, highlight=False)
-    if section.lines:
-        console.print()
+def _data_parts(section: DataSection) -> list[str | Table]:
+    """The data's lines and table of classes, each block followed by an empty line."""
+    table: list[str | Table] = [section.classes, ""] if section.classes else []
+    lines = [*section.lines, ""] if section.lines else []
+    return [f"{section.title}\n", *table, *lines]
 
 
 def _plain_table(*heads: str) -> Table:
@@ -69,7 +68,7 @@ def _plain_table(*heads: str) -> Table:
     return table
 
 
-def _networks(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> Table:
+def _networks_table(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> Table:
     table = _plain_table(
         "network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence"
     )
@@ -87,20 +86,20 @@ def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
         str(stream.size),
         _normalisation(stream),
         _class_cell(stream, classes),
-        _source(network, stream, classes),
+        _weights_cell(network, stream, classes),
         str(stream.model.pretrained_cfg.get("license") or "–") if network.names_weights else "–",
     ]
 
 
 def _normalisation(stream: Stream) -> str:
     mean, std = tuple(stream.data_config["mean"]), tuple(stream.data_config["std"])
-    known = {
+    names = {
         IMAGENET_DEFAULT_MEAN: "ImageNet",
         IMAGENET_INCEPTION_MEAN: "0.5",
         OPENAI_CLIP_MEAN: "CLIP",
         (0.0,) * 3: "none",
     }
-    return known.get(mean) or " / ".join(",".join(f"{v:.3g}" for v in values) for values in (mean, std))
+    return names.get(mean) or " / ".join(",".join(f"{v:.3g}" for v in values) for values in (mean, std))
 
 
 def _class_cell(stream: Stream, classes: int) -> str:
@@ -110,31 +109,33 @@ def _class_cell(stream: Stream, classes: int) -> str:
     return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
 
 
-def _source(network: Network, stream: Stream, classes: int) -> str:
-    """Where the weights come from, and what becomes of them."""
+def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
+    """Where the weights come from, and whether they are trained first."""
     cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
-    own = "its own" if is_teacher and not is_place(network.model) else network.model  # a tag is the teacher's name
-    told = [network.weights or (own if network.names_weights else "random")]
+    own = (
+        "its own" if is_teacher and not is_place(network.model) else network.model
+    )  # the tag stands in the first column
+    parts = [network.weights or (own if network.names_weights else "random")]
     if isinstance(network, Teacher) and not network.train:
-        return told[0] if network.names_weights else f"timm tag {cfg.get('tag')}"
+        return parts[0] if network.names_weights else f"timm tag {cfg.get('tag')}"
     if network.names_weights and not network.weights and cfg.get("num_classes") != classes:
-        told.append("new head")
+        parts.append("new head")
     if is_teacher:
-        told.append("fine-tuned first" if network.names_weights else "trained first")
-    return ", ".join(told)
+        parts.append("fine-tuned first" if network.names_weights else "trained first")
+    return ", ".join(parts)
 
 
-def _blocks(recipe: Recipe, tapped: dict[str, Taps]) -> Table:
+def _blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:
     """`layer2 64×4×4 → 256` for each block of each network."""
     table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
-    for name, taps in tapped.items():
-        cells = [f"{module} {'×'.join(map(str, shape))} → {recipe.alignment.length}" for module, shape in taps]
+    for name, blocks in shapes.items():
+        cells = [f"{module} {'×'.join(map(str, shape))} → {recipe.alignment.length}" for module, shape in blocks]
         table.add_row(name, *(cells or ["none: logits only"]))
     return table
 
 
 @torch.no_grad()
-def _tapped(stream: Stream) -> Taps:
+def _block_shapes(stream: Stream) -> BlockShapes:
     if not stream.taps:
         return []
     image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
@@ -143,17 +144,16 @@ def _tapped(stream: Stream) -> Taps:
     return [(name, list(m.shape[1:])) for name, m in zip(names, maps, strict=True)]
 
 
-def _points(recipe: Recipe, tapped: dict[str, Taps]) -> list[str]:
-    """Warnings of maps without extent where places are compared."""
+def _one_location_warnings(recipe: Recipe, shapes: dict[str, BlockShapes]) -> list[str]:
+    """Attention alignment compares locations; warn of maps of 1×1."""
     if recipe.alignment.method != "attention" or not any(recipe.block_weights):
         return []
     lines = []
-    for name, taps in tapped.items():
-        points = [str(i) for i, (_, shape) in enumerate(taps) if shape[1:] == [1, 1]]
-        if points:
+    for name, blocks in shapes.items():
+        if found := [str(i) for i, (_, shape) in enumerate(blocks) if shape[1:] == [1, 1]]:
             lines.append(
-                f"warning: block {', '.join(points)} of {name} is one point, and `attention` compares places: nothing "
-                "is learnt there; `flatten`, or larger images, may serve better"
+                f"warning: block {', '.join(found)} of {name} is a 1×1 map, and `attention` compares locations: it "
+                "teaches nothing; write alignment.method=flatten, or use larger images"
             )
     return lines
 
@@ -163,16 +163,18 @@ def _warnings(recipe: Recipe, student: Stream, teachers: dict[str, Stream], clas
     for (name, stream), teacher in zip(teachers.items(), recipe.teachers, strict=True):
         licence = str(stream.model.pretrained_cfg.get("license") or "")
         if teacher.names_weights and "nc" in licence.split("-"):
-            lines.append(f"warning: the weights of {name} are {licence}: a student of it may not be used commercially")
+            lines.append(
+                f"warning: the weights of {name} are {licence}: commercial use of the student may not be allowed"
+            )
         if stream.size > 2 * student.size:
             lines.append(
-                f"warning: {name} sees images of {student.size} px enlarged to {stream.size}: slow and blurred; "
-                "a smaller `size`, or a larger data.image_size, may serve better"
+                f"warning: {name} gets images of {student.size} px enlarged to {stream.size} px, slow and blurred; "
+                "consider a smaller teacher `size` or a larger data.image_size"
             )
-        told = teacher.train or teacher.classes or stream.class_map is not None
-        if stream.has_logits and not told and not known_by_name(stream.model, classes):
-            lines.append(f"note: {name} has as many classes as the data set; taken to be in the same order")
+        matched = teacher.train or teacher.classes or stream.class_map is not None
+        if stream.has_logits and not matched and not known_by_name(stream.model, classes):
+            lines.append(f"note: {name} has as many classes as the data set, without names; the same order is assumed")
         if stream.unknown:
             names = some([classes[i] for i in stream.unknown], 5)
-            lines.append(f"note: {name} never speaks of {len(stream.unknown)} class(es) that it lacks: {names}")
+            lines.append(f"note: {name} does not have {len(stream.unknown)} class(es) of the data set: {names}")
     return lines

@@ -1,6 +1,6 @@
-"""A rehearsal: all parts of a recipe in a few steps, with random weights and few images, in a folder of its own.
+"""Rehearsal: run all parts of a recipe for a few steps, with random weights and few images, in a temporary folder.
 
-No weights and no data set are downloaded; zoo, store, trackers and the Hub are left alone.
+Nothing is downloaded; the recipe's zoo, store, trackers and Hub repository are not used.
 """
 
 import io
@@ -23,31 +23,31 @@ from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 
 logger = get_logger(RESULT)
 
-FEW = 4  # images to validate with, and to test on
-PICTURES = 16  # made-up images that are not the same
+HELD_OUT = 4  # images of the validation split, and of the test split
+DISTINCT = 16  # synthetic images that differ
 Rows = tuple[list[dict[str, Any]], list[int]]  # stored images and labels
 
 
 @contextmanager
 def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[Recipe]:
-    """The recipe as it is rehearsed, with trainings of `steps` steps, in a folder that goes at the end.
+    """The recipe to run as a rehearsal, with `steps` steps per training, in a folder that is deleted at the end.
 
-    Batches stay as large as they are, so that memory is rehearsed too.
+    Batch sizes stay the same, so that memory use is rehearsed too.
 
     Raises:
-        UserError: the data set cannot be opened and is not known, or a network cannot be made.
+        UserError: the data set cannot be opened, or a network cannot be made.
     """
     main, folder = accelerator.is_main_process, Path(f"{recipe.run}.rehearsal")
     try:
         if main:
-            shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(folder, ignore_errors=True)  # a rehearsal that was killed leaves it
             write_text(folder / "recipe.yaml", to_yaml(_shortened(recipe, steps, folder, accelerator.num_processes)))
         accelerator.wait_for_everyone()
         with _cached_in(folder / "cache"):
             yield load_recipe(folder / "recipe.yaml")
-        what = "made-up images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
-        message = "\nrehearsed: all parts ran, each training %d step(s), on %s; nothing of it is kept."
-        logger.info(message, steps, what)
+        images = "synthetic images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
+        message = "\nRehearsal finished: all parts ran, %d step(s) per training, on %s. Nothing was saved."
+        logger.info(message, steps, images)
     finally:
         if main:
             shutil.rmtree(folder, ignore_errors=True)
@@ -55,7 +55,7 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
 
 @contextmanager
 def _cached_in(folder: Path) -> Iterator[None]:
-    """What `datasets` keeps of the few images lies in `folder`."""
+    """Have `datasets` write its cache into `folder`."""
     before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, folder
     try:
         yield
@@ -64,11 +64,11 @@ def _cached_in(folder: Path) -> Iterator[None]:
 
 
 def _shortened(recipe: Recipe, steps: int, folder: Path, processes: int) -> Recipe:
-    """The recipe of the rehearsal; writes the images and the weights that it needs."""
-    few = {"steps": steps, "epochs": None, "validations": 1, "patience": None}
+    """The recipe of the rehearsal; writes its images and weights."""
+    short = {"steps": steps, "epochs": None, "validations": 1, "patience": None}
 
     def shortened(section: Any) -> Any:
-        return section.model_copy(update={"loop": section.loop.model_copy(update=few)})
+        return section.model_copy(update={"loop": section.loop.model_copy(update=short)})
 
     changes: dict[str, Any] = {
         "run": str(folder / "run"),
@@ -84,72 +84,73 @@ def _shortened(recipe: Recipe, steps: int, folder: Path, processes: int) -> Reci
 
 
 def random_weights(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with random weights for those that timm or the Hub would give, written below `folder`.
+    """The recipe with random weights, written below `folder`, in place of those from timm or the Hub.
 
     Raises:
         UserError: a network cannot be made.
     """
 
-    def made(network: Network, role: str) -> Any:
+    def randomised(network: Network, role: str) -> Any:
         if not network.names_weights or network.weights or network.model.startswith("local-dir:"):
             return network
-        place = folder / network.model.split("/")[-1]
-        if not place.exists():
+        path = folder / network.model.split("/")[-1]
+        if not path.exists():
             model, _ = make_network(Network(model=network.model), {}, pretrained=False, size=None, role=role)
-            save_for_hf(model.half(), place, safe_serialization=True)
-        return network.model_copy(update={"model": f"local-dir:{place}"})
+            save_for_hf(model.half(), path, safe_serialization=True)
+        return network.model_copy(update={"model": f"local-dir:{path}"})
 
-    teachers = [made(teacher, f"teachers.{i}") for i, teacher in enumerate(recipe.teachers)]
-    return recipe.model_copy(update={"teachers": teachers, "student": made(recipe.student, "student")})
+    teachers = [randomised(teacher, f"teachers.{i}") for i, teacher in enumerate(recipe.teachers)]
+    return recipe.model_copy(update={"teachers": teachers, "student": randomised(recipe.student, "student")})
 
 
 def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
-    """Write some images, of each class, for all splits; returns what the section `data` then says of them."""
+    """Write some images of each class for all splits; returns the changes of the recipe's `data`."""
     settings = recipe.data
     largest = processes * max(loop.batch_size for loop in (recipe.loop, *(t.loop for t in recipe.teachers)))
     classes, parts = _few_rows(recipe, largest)
     folder.mkdir(parents=True)
     datasets.disable_progress_bars()
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=classes))
-    for name, (images, labels) in zip(("train", "test"), parts, strict=True):
-        split = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
+    for name, (stored, labels) in zip(("train", "test"), parts, strict=True):
+        split = datasets.Dataset.from_dict({"image": stored, "label": labels}, features)
         split.to_parquet(str(folder / f"{name}.parquet"))
     count = len(parts[0][0])
     return {
         **{"source": str(folder), "subset": None, "image_column": None, "label_column": None},
         **{"train_split": "train", "test_split": None},
-        "validation": FEW / count if settings.validation and count > 2 * FEW else 0.0,
+        "validation": HELD_OUT / count if settings.validation and count > 2 * HELD_OUT else 0.0,
         "labelled": min(settings.labelled, max(len(classes), largest)) if settings.labelled else None,
     }
 
 
 def _few_rows(recipe: Recipe, largest: int) -> tuple[list[str], list[Rows]]:
-    """(classes, images and labels to train on and to test on): some of the source's, or made-up ones."""
+    """(classes, rows of the training and of the test split): some of the source's, or synthetic images."""
 
     def count(classes: list[str]) -> int:
-        return 2 * max(len(classes), largest) + FEW  # as many again, for those whose labels are hidden
+        return 2 * max(len(classes), largest) + HELD_OUT  # half of them may be unlabelled
 
-    if (known := known_data(recipe.data)) is not None:
-        pictures, classes = [_picture(i, recipe.data.image_size) for i in range(PICTURES)], known.classes
-        return classes, [_made_up(pictures, n, len(classes)) for n in (count(classes), FEW)]
+    if (listed := known_data(recipe.data)) is not None:
+        jpegs, classes = [_random_jpeg(i, recipe.data.image_size) for i in range(DISTINCT)], listed.classes
+        return classes, [_synthetic(jpegs, n, len(classes)) for n in (count(classes), HELD_OUT)]
     found = read_source(recipe.data)
-    return found.classes, [_some(found.train, count(found.classes)), _some(found.test or found.train, FEW)]
+    train, test = found.train, found.test or found.train
+    return found.classes, [_balanced(train, count(found.classes)), _balanced(test, HELD_OUT)]
 
 
-def _picture(seed: int, side: int) -> bytes:
+def _random_jpeg(seed: int, side: int) -> bytes:
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype("uint8")
     file = io.BytesIO()
     Image.fromarray(coarse).resize((side, side)).save(file, "JPEG")
     return file.getvalue()
 
 
-def _made_up(pictures: list[bytes], count: int, classes: int) -> Rows:
-    images = [{"bytes": pictures[i % len(pictures)], "path": None} for i in range(count)]
+def _synthetic(jpegs: list[bytes], count: int, classes: int) -> Rows:
+    images = [{"bytes": jpegs[i % len(jpegs)], "path": None} for i in range(count)]
     return images, [i % classes for i in range(count)]
 
 
-def _some(split: Split, count: int) -> Rows:
-    """`count` rows of a split, or all: one of each class, then a second of each, and so on."""
+def _balanced(split: Split, count: int) -> Rows:
+    """At most `count` images and labels of a split, with equal numbers per class as far as possible."""
     by_class = np.argsort(split.labels, kind="stable")
     first = np.searchsorted(split.labels[by_class], split.labels[by_class])
     rank = np.empty(len(by_class), dtype=np.int64)

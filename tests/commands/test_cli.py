@@ -1,4 +1,4 @@
-"""The console command: every subcommand does what its function does, --help is quick, and errors are plain words."""
+"""The console command: every subcommand calls its function, --help is fast, and errors are messages."""
 
 import os
 import re
@@ -22,15 +22,15 @@ from meco_timm.reporting.results import read_results
 COMMANDS = ("plan", "train", "evaluate", "report", "compare", "publish", "teachers")
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that succeeds says."""
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Standard output of a command that succeeds."""
     capsys.readouterr()
     assert main(list(arguments)) == 0
     return capsys.readouterr().out
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that fails says: code 2 and plain words on stderr."""
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Standard error of a command that fails with exit code 2."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err
@@ -39,11 +39,11 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_names_every_command_and_each_has_its_own(capsys):
-    text = said(capsys, "--help")
+    text = output_of(capsys, "--help")
     assert all(re.search(rf"^ +{command} +\S", text, re.MULTILINE) for command in COMMANDS)
     assert "--install-completion" in text
     for command in COMMANDS:
-        assert "Usage: " in said(capsys, command, "--help")
+        assert "Usage: " in output_of(capsys, command, "--help")
 
 
 def test_help_is_quick_and_imports_no_torch():
@@ -69,7 +69,7 @@ def test_python_has_the_same():
 
 def test_plan_says_and_writes_nothing(recipe, tmp_path, capsys):
     path = write(recipe, tmp_path)
-    assert "3 classes" in said(capsys, "plan", path, "loop.steps=3")
+    assert "3 classes" in output_of(capsys, "plan", path, "loop.steps=3")
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
@@ -83,19 +83,19 @@ def test_train_of_a_run_that_has_ended_says_so(ended, capsys):
 def test_report_makes_the_page_again(ended, tmp_path, capsys):
     run = shutil.copytree(ended, tmp_path / "run")
     (run / "report.html").unlink()
-    assert said(capsys, "report", str(run)).strip() == str(run / "report.html")
+    assert output_of(capsys, "report", str(run)).strip() == str(run / "report.html")
     assert (run / "report.html").is_file()
 
 
 def test_compare_takes_runs_and_a_place(ended, tmp_path, capsys):
     other = shutil.copytree(ended, tmp_path / "other")
-    assert said(capsys, "compare", str(ended), str(other), "-o", str(tmp_path / "x.html")).strip() == str(
+    assert output_of(capsys, "compare", str(ended), str(other), "-o", str(tmp_path / "x.html")).strip() == str(
         tmp_path / "x.html"
     )
 
 
 def test_publish_without_leaving_the_machine(ended, capsys):
-    text = said(capsys, "publish", str(ended), "--repo", "me/student", "--license", "mit", "--dry-run")
+    text = output_of(capsys, "publish", str(ended), "--repo", "me/student", "--license", "mit", "--dry-run")
     assert "model.safetensors" in text
     assert "warning" not in text
 
@@ -109,17 +109,17 @@ def test_teachers_of_the_zoo_best_first(ended, capsys):
     ]
     assert [one.top1 for one in found] == sorted((one.top1 for one in found), reverse=True)
     assert all(one.steps == 30 and one.image_size == 32 and one.megabytes > 0.1 for one in found)
-    text = said(capsys, "teachers", str(ended.parent / "zoo"))
+    text = output_of(capsys, "teachers", str(ended.parent / "zoo"))
     assert all(one.folder in text and f"{one.top1:.2f}" in text for one in found)
 
 
 def test_no_zoo_an_empty_one_and_one_in_the_making(ended, tmp_path, capsys):
-    assert "there is no folder" in told(capsys, "teachers", str(tmp_path / "zoo"))
+    assert "there is no folder" in error_of(capsys, "teachers", str(tmp_path / "zoo"))
     shutil.copytree(ended.parent / "zoo", tmp_path / "zoo")
     for place in (tmp_path / "zoo").iterdir():
         (place / "made_by.json").write_text("{") if place.is_dir() and place.name[0] != "." else None
     assert list_teachers(tmp_path / "zoo") == []
-    assert "There are no trained networks" in said(capsys, "teachers", str(tmp_path / "zoo"))
+    assert "There are no trained networks" in output_of(capsys, "teachers", str(tmp_path / "zoo"))
 
 
 def test_the_notebook_of_the_documentation_runs(recipe, tmp_path, capsys, monkeypatch):
@@ -162,7 +162,7 @@ def test_evaluate_sees_the_data_as_the_network_asks(ended, capsys):
     source = str(ended.parent / "shapes")
     row = evaluate(f"local-dir:{ended / 'student'}", source)
     assert row.nll == pytest.approx(read_results(ended).row("student").nll, rel=1e-4)
-    text = said(capsys, "evaluate", f"local-dir:{ended / 'student'}", "--data", source)
+    text = output_of(capsys, "evaluate", f"local-dir:{ended / 'student'}", "--data", source)
     assert f"{row.nll:.4f}" in text
     assert "Test split of" in text
 
@@ -172,7 +172,7 @@ def test_evaluate_on_another_split_has_all_of_its_images(ended, capsys):
     train = evaluate(f"local-dir:{ended / 'student'}", recipe.data, split="train")
     test = evaluate(f"local-dir:{ended / 'student'}", load_data(recipe.data, 0))
     assert train.nll != test.nll
-    said(
+    output_of(
         capsys,
         "evaluate",
         f"local-dir:{ended / 'student'}",
@@ -202,14 +202,14 @@ def test_what_cannot_be_evaluated_is_told(ended, capsys, arguments, expected):
         "student": f"local-dir:{ended / 'student'}",
         "digits": ROOT / "recipes/data/digits",
     }
-    assert expected in told(capsys, "evaluate", *(argument.format(**places) for argument in arguments))
+    assert expected in error_of(capsys, "evaluate", *(argument.format(**places) for argument in arguments))
 
 
 def test_a_class_map_is_taken(ended, capsys, tmp_path):
     names = timm.create_model(f"local-dir:{ended / 'student'}").pretrained_cfg["label_names"]
     (tmp_path / "names.txt").write_text("\n".join(" ".join(name.split()) for name in names))
     command = ["evaluate", f"local-dir:{ended / 'student'}", "--data", str(ended.parent / "shapes")]
-    text = told(capsys, *command, "--classes", str(tmp_path / "names.txt"))
+    text = error_of(capsys, *command, "--classes", str(tmp_path / "names.txt"))
     assert "lacks 1" in text  # the name with a line separator in it is another in a file of lines
 
 
@@ -219,7 +219,7 @@ def test_a_class_map_is_taken(ended, capsys, tmp_path):
 @pytest.mark.parametrize("command", ["report", "publish"])
 def test_a_folder_that_is_no_run(tmp_path, capsys, command):
     more = ["--repo", "a/b"] if command == "publish" else []
-    assert "is not a run folder" in told(capsys, command, str(tmp_path), *more)
+    assert "is not a run folder" in error_of(capsys, command, str(tmp_path), *more)
 
 
 def test_what_the_library_refuses_has_its_own_words(capsys):
@@ -232,7 +232,7 @@ def test_what_the_library_refuses_has_its_own_words(capsys):
 
 def test_a_wrong_recipe_is_told_as_by_train_py(recipe, tmp_path, capsys):
     path = write(recipe | {"studnt": "x"}, tmp_path)
-    assert told(capsys, "train", path) == refused(capsys, path)
+    assert error_of(capsys, "train", path) == refused(capsys, path)
 
 
 def test_the_recipe_in_a_run_folder_is_a_recipe(ended):

@@ -12,7 +12,7 @@ import train
 from meco_timm import load_recipe, pipeline, plan
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import cost
-from meco_timm.planning.cost import saved_bytes_per_image
+from meco_timm.planning.cost import activation_bytes_per_image
 from meco_timm.planning.plan import WIDTH
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.training import loop
@@ -102,15 +102,15 @@ def test_the_average_costs_all_teachers_and_a_random_one_their_mean(recipe, tmp_
     assert costs["average"] == pytest.approx(2 * costs["random"], abs=2)
 
 
-def test_the_size_of_a_store_and_the_time_to_fill_it_are_predicted(recipe, tmp_path, monkeypatch):
+def test_the_size_of_a_store_and_the_time_to_precompute_it_are_estimated(recipe, tmp_path, monkeypatch):
     """Size as on disk: 3 logits and 2 blocks of 32 in float16, and a key, of 2 teachers; time from a measured speed."""
     monkeypatch.setattr(cost, "multiply_adds_per_second", lambda: 1e6)
     overrides = [f"store={{folder: {tmp_path / 'store'}, views: 5}}", "alignment={blocks: 2, length: 32}"]
     text = " ".join(planned(recipe, tmp_path, *overrides).split())
     size = 2 * (2 * (3 + 2 * 32) + 8)
-    assert f"{27 * 5 * size / 1e9:.3g} GB when full: {27 * 5} views × {size} bytes" in text
-    work = float(text.split(" or more: ")[1].split()[0])
-    assert f"filling takes {work / 1e6 / 60:.0f} minutes or more" in text
+    assert f"{27 * 5 * size / 1e9:.3g} GB when complete: {27 * 5} views × {size} bytes" in text
+    macs = float(text.split(" minutes: ")[1].split()[0])
+    assert f"precomputing it takes at least {macs / 1e6 / 60:.0f} minutes" in text
     assert not (tmp_path / "store").exists()
     assert " store " not in planned(recipe, tmp_path)
 
@@ -137,11 +137,11 @@ def test_nothing_is_written_and_it_is_the_same_again(recipe, tmp_path, capsys, m
     recipe["teachers"] = [{"model": local_dir(tmp_path / "mine", network("test_resnet", 3), list(CLASSES))}]
     path = write(recipe, tmp_path)
     before = contents(tmp_path)
-    told = []
+    outputs = []
     for _ in range(2):
         assert train.main([path, "--plan"]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
     assert contents(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "recipe.yaml"}
 
@@ -198,35 +198,35 @@ def test_no_warnings_where_there_is_nothing_to_warn_of(recipe, tmp_path):
     assert warnings(recipe, tmp_path) == []
 
 
-def test_an_order_that_is_only_assumed_is_told(recipe, tmp_path):
+def test_an_assumed_class_order_is_noted(recipe, tmp_path):
     model = network("test_resnet", 3)
     nameless, named = local_dir(tmp_path / "nameless", model), local_dir(tmp_path / "named", model, list(CLASSES))
     recipe["teachers"] = [{"model": name, "size": 32} for name in (nameless, named)]
     recipe["teachers"].append({"model": nameless, "size": 32, "classes": [0, 1, 2]})
     assert warnings(recipe, tmp_path) == [
-        "note: nameless has as many classes as the data set; taken to be in the same order"
+        "note: nameless has as many classes as the data set, without names; the same order is assumed"
     ]
 
 
-def test_images_enlarged_for_a_teacher_are_told(recipe, tmp_path):
+def test_images_enlarged_for_a_teacher_give_a_warning(recipe, tmp_path):
     recipe["teachers"] = [{"model": local_dir(tmp_path / "large", network("test_resnet", 3), list(CLASSES))}]
-    (told,) = warnings(recipe, tmp_path)
-    assert told.startswith("warning: large sees images of 32 px enlarged to 160: slow and blurred")
+    (message,) = warnings(recipe, tmp_path)
+    assert message.startswith("warning: large gets images of 32 px enlarged to 160 px, slow and blurred")
 
 
-def test_weights_not_for_commerce_are_told(recipe, tmp_path):
+def test_non_commercial_weights_give_a_warning(recipe, tmp_path):
     model = network("test_resnet", 3)
     model.pretrained_cfg["license"] = "cc-by-nc-4.0"
     recipe["teachers"] = [{"model": local_dir(tmp_path / "nc", model, list(CLASSES)), "size": 32}]
-    (told,) = warnings(recipe, tmp_path)
-    assert told == "warning: the weights of nc are cc-by-nc-4.0: a student of it may not be used commercially"
+    (message,) = warnings(recipe, tmp_path)
+    assert message == "warning: the weights of nc are cc-by-nc-4.0: commercial use of the student may not be allowed"
 
 
-def test_blocks_without_places_are_told_where_places_are_compared(recipe, tmp_path):
+def test_attention_on_1x1_maps_gives_a_warning(recipe, tmp_path):
     recipe["teachers"] = [{"train": "test_resnet"}]
     recipe["alignment"] = {"blocks": 2, "method": "attention", "length": 16}
-    told = warnings(recipe, tmp_path)
-    assert [line.split(" is one point")[0] for line in told] == [
+    message = warnings(recipe, tmp_path)
+    assert [line.split(" is a 1×1 map")[0] for line in message] == [
         "warning: block 1 of student",
         "warning: block 1 of test_resnet",
     ]
@@ -238,7 +238,7 @@ def test_blocks_without_places_are_told_where_places_are_compared(recipe, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["student=qwen3_vit_88m_enc", "data.image_size=32"], "student: qwen3_vit_88m_enc"),
         (["student={model: test_vit, args: {patch_drop_rate: 0.5}}"], "student.args: patch_drop_rate"),
@@ -257,11 +257,11 @@ def test_blocks_without_places_are_told_where_places_are_compared(recipe, tmp_pa
         (["loop.batch_size=64"], "batch"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_folder_is_made(recipe, tmp_path, capsys, overrides, told):
+def test_what_cannot_work_is_refused_before_any_folder_is_made(recipe, tmp_path, capsys, overrides, message):
     """By the plan and by the run, in the same words."""
     path = write(recipe, tmp_path)
     of_plan = refused(capsys, path, *overrides, "--plan")
-    assert told in of_plan
+    assert message in of_plan
     assert refused(capsys, path, *overrides) == of_plan
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
@@ -273,9 +273,9 @@ def test_what_autograd_keeps_is_counted_without_weights():
     """The same with and without values, and four times as much at twice the size."""
     stream = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 32, weightless=True)
     real = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 32)
-    kept = saved_bytes_per_image(stream)
-    assert kept == pytest.approx(saved_bytes_per_image(real), rel=0.05)
+    kept = activation_bytes_per_image(stream)
+    assert kept == pytest.approx(activation_bytes_per_image(real), rel=0.05)
     image = 4 * 3 * 32 * 32
     assert kept > 5 * image
     double = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 64, weightless=True)
-    assert saved_bytes_per_image(double) == pytest.approx(4 * kept, rel=0.15)
+    assert activation_bytes_per_image(double) == pytest.approx(4 * kept, rel=0.15)

@@ -41,7 +41,7 @@ def test_all_parts_run_and_nothing_is_kept(recipe, shapes, tmp_path, capsys, mon
     for title in ("teacher test_resnet", "teacher test_vit", "student alone", "student"):
         assert f"\n{title}  step 3/3" in log, title
     assert result.endswith(
-        f"rehearsed: all parts ran, each training 3 step(s), on some images of {shapes}; nothing of it is kept.\n"
+        f"Rehearsal finished: all parts ran, 3 step(s) per training, on some images of {shapes}. Nothing was saved.\n"
     )
     assert contents(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"recipe.yaml", "run"}
@@ -123,6 +123,6 @@ def test_a_recipe_of_the_repository_is_rehearsed(tmp_path, shapes, caplog, name,
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*overrides, "data.workers=0", f"run={tmp_path / 'run'}"])
     rows = distill(recipe, limit_steps=2)
     assert rows[-1].name == "student"
-    images = "some images" if name == "own_images" else "made-up images"
-    assert f"rehearsed: all parts ran, each training 2 step(s), on {images}" in caplog.text
+    images = "some images" if name == "own_images" else "synthetic images"
+    assert f"Rehearsal finished: all parts ran, 2 step(s) per training, on {images}" in caplog.text
     assert not tree(tmp_path)

@@ -1,4 +1,4 @@
-"""How long a run takes: GPUs by arithmetic, here by measuring; both written out longhand."""
+"""Time estimates, for GPUs and measured here, against longhand arithmetic."""
 
 import itertools
 from typing import Any
@@ -12,7 +12,7 @@ from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.loading import load_data
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import time_estimate
-from meco_timm.planning.cost import duration, memory_of
+from meco_timm.planning.cost import format_duration, training_memory
 from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo.teachers import untrained_teachers
 
@@ -29,7 +29,7 @@ def planned(path: str, *overrides: str) -> tuple[Recipe, Any, Any, Any]:
     return recipe, student, untrained_teachers(recipe, data.classes), data
 
 
-def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
+def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
     recipe, student, teachers, data = planned("imagenet_meal_v2.yaml")
     macs, taught = student.multiply_adds(), sum(stream.multiply_adds() for stream in teachers.values())
     assert macs == pytest.approx(4.09e9, rel=0.01)  # a ResNet-50 at 224 px
@@ -43,9 +43,12 @@ def test_hours_on_a_gpu_are_flops_over_speed_until_loaders_decide(monkeypatch):
         loading = (images + validated) / (per_second * 8 * 8)
         seconds = sum(max(2 * part / speed, loading) for part in work)
         (line,) = time_estimate.gpu_time_lines(recipe, student, teachers, data, 8, utilisation)
-        assert line.startswith("hours   ")
-        assert f"{duration(seconds)} on 8 × A100" in line or f"{duration(1.02 * seconds)} on 8 × A100" in line  # + test
-        assert f"at {utilisation or 0.3:.0%} of the stated FLOP/s in bf16" in line
+        assert line.startswith("time    ")
+        assert (
+            f"{format_duration(seconds)} on 8 × A100" in line
+            or f"{format_duration(1.02 * seconds)} on 8 × A100" in line
+        )  # + test
+        assert f"at {utilisation or 0.3:.0%} of the peak FLOP/s in bf16" in line
 
 
 def test_float32_takes_the_time_of_float32():
@@ -54,17 +57,17 @@ def test_float32_takes_the_time_of_float32():
     )
     assert "in float32" in float32[0]
     assert "10 hours on 8 × A100" in bf16[0]
-    assert "7 days on 8 × A100" in float32[0]  # 16 times the hours
+    assert "7 days on 8 × A100" in float32[0]  # 16 times as long
 
 
-def test_minutes_are_not_told_of_gpus(recipe, tmp_path):
-    assert "\nhours " not in pipeline.plan(load_recipe(write(recipe, tmp_path)))
+def test_runs_of_minutes_have_no_gpu_estimate(recipe, tmp_path):
+    assert "\ntime " not in pipeline.plan(load_recipe(write(recipe, tmp_path)))
 
 
 @pytest.mark.parametrize("share", ["0", "1.5", "-1"])
-def test_a_share_that_is_none_is_refused(recipe, tmp_path, capsys, share):
-    told = refused(capsys, write(recipe, tmp_path), "--plan", f"--utilisation={share}")
-    assert "--utilisation" in told
+def test_a_utilisation_outside_of_0_to_1_is_refused(recipe, tmp_path, capsys, share):
+    message = refused(capsys, write(recipe, tmp_path), "--plan", f"--utilisation={share}")
+    assert "--utilisation" in message
 
 
 def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path):
@@ -72,23 +75,23 @@ def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path):
     recipe["loop"]["steps"] = 40
     settings = load_recipe(write(recipe, tmp_path))
     data = load_data(settings.data, settings.seed)
-    found = time_estimate.seconds_here(settings, data, 8, clock=itertools.count().__next__)
+    found = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
     assert tuple(found) == NAMES
-    each, looked_at = 1 / 8, 2 * len(data.validation)
-    supervised = 40 * 8 * 2 * each + looked_at * 2 * each
+    each, validated = 1 / 8, 2 * len(data.validation)
+    supervised = 40 * 8 * 2 * each + validated * 2 * each
     assert [found[name] for name in NAMES[:3]] == pytest.approx([supervised] * 3)
     assert found["student"] == pytest.approx(supervised + 40 * 8 * each + 4)  # a teacher a step; its gradient weighed
-    assert found["table and report"] == pytest.approx(12 * 5 * each + 0.6 * 7 + time_estimate.ENDING)
+    assert found["table and report"] == pytest.approx(12 * 5 * each + 0.6 * 7 + time_estimate.FINISH_SECONDS)
     data.workers = 4  # they load while the network computes
-    beside = time_estimate.seconds_here(settings, data, 8, clock=itertools.count().__next__)
-    assert beside["student alone"] == pytest.approx(40 * 8 * each + looked_at * 2 * each)
+    beside = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
+    assert beside["student alone"] == pytest.approx(40 * 8 * each + validated * 2 * each)
 
 
-def test_the_plan_tells_what_was_measured(recipe, tmp_path, capsys, monkeypatch):
+def test_the_plan_has_the_measured_time(recipe, tmp_path, capsys, monkeypatch):
     path = write(recipe, tmp_path)
     assert train.main([path, "--plan"]) == 0
-    (told,) = [part for part in capsys.readouterr().out.split("\n") if part.startswith("here ")]
-    assert "on this CPU, from a few steps measured now: teacher test_resnet" in told
+    (message,) = [part for part in capsys.readouterr().out.split("\n") if part.startswith("here ")]
+    assert "on this CPU, from a few measured steps: teacher test_resnet" in message
     monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda: 1e5)  # so slow that measuring takes long
     assert train.main([path, "--plan"]) == 0
     assert "\nhere " not in capsys.readouterr().out
@@ -104,7 +107,7 @@ def test_memory_by_precision_and_optimizer(recipe):
     own, frozen = student.parameter_count, sum(stream.parameter_count for stream in teachers.values())
 
     def bytes_of(precision: str) -> float:
-        return memory_of(settings, student, teachers, precision)
+        return training_memory(settings, student, teachers, precision)
 
     assert bytes_of("float32") == pytest.approx(16 * own + 4 * frozen, rel=0.03)
     assert bytes_of("bf16") == pytest.approx(18 * own + 2 * frozen, rel=0.03)
