@@ -7,6 +7,7 @@ Never: imports another room, or torch at import time.
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, log_to_screen, set_verbosity
+from meco_timm.common.paths import expand, located, public
 from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
 
@@ -17,10 +18,13 @@ __all__ = [
     "derive",
     "did_you_mean",
     "digest_of",
+    "expand",
     "flush",
     "get_logger",
+    "located",
     "log_to_screen",
     "move_into_place",
+    "public",
     "reseed",
     "set_verbosity",
     "write_content",

@@ -81,7 +81,7 @@ class BadImages:
 
 def _too_many(faults: list[str], allowed: int) -> UserError:
     if not allowed:
-        return UserError(f"{faults[0]}. Mend it or take it out.")
+        return UserError(f"{faults[0].rstrip('.')}. Mend it or take it out.")
     names = "\n  ".join(faults[:NAMED])
     return UserError(
         f"data.max_bad: {len(faults)} training image(s) cannot be read, and {allowed} may be:\n  {names}\n"

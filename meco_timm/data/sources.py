@@ -11,11 +11,12 @@ import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
 
-from meco_timm.common import UserError, did_you_mean
+from meco_timm.common import UserError, did_you_mean, located
 from meco_timm.data.folders import Folder, read_folder, split_name
 from meco_timm.data.remote import refusal
 from meco_timm.data.shards import Shards
 from meco_timm.data.tables import Table, file_table, open_table
+from meco_timm.networks import read_class_names
 from meco_timm.recipe import Data
 
 Rows: TypeAlias = datasets.Dataset | Shards  # `rows[list of int]["image"]` gives undecoded images
@@ -118,7 +119,7 @@ def _open(settings: Data, key: str = "source") -> Source:
     looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
     if not folder.is_dir() and (looks_local or folder.exists() or folder.parent.is_dir()):
         near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"data.{key}: there is no folder {folder}.{did_you_mean(folder, near)}")
+        raise UserError(f"data.{key}: there is no folder {located(folder)}.{did_you_mean(folder, near)}")
     if folder.is_dir() and (found := read_folder(folder, settings.label_column, key)):
         tables = {split: file_table(found, split, settings.streaming) for split in found.splits}
         return Source(tables, found)
@@ -230,7 +231,7 @@ def _class_file(source: str) -> list[str] | None:
             file = Path(hf_hub_download(source, "classes.txt", repo_type="dataset"))
         except OSError:
             return None
-    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else None
+    return read_class_names(file, "data.source") if file.is_file() else None
 
 
 def _one_column(key: str, named: str | None, found: list[str], columns: list[str]) -> str:

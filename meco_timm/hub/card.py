@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
+from meco_timm.common import public
 from meco_timm.evaluation import table_columns
 from meco_timm.hub.licences import licence_note
 from meco_timm.recipe import Publish
@@ -59,7 +60,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         title=title(results),
         teachers=_teachers(results),
         verdict=verdict(results),
-        data=recipe.data.source,
+        data=public(recipe.data.source),
         load=Markup(json.dumps(_place(results, publish))),
         image_size=recipe.data.image_size,
         classes=classes,
@@ -116,7 +117,7 @@ def _eval_results(results: Results, on_hub: bool) -> list[EvalResult]:
 def _place(results: Results, publish: Publish | None) -> str:
     """What `timm.create_model` calls the student."""
     if publish is None:
-        return f"local-dir:{results.folder.student}"
+        return public(f"local-dir:{results.folder.student}")
     return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
 
 
@@ -125,7 +126,7 @@ def _teachers(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "start": origins.get(name, {}).get("start") or teacher.model,
+            "start": origins.get(name, {}).get("start") or public(teacher.model),
             "trained": teacher.train,
             "licence": origins.get(name, {}).get("licence") or "–",
         }

@@ -14,7 +14,7 @@ from meco_timm.common import RESULT, UserError, get_logger, write_content
 from meco_timm.data import load_data
 from meco_timm.hub.card import card_files
 from meco_timm.hub.licences import licence_warning
-from meco_timm.recipe import Publish
+from meco_timm.recipe import Publish, public_yaml
 from meco_timm.reporting import Results, read_results, title
 
 logger = get_logger(__name__)
@@ -79,20 +79,22 @@ def publish_settings(run: str | Path, said: dict[str, Any]) -> Publish:
         raise UserError(f"publish: {first['loc'][0]}: {first['input']!r}: {message}") from None
 
 
-def named_files(results: Results) -> dict[str, Path]:
-    """Name in the repository → file: all that is uploaded, and nothing else is.
+def named_files(results: Results) -> dict[str, Path | bytes]:
+    """Name in the repository → file, or what is in it: all that is uploaded, and nothing else is.
+
+    The recipe goes without the local folders that its paths name.
 
     Raises:
         UserError: one is missing.
     """
     student, run = results.folder.student, results.folder.path
     files = {name: student / name for name in (WEIGHTS, "config.json", "README.md")}
-    files |= {name: run / name for name in ("recipe.yaml", "table.json", "metrics.jsonl")}
+    files |= {name: run / name for name in ("table.json", "metrics.jsonl")}
     files |= {f"figures/{path.name}": path for path in sorted((student / "figures").glob("*.png"))}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
         raise UserError(f"publish: {', '.join(missing)} is missing from the run, which is therefore not published.")
-    return files
+    return {**files, "recipe.yaml": public_yaml(results.recipe).encode()}
 
 
 def check_student(results: Results) -> None:
@@ -119,7 +121,7 @@ def check_student(results: Results) -> None:
         )
 
 
-def _upload(api: HfApi, settings: Publish, files: dict[str, Path], results: Results) -> None:
+def _upload(api: HfApi, settings: Publish, files: dict[str, Path | bytes], results: Results) -> None:
     """Make the repository and the branch where they are missing, then one commit."""
     repo, branch = settings.repo, settings.revision or "main"
 
@@ -134,7 +136,7 @@ def _upload(api: HfApi, settings: Publish, files: dict[str, Path], results: Resu
     message = f"{title(results)}, by meco_timm"
 
     def commit() -> Any:
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        operations = [_addition(name, content) for name, content in files.items()]
         return api.create_commit(
             repo,
             [*operations, *(CommitOperationDelete(name) for name in gone)],
@@ -145,14 +147,18 @@ def _upload(api: HfApi, settings: Publish, files: dict[str, Path], results: Resu
     call(commit)
 
 
-def _not_ours(there: list[Any], files: dict[str, Path], settings: Publish) -> list[str]:
+def _addition(name: str, content: Path | bytes) -> CommitOperationAdd:
+    return CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+
+
+def _not_ours(there: list[Any], files: dict[str, Path | bytes], settings: Publish) -> list[str]:
     """What the repository has besides, and loses where `overwrite` is set.
 
     Raises:
         UserError: it holds another model and `overwrite` is not set.
     """
     weights = next((file for file in there if file.rfilename == WEIGHTS), None)
-    ours = CommitOperationAdd(WEIGHTS, str(files[WEIGHTS]))
+    ours = _addition(WEIGHTS, files[WEIGHTS])
     others = [file.rfilename for file in there if file.rfilename not in (*files, ".gitattributes")]
     same = weights is not None and weights.lfs is not None and weights.lfs.sha256 == ours.upload_info.sha256.hex()
     if not settings.overwrite and ((weights is not None and not same) or (weights is None and others)):
@@ -228,7 +234,8 @@ def _place(settings: Publish) -> str:
     return f"hf-hub:{settings.repo}" + (f"@{settings.revision}" if settings.revision else "")
 
 
-def _say_files(files: dict[str, Path], settings: Publish) -> None:
+def _say_files(files: dict[str, Path | bytes], settings: Publish) -> None:
     print(f"To {settings.repo}{f' ({settings.revision})' if settings.revision else ''}, in one commit:")
-    for name, path in files.items():
-        print(f"  {path.stat().st_size / 1e6:8.3f} MB  {name}")
+    for name, content in files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"  {size / 1e6:8.3f} MB  {name}")

@@ -4,7 +4,7 @@ In: a network as the recipe names it, images uint8 B×3×H×W. Out: `Outputs(blo
 Never: trains, compares two networks, or knows where images come from.
 """
 
-from meco_timm.networks.class_maps import imagenet, known_by_name, some
+from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, some
 from meco_timm.networks.factory import is_place, make_network, weights_digest
 from meco_timm.networks.saving import export
 from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, student_stream, teacher_stream
@@ -18,6 +18,7 @@ __all__ = [
     "is_place",
     "known_by_name",
     "make_network",
+    "read_class_names",
     "some",
     "student_stream",
     "teacher_stream",

@@ -11,7 +11,7 @@ from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from meco_timm.common import UserError, did_you_mean
+from meco_timm.common import UserError, did_you_mean, located
 
 MISSING = -1
 imagenet = cache(ImageNetInfo)  # reading its names takes a third of a second
@@ -92,13 +92,32 @@ def _as_synsets(classes: list[str]) -> list[str]:
 
 
 def _read_names(file: str, count: int, role: str) -> list[str]:
-    try:
-        names = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", "it is not text in UTF-8")
-        raise UserError(f"{role}.classes: the file of class names {file} cannot be read: {why}.") from None
+    names = read_class_names(Path(file), f"{role}.classes")
     if len(names) != count:
         raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the teacher {count} classes.")
+    return names
+
+
+def read_class_names(file: Path, key: str) -> list[str]:
+    """The names in a text file, one a line, without the spaces around them. `key` says in messages what wants it.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8, a line is blank, or two classes have one name.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: {file} is not text in UTF-8 (byte {error.start + 1}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{key}: the class names in {located(file)} cannot be read: {error.strerror}.") from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in names:
+        raise UserError(f"{key}: line {names.index('') + 1} of {file} is blank. Write one class name a line.")
+    first = {name: i for i, name in reversed(list(enumerate(names)))}
+    twice = next((i for i, name in enumerate(_as_synsets(names)) if first.get(name, i) < i), None)
+    if twice is not None:
+        where = f"lines {first[names[twice]] + 1} and {twice + 1} of {file}"
+        raise UserError(f"{key}: {where} are both {names[twice]!r}. Each class needs a name of its own.")
     return names
 
 

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from meco_timm.common import UserError, did_you_mean, reseed
+from meco_timm.common import UserError, did_you_mean, located, reseed
 from meco_timm.recipe import Network
 
 # Their forward reads numbers out of tensors (`.item()`), which the meta device cannot: random weights instead.
@@ -43,16 +44,18 @@ def make_network(
     args = {**args, **network.args}
     if network.weights:
         state = _read_weights(network.weights, role)
+        names = set(_create(network.model, args, role, pretrained=False, device="meta").state_dict())
+        prefix = _find_prefix(state, names, f"{role}.weights: {network.weights}")
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         args["num_classes"] = network.args.get("num_classes", _classes_in(state, network, args, role))
     probe = _create(network.model, args, role, pretrained=False, device="meta")
     own_size = _own_size(args.get("img_size") or probe.pretrained_cfg["input_size"])
     if network.weights:
-        _check_fit(probe, state, network.weights, role)
+        _check_fit(probe, state, network.weights, role, prefix)
     elif pretrained and not (is_place(network.model) or timm.is_model_pretrained(network.model)):
         raise UserError(f"{role}: timm has no weights of {network.model}. Name a file with `weights:`, or `train:` it.")
     size = size or own_size
-    takes_size = "img_size" in inspect.signature(type(probe).__init__).parameters
-    if size != own_size and takes_size and probe.pretrained_cfg.get("fixed_input_size"):
+    if size != own_size and _takes_argument(type(probe), "img_size") and probe.pretrained_cfg.get("fixed_input_size"):
         args = {**args, "img_size": size} if network.weights else {"img_size": size, **args}
         probe = _create(network.model, args, role, pretrained=False, device="meta")
     if weightless and type(probe).__module__ not in NEED_VALUES:
@@ -64,13 +67,24 @@ def make_network(
     return model, size
 
 
+def _takes_argument(kind: type, name: str) -> bool:
+    """Whether a class can be made with an argument of that name, itself or, where it hands on all, its base."""
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        if name in parameters:
+            return True
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
+
+
 def _own_size(said: Any) -> int:
     return int(said[-1] if isinstance(said, (list, tuple)) else said)
 
 
 def _read_weights(file: str, role: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
-        raise UserError(f"{role}.weights: there is no file {file}.")
+        raise UserError(f"{role}.weights: there is no file {located(file)}.")
     try:
         state = load_state_dict(file, weights_only=True)
         if not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -88,6 +102,28 @@ def _read_weights(file: str, role: str) -> dict[str, Tensor]:
     return state
 
 
+def _find_prefix(state: dict[str, Tensor], names: set[str], where: str) -> str:
+    """What stands before the network's names in a checkpoint of something that wraps it (`model.`, `backbone.`, …).
+
+    names: of the network's tensors. The prefix is the one under which most of them are found, at least half; what lies
+    beside it belongs to the wrapper. Empty where there is none.
+
+    Raises:
+        UserError: several networks in it fit alike.
+    """
+    found: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        found.update(".".join([*parts[:i], ""]) for i in range(len(parts)) if ".".join(parts[i:]) in names)
+    most = max(found.values(), default=0)
+    best = sorted(prefix for prefix, count in found.items() if count == most)
+    if "" in best or 2 * most < len(names):
+        return ""
+    if len(best) > 1:
+        raise UserError(f"{where} holds {len(best)} networks that fit, under {' and '.join(best)}. Save one of them.")
+    return best[0]
+
+
 def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any], role: str) -> int:
     """How many classes the head of a state dict has."""
     probe = _create(network.model, args, role, pretrained=False, device="meta")
@@ -99,14 +135,14 @@ def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any]
     return 0
 
 
-def _check_fit(model: Any, state: dict[str, Tensor], file: str, role: str) -> None:
+def _check_fit(model: Any, state: dict[str, Tensor], file: str, role: str, prefix: str) -> None:
     own = model.state_dict()
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     odd = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys()) or sorted(wrong)
     if odd:
         there = "lacks" if odd[0] not in state else "has, unlike the network," if odd[0] not in own else "misshapes"
         raise UserError(
-            f"{role}.weights: {file} does not fit: it {there} {odd[0]} ({len(odd)} such). Is `model` the right "
+            f"{role}.weights: {file} does not fit: it {there} {prefix}{odd[0]} ({len(odd)} such). Is `model` the right "
             "architecture, with the right `args`?"
         )
 
@@ -128,7 +164,7 @@ def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, rol
 def check_name(name: str, role: str) -> None:
     """Refuse a name that timm does not know, with the nearest that it does."""
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
-        raise UserError(f"{role}: {name} is not a folder with a timm config.json.")
+        raise UserError(f"{role}: {located(name)} is not a folder with a timm config.json.")
     if is_place(name):
         return
     architecture, _, tag = name.partition(".")

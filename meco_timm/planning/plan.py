@@ -10,6 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLI
 
 from meco_timm.data import DataSource, check_batch
 from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
+from meco_timm.planning.checks import check_batch_norms
 from meco_timm.planning.cost import cost_lines
 from meco_timm.planning.data_section import DataSection, data_section
 from meco_timm.recipe import Network, Recipe, Teacher
@@ -32,6 +33,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
     teachers = untrained_teachers(recipe, data.classes)
+    check_batch_norms(recipe, student, teachers)
     shapes = {name: _block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
     return _render(
         *_data_parts(data_section(recipe, data)),

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from meco_timm.common import UserError, did_you_mean
+from meco_timm.common import UserError, did_you_mean, located, public
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import LATER_KEYS, WATCHING, Loop
 
@@ -76,7 +76,7 @@ def read_recipe_text(path: str | Path) -> str:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such recipe.{did_you_mean(path, near)}") from None
+        raise UserError(f"{located(path)}: there is no such recipe.{did_you_mean(path, near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
     if not text.strip():
@@ -108,6 +108,9 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
         target[keys[-1]] = value
     else:
         raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has nothing of that name to change.")
+    other: Any = {"epochs": "steps", "steps": "epochs"}.get(str(keys[-1]), "")
+    if value is not None and other in target and lines.get((*keys[:-1], other)) != COMMAND_LINE:
+        del target[other]  # `loop.epochs=5` takes the place of the recipe's `steps`; two overrides exclude each other
     for stale in [path for path in lines if path[: len(keys)] == keys]:
         del lines[stale]
     for depth in range(1, len(keys) + 1):
@@ -157,10 +160,19 @@ def _located(problem: Any, name: str, lines: dict[Path_, Any]) -> str:
     path: Path_ = tuple(named[1].split(".")) if not loc and named else loc
     while path and path not in lines:
         path = path[:-1]
-    line = lines.get(path)
+    line = COMMAND_LINE if _overridden(path, problem["msg"], lines) else lines.get(path)
     where = COMMAND_LINE if line == COMMAND_LINE else f"{name}:{line}" if line else name
     key = ".".join(map(str, loc))
     return f"{where}: {key}: {_said(problem)}" if key else f"{where}: {_said(problem)}"
+
+
+def _overridden(path: Path_, message: str, lines: dict[Path_, Any]) -> bool:
+    """Whether a message about the section at `path` names a key in it that the command line has set."""
+    words = set(re.findall(r"\w+", message))
+    return any(
+        line == COMMAND_LINE and place[: len(path)] == path and (place == path or place[-1] in words)
+        for place, line in lines.items()
+    )
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -233,3 +245,16 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
 def to_yaml(recipe: Recipe) -> str:
     """The whole recipe, every default written out; reads back as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def public_yaml(recipe: Recipe) -> str:
+    """The whole recipe for others to read: of absolute paths, which name users and disks, the last component only."""
+    return yaml.safe_dump(_published(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+def _published(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _published(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_published(inner) for inner in value]
+    return public(value) if isinstance(value, str) else value

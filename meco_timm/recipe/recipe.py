@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
-from meco_timm.recipe.sections import Data, Fraction, Loop, NotNegative, Positive, Section, Store
+from meco_timm.common import expand
+from meco_timm.recipe.sections import Data, FilePath, Fraction, Loop, NotNegative, Positive, Section, Store
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
 
@@ -20,11 +21,11 @@ class Network(Section):
     """A timm network. A name with a tag (`resnet18.a1_in1k`), `hf-hub:` or `local-dir:` names weights, a bare
     architecture (`resnet18`) does not."""
 
-    model: str
+    model: FilePath
     """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`."""
-    weights: str | None = None
+    weights: FilePath | None = None
     """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
 
     @model_validator(mode="before")
@@ -57,6 +58,11 @@ class Teacher(Network):
     loop: Loop = Loop()
     """Keys that differ from `zoo.loop` in this teacher's training."""
 
+    @field_validator("classes")
+    @classmethod
+    def _file_of_classes(cls, classes: str | list[int | str] | None) -> str | list[int | str] | None:
+        return expand(classes) if isinstance(classes, str) else classes
+
     @model_validator(mode="before")
     @classmethod
     def _from_train(cls, value: Any) -> Any:
@@ -82,7 +88,7 @@ class Zoo(Section):
     """Precision of the teachers' weights during distillation; by default `bf16` on a CUDA device that has it, else
     float32. Half the memory, and up to twice the speed on devices that compute in it, some CPUs among them. Final
     evaluation is in float32."""
-    folder: str = "zoo"
+    folder: FilePath = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()
     """Keys that differ from `loop` when teachers are trained."""
@@ -164,7 +170,7 @@ class Publish(Section):
     """Whether another model in the repository may be replaced."""
     license: str | None = None
     """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`, `other`); yours to decide."""
-    card: str | None = None
+    card: FilePath | None = None
     """Your own template of the card, in place of meco_timm/reporting/templates/card.md."""
 
     @field_validator("repo")
@@ -181,7 +187,7 @@ class Recipe(Section):
 
     seed: int = 0
     """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
-    run: str | None = None
+    run: FilePath | None = None
     """The run folder; by default `runs/<recipe>-<hash of the recipe>`."""
     trackers: list[str] = Field(default_factory=list)
     """Accelerate's names of trackers (`tensorboard`, `trackio`, `wandb`, …), besides metrics.jsonl."""

@@ -5,10 +5,13 @@ Nothing here imports torch.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from meco_timm.common import expand
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
 # Keys that came after runs and zoos had been made: left out of their fingerprints while they hold their default.
 LATER_KEYS = {"class_weights": "none", "sampling": "natural"}
@@ -45,7 +48,7 @@ class Augmentation(Section):
 class Data(Section):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
 
-    source: str
+    source: FilePath
     """A Hub id (`zalando-datasets/fashion_mnist`), a folder of class folders (directly, or under `train/` and
     `test/`), or a folder of parquet files or webdataset tars named `train*` and `test*`. Where labels are numbers, a
     file `classes.txt` in it may name the classes, one a line."""
@@ -59,7 +62,7 @@ class Data(Section):
     """With `streaming`: number of consecutive images that are shuffled together; the order of the shards is drawn anew
     each epoch. Each loader process keeps about this many undecoded images of parquet files in memory (110 kB each for
     ImageNet). With at least the number of training images, the order is that without `streaming`."""
-    unlabelled: str | None = None
+    unlabelled: FilePath | None = None
     """More images, whose labels are not known or not looked at: a Hub id or folder as `source` may be, or a folder of
     plain image files. The student learns from them too; teachers and the student alone do not see them."""
     max_bad: Annotated[int, Field(ge=0)] = 0
@@ -181,7 +184,7 @@ class Loop(Section):
 class Store(Section):
     """Teachers' outputs on disk, which runs read instead of computing them again."""
 
-    folder: str | None = None
+    folder: FilePath | None = None
     """Where; null for no store. Runs of other students, losses and numbers of steps share one; teachers with other
     weights, another transform, seed or alignment are refused."""
     views: Annotated[int, Field(gt=0)] | None = None

@@ -11,7 +11,7 @@ import timm
 import yaml
 from accelerate import Accelerator
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, located, public
 from meco_timm.data import DataSource
 from meco_timm.evaluation import Predictions, Row, load_predictions
 from meco_timm.networks import Stream
@@ -102,7 +102,9 @@ def read_results(path: str | Path) -> Results:
     """
     folder = RunFolder(Path(path))
     if not (folder.path / "recipe.yaml").is_file():
-        raise UserError(f"{path} is not a run folder: it has no recipe.yaml. Name one, for example runs/quickstart-….")
+        raise UserError(
+            f"{located(path)} is not a run folder: it has no recipe.yaml. Name one, for example runs/quickstart-…."
+        )
     if not folder.table.exists():
         raise UserError(
             f"{path}: the run has not ended (there is no table.json). Go on with it: "
@@ -157,7 +159,7 @@ def interval(right: np.ndarray, other: np.ndarray) -> str:
 def title(results: Results) -> str:
     """`test_vit from 3 teachers`."""
     count = len(results.recipe.teachers)
-    return f"{results.recipe.student.model} from {count} teacher{'s' if count > 1 else ''}"
+    return f"{public(results.recipe.student.model)} from {count} teacher{'s' if count > 1 else ''}"
 
 
 def verdict(results: Results) -> str:
@@ -165,8 +167,8 @@ def verdict(results: Results) -> str:
     student, alone, ensemble = results.row("student"), results.row("student alone"), results.ensemble
     images = f"{results.about['images']['test']:,} " if results.about else ""
     text = (
-        f"The student, {results.recipe.student.model}, has {student.top1:.2f} % of the {images}test images right with "
-        f"one forward pass of {mega(student.multiply_adds)} million multiply-adds: "
+        f"The student, {public(results.recipe.student.model)}, has {student.top1:.2f} % of the {images}test images "
+        f"right with one forward pass of {mega(student.multiply_adds)} million multiply-adds: "
         + _gap(results, student, alone, "the same network trained alone on the labels")
     )
     if ensemble is None:

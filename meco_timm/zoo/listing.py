@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, located
 
 
 class TrainedNetwork(NamedTuple):
@@ -30,7 +30,9 @@ def list_teachers(folder: str | Path = "zoo") -> list[TrainedNetwork]:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"teachers: there is no folder {path}. Name a recipe's zoo.folder; the default is `zoo`.")
+        raise UserError(
+            f"teachers: there is no folder {located(path)}. Name a recipe's zoo.folder; the default is `zoo`."
+        )
     found = [_read(folder) for folder in sorted(path.iterdir()) if (folder / "made_by.json").is_file()]
     return sorted((network for network in found if network), key=lambda n: (n.data, -(n.top1 or 0), n.folder))
 

@@ -78,4 +78,4 @@ def test_few_images_are_enough_for_the_recipes_batch(tmp_path, capsys):
 
 
 def test_without_a_folder_it_says_so(capsys):
-    assert refused(capsys, RECIPE, "--plan").startswith("data.source: there is no folder my_images.")
+    assert refused(capsys, RECIPE, "--plan").startswith("data.source: there is no folder my_images (relative to ")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from conftest import ROOT, contents, tree, write
 from helpers.hub import TOKEN, Fault, files
 from safetensors.torch import load_file, save_file
@@ -118,7 +119,7 @@ def test_nothing_but_the_named_files_in_one_commit(hub, run):
     assert publish(run, REPO) == "hf-hub:me/student"
     assert files(hub).keys() == NAMED
     assert len(hub.repos["me/student"].commits) == 2  # the Hub's own first, and one
-    for name in NAMED:
+    for name in NAMED - {"recipe.yaml"}:
         path = run / name if (run / name).exists() else run / "student" / name
         assert files(hub)[name] == path.read_bytes()
 
@@ -367,3 +368,19 @@ def test_the_table_says_what_it_was_made_with(ended):
     assert about["images"] == {"train": 27, "labelled": 27, "validation": 9, "test": 18}
     assert about["versions"]["timm"] == timm.__version__
     assert about["origins"]["test_resnet"] == {"start": "random weights", "hub": None, "licence": None}
+
+
+def test_no_local_folder_is_published(hub, run, unchecked):
+    """Neither in the recipe nor on the card, whatever is written with a path; the run keeps its own."""
+    recipe = (run / "recipe.yaml").read_text()
+    assert str(run.parent.parent) in recipe or str(Path.home()) in recipe or "/shapes" in recipe
+    wrapped = recipe.replace("model: test_efficientnet", f"model: local-dir:{run}/secret/net", 1)
+    (run / "recipe.yaml").write_text(wrapped)
+    publish(run, REPO)
+    for name, content in files(hub).items():
+        if name.endswith((".md", ".yaml", ".json", ".jsonl")):
+            assert b"secret" not in content.replace(b"local-dir:net", b""), name
+            assert str(run.parent).encode() not in content, name
+    published = yaml.safe_load(files(hub)["recipe.yaml"])
+    assert published["data"]["source"] == "shapes"
+    assert (run / "recipe.yaml").read_text() == wrapped

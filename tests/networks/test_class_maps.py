@@ -1,5 +1,6 @@
 """Class maps: a teacher's opinion reaches the right class of the data set, or the teacher is refused."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import train
 from meco_timm.common.errors import UserError
 from meco_timm.distillation.losses import SIMILARITIES, between_logits, mean_logits
 from meco_timm.evaluation.table import accuracy
-from meco_timm.networks.class_maps import MISSING, find_map
+from meco_timm.networks.class_maps import MISSING, find_map, imagenet, read_class_names
 from meco_timm.networks.streams import NEVER, Stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Teacher
 
@@ -134,7 +135,7 @@ def test_a_list_that_does_not_fit(names, said, told):
     [
         (None, "cannot be read: No such file or directory."),
         (b"ant\nbee\n", "has 2 names (one a line), the teacher 5 classes."),
-        (b"\xff\xfe\x00", "cannot be read: it is not text in UTF-8."),
+        (b"\xff\xfe\x00", "is not text in UTF-8 (byte 1)."),
     ],
 )
 def test_a_file_of_names_that_does_not_fit(tmp_path, content, told):
@@ -302,3 +303,35 @@ def test_a_map_in_the_recipe_is_told_in_the_plan(plain, recipe, tmp_path, capsys
     assert "5 mapped to 3" in told
     assert "never speaks of 1 class(es) that it lacks: circle" in told
     assert not (tmp_path / "run").exists()
+
+
+def classes_in(tmp_path: Path, content: bytes) -> list[str]:
+    (tmp_path / "classes.txt").write_bytes(content)
+    return read_class_names(tmp_path / "classes.txt", "teachers.0.classes")
+
+
+def test_class_files_as_editors_save_them(tmp_path):
+    names = ["circle", "crôss", "a dash"]
+    for content in ("circle\ncrôss\na dash\n", "\ufeffcircle \r\n crôss\r\na dash", "circle\ncrôss\na dash\n\n\n"):
+        assert classes_in(tmp_path, content.encode()) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("circle\nstriche ü".encode("latin-1"), r"is not text in UTF-8 \(byte 16\). Save it as UTF-8"),
+        ("circle\ncross".encode("utf-16"), r"is not text in UTF-8 \(byte 1\)"),
+        (b"circle\n\ncross\n", r"line 2 of .+classes.txt is blank"),
+        (b"", r"line 1 of .+classes.txt is blank"),
+        (b"circle\ncross\ncircle \n", r"lines 1 and 3 of .+classes.txt are both 'circle'"),
+    ],
+)
+def test_class_files_that_are_none(tmp_path, content, said):
+    with pytest.raises(UserError, match=f"^teachers.0.classes: .*{said}"):
+        classes_in(tmp_path, content)
+
+
+def test_imagenets_own_names_may_stand_twice(tmp_path):
+    """Two of its classes are called crane, and two maillot."""
+    names = imagenet("imagenet-1k").label_descriptions()
+    assert classes_in(tmp_path, "\n".join(names).encode()) == names

@@ -88,6 +88,10 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda state: {prefix + name: tensor for name, tensor in state.items()}
 
 
+def in_lightning(state: dict[str, Any]) -> dict[str, Any]:
+    return {"state_dict": prefixed("net.timm_model.")(state) | {"criterion.weight": torch.ones(3)}, "epoch": 3}
+
+
 @pytest.mark.parametrize(
     "save",
     [
@@ -98,6 +102,8 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         pytest.param(as_pth(averaged), id="ema"),
         pytest.param(as_pth(prefixed("module.")), id="ddp"),
         pytest.param(as_pth(prefixed("module._orig_mod.")), id="compiled"),
+        pytest.param(as_pth(prefixed("model.")), id="wrapped"),
+        pytest.param(as_pth(in_lightning), id="in a trainer's checkpoint"),
         pytest.param(as_timms_trainer, id="timm's trainer"),
     ],
 )
@@ -390,3 +396,25 @@ def test_a_network_that_cannot_change_its_size_says_so(tmp_path):
     torch.save(model.state_dict(), tmp_path / "mlp.pth")
     told = why("gmlp_ti16_224", weights=str(tmp_path / "mlp.pth"), args={"img_size": 32}, size=64)
     assert "the weights of gmlp_ti16_224 cannot be made to fit images of 64 × 64" in told
+
+
+def test_a_wrapper_of_another_network_is_told_with_its_prefix(resnet, tmp_path):
+    state = resnet.state_dict()
+    gone = next(iter(state))
+    del state[gone]
+    teacher = as_pth(prefixed("backbone."))(SimpleNamespace(state_dict=lambda: state), tmp_path)
+    with pytest.raises(UserError, match=rf"does not fit: it lacks backbone\.{gone} \(1 such\)"):
+        teach(**teacher)
+
+
+def test_a_wrapper_of_two_networks_that_fit_is_refused(resnet, tmp_path):
+    both = as_pth(lambda state: prefixed("student.")(state) | prefixed("teacher.")(state))(resnet, tmp_path)
+    with pytest.raises(UserError, match=r"holds 2 networks that fit, under student\. and teacher\.\. Save one"):
+        teach(**both)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "levit_conv_128s"])
+def test_distilled_networks_of_fixed_size_take_another(name):
+    """Their own constructors take anything and hand it on; what they hand it to has img_size."""
+    stream = student_stream(Network(model=name), Alignment(blocks=0), 3, 64, weightless=True)
+    assert stream.size == 64

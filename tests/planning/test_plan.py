@@ -279,3 +279,15 @@ def test_what_autograd_keeps_is_counted_without_weights():
     assert kept > 5 * image
     double = student_stream(Network(model="test_resnet"), Alignment(blocks=0), 3, 64, weightless=True)
     assert activation_bytes_per_image(double) == pytest.approx(4 * kept, rel=0.15)
+
+
+def test_one_image_is_too_few_for_a_batch_norm(recipe, tmp_path, capsys):
+    """Where its map is one pixel; networks without a batch norm, and larger maps, take it."""
+    path = write(recipe, tmp_path)
+    told = refused(capsys, path, "loop.batch_size=1", "--plan")
+    assert told.startswith("loop.batch_size: 1 image of 32 px gives a batch norm of EfficientNet one value per channel")
+    told = refused(capsys, path, "loop.batch_size=1", "student=test_vit", "--plan")
+    assert told.startswith("teachers.0.loop.batch_size: 1 image of 32 px gives a batch norm of ResNet one value")
+    for change in ("teachers=[train: test_vit]", "data.image_size=64"):
+        student = "test_vit" if "teachers" in change else "test_efficientnet"
+        assert planned(recipe, tmp_path, "loop.batch_size=1", f"student={student}", change)
