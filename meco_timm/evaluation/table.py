@@ -21,7 +21,7 @@ Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
 
 
 class Row(NamedTuple):
-    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s: measured."""
+    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s."""
 
     name: str
     top1: float

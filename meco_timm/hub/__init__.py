@@ -1,4 +1,4 @@
-"""A finished student as others get it.
+"""Publish a finished student on the Hugging Face Hub.
 
 In: a run folder. Out: a model card; one commit on the Hugging Face Hub.
 Never: changes the student.

@@ -1,4 +1,4 @@
-"""11 · What people read beside the weights: the model card of a student and its pictures."""
+"""The model card of a student, and its figures."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ from meco_timm.recipe import Publish
 from meco_timm.reporting import (
     Chart,
     Results,
+    builtin_template,
+    chart_style,
     cost_chart,
-    lines_by_teacher,
-    own_template,
+    metrics_by_teacher,
     read_template,
     render_markdown,
-    rules,
     similarity_chart,
     soft_label_picture,
     title,
@@ -27,7 +27,7 @@ from meco_timm.reporting import (
 )
 from meco_timm.zoo import named_teachers
 
-CLASSES_NAMED = 30
+CLASSES_NAMED = 30  # at most, in the card
 METRICS = {
     "top1": ("accuracy", "Top-1 accuracy (%)"),
     "top5": ("top_5_accuracy", "Top-5 accuracy (%)"),
@@ -37,22 +37,22 @@ METRICS = {
 
 
 def card_files(results: Results, classes: list[str], publish: Publish | None = None) -> dict[str, Any]:
-    """README.md and figures/*.png, as `export` takes them; for the Hub where `publish` names a place there.
+    """README.md and figures/*.png by file name, for `export`. `publish`: the repository that the card is for.
 
     Raises:
-        UserError: the user's template cannot be read or names a field that there is not.
+        UserError: the user's template cannot be read or has an unknown field.
     """
-    with rules():
+    with chart_style():
         charts = _charts(results)
         figures = {f"figures/{name}": chart.png() for name, chart in charts.items()}
-    told = {name: chart.text for name, chart in charts.items()}
-    return {"README.md": student_card(results, classes, told, publish), **figures}
+    texts = {name: chart.text for name, chart in charts.items()}
+    return {"README.md": student_card(results, classes, texts, publish), **figures}
 
 
 def student_card(results: Results, classes: list[str], figures: dict[str, str], publish: Publish | None = None) -> str:
-    """The README.md of a student. `figures`: files in figures/ → what they show, in words."""
+    """The README.md of a student. `figures`: file in figures/ → its text alternative."""
     recipe, own = results.recipe, publish.card if publish else None
-    text, where = (read_template(own), own) if own else (own_template("card.md"), "card.md")
+    text, where = (read_template(own), own) if own else (builtin_template("card.md"), "card.md")
     return render_markdown(
         text,
         where,
@@ -61,7 +61,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         teachers=_teachers(results),
         verdict=verdict(results),
         data=public(recipe.data.source),
-        load=Markup(json.dumps(_place(results, publish))),
+        load=Markup(json.dumps(_timm_name(results, publish))),
         image_size=recipe.data.image_size,
         classes=classes,
         most_classes=CLASSES_NAMED,
@@ -88,7 +88,7 @@ def front_matter(results: Results, publish: Publish | None = None) -> str:
         datasets=[recipe.data.source] if on_hub else None,
         metrics=["accuracy"],
         base_model=bases or None,
-        # The Hub has no word for distillation, and would take several base models for a merge.
+        # The Hub has no relation for distillation, and would show several base models as a merge.
         base_model_relation="finetune" if bases else None,
         model_name=publish.repo.partition("/")[2] if publish else results.folder.path.resolve().name,
         eval_results=_eval_results(results, on_hub),
@@ -114,8 +114,8 @@ def _eval_results(results: Results, on_hub: bool) -> list[EvalResult]:
     ]
 
 
-def _place(results: Results, publish: Publish | None) -> str:
-    """What `timm.create_model` calls the student."""
+def _timm_name(results: Results, publish: Publish | None) -> str:
+    """The name under which `timm.create_model` loads the student."""
     if publish is None:
         return public(f"local-dir:{results.folder.student}")
     return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
@@ -140,7 +140,7 @@ def _device(results: Results) -> str:
 
 
 def _training(results: Results) -> list[tuple[str, Any]]:
-    """The settings that matter most, in words."""
+    """(name, value) of the most important settings."""
     recipe, about = results.recipe, results.about
     loop, losses = recipe.loop, recipe.losses
     settings = [
@@ -166,9 +166,9 @@ def _training(results: Results) -> list[tuple[str, Any]]:
 
 
 def _charts(results: Results) -> dict[str, Chart]:
-    """File name → the pictures of a card."""
+    """File name → chart."""
     charts = {"cost.png": cost_chart(results.rows, results.teachers)}
-    curves = similarity_chart(results.metrics, results.recipe, lines_by_teacher(results))
+    curves = similarity_chart(results.metrics, results.recipe, metrics_by_teacher(results))
     if curves is not None:
         charts["curves.png"] = curves
     if results.predictions is not None:

@@ -1,4 +1,4 @@
-"""12 · Several runs on one page."""
+"""The page that compares several runs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ from meco_timm.common import UserError, write_text
 from meco_timm.evaluation import Row
 from meco_timm.recipe import Recipe, changed_keys, recipe_key
 from meco_timm.reporting.curves import validation_chart
-from meco_timm.reporting.drawing import Chart, rules
-from meco_timm.reporting.figures import answers, cost_chart, reliability_chart
+from meco_timm.reporting.drawing import Chart, chart_style
+from meco_timm.reporting.figures import cost_chart, network_confidence, reliability_chart
 from meco_timm.reporting.pages import render_page
-from meco_timm.reporting.results import Results, difference, interval, mega, read_results
+from meco_timm.reporting.results import Results, difference, interval, millions, read_results
 
 Runs = dict[str, Results]
 
 
 def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path:
-    """Write one page over several finished runs, and return where it is.
+    """Write one page that compares several finished runs, and return its path.
 
     Raises:
-        UserError: fewer than two runs, or one that has not ended.
+        UserError: fewer than two runs are named, one has not finished, or `output` cannot be written.
     """
     if len({Path(run).resolve() for run in runs}) < 2:
-        raise UserError("compare: name at least two runs, each a run folder.")
+        raise UserError("compare: name at least two runs, each by its run folder.")
     found = [read_results(run) for run in runs]
     names = [results.folder.path.resolve().name for results in found]
     unique = len(set(names)) == len(names)
@@ -37,8 +37,8 @@ def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path
 
 
 def compare_page(runs: Runs) -> str:
-    """The page as HTML; `runs` by the names that they have on it."""
-    with rules():
+    """The page as HTML; `runs` by the name that the page gives them."""
+    with chart_style():
         return render_page(
             "compare.html",
             title=f"{len(runs)} runs",
@@ -68,7 +68,7 @@ def _student(results: Results) -> Row:
 
 
 def _verdict(runs: Runs) -> str:
-    """The best run, and whether its lead over the next is more than chance."""
+    """The best run, and whether it is significantly better than the second."""
     best, second = sorted(runs, key=lambda name: -_student(runs[name]).top1)[:2]
     top1, next_best = _student(runs[best]).top1, _student(runs[second]).top1
     text = f"The student of {best} is best: {top1:.2f} % top-1, {top1 - next_best:.2f} points above {second}"
@@ -90,12 +90,12 @@ def _cells(name: str, results: Results) -> list[str]:
         _above(results, results.ensemble),
         f"{row.nll:.4f}",
         f"{row.ece:.2f}",
-        mega(row.multiply_adds),
+        millions(row.multiply_adds),
     ]
 
 
 def _above(results: Results, other: Row | None) -> str:
-    """`+2.34 ± 1.2` points of top-1 above another network of the same run."""
+    """`+2.34 ± 1.2`: the student's top-1 above that of another network of the run, in points."""
     if other is None:
         return "–"
     gap = f"{_student(results).top1 - other.top1:+.2f}".replace("-", "−")
@@ -109,37 +109,40 @@ def _notes(runs: Runs) -> list[str]:
     tests = {results.about.get("images", {}).get("test") for results in runs.values()}
     if len(sources) == 1 and len(tests) == 1:
         return [f"All on the test split of {sources[0]}."]
-    return [f"The runs have other data ({', '.join(sources)}), so their numbers do not compare."]
+    return [f"The runs use different data ({', '.join(sources)}), so their numbers cannot be compared."]
 
 
 def _charts(runs: Runs) -> list[Chart]:
     rows = [_student(results)._replace(name=name) for name, results in runs.items()]
-    kept = {name: results for name, results in runs.items() if results.predictions is not None}
-    said = {name: answers(r.predictions, _student(r)) for name, r in kept.items() if r.predictions is not None}
+    confidences = {
+        name: network_confidence(results.predictions, _student(results))
+        for name, results in runs.items()
+        if results.predictions is not None
+    }
     learning = validation_chart({name: results.metrics for name, results in runs.items()})
-    charts = [cost_chart(rows, list(runs)), learning, reliability_chart(said) if said else None]
+    charts = [cost_chart(rows, list(runs)), learning, reliability_chart(confidences) if confidences else None]
     return [chart for chart in charts if chart is not None]
 
 
 def _changed(runs: Runs) -> list[list[str]]:
-    """Key, and its value in each run, for the keys in which any two differ."""
+    """[key, value in each run …] for every recipe key in which runs differ."""
     keys = [_key(results.recipe) for results in runs.values()]
     changed = sorted({key for other in keys[1:] for key in changed_keys(keys[0], other)})
     return [[key, *(_value(recipe, key) for recipe in keys)] for key in changed]
 
 
 def _key(recipe: Recipe) -> dict[str, Any]:
-    """What decides a recipe's result: each teacher in words, and the loop that the trained ones share."""
+    """The keys that decide a result, with each teacher as a text and the loop that trained teachers share."""
     key, shared = recipe_key(recipe), recipe.zoo.loop.model_dump(mode="json")
     for teacher in key["teachers"]:
         teacher["loop"] = {name: value for name, value in teacher.get("loop", {}).items() if value != shared[name]}
     loop = {name: shared[name] for name in key["loop"]} if any(t["train"] for t in key["teachers"]) else {}
-    return key | {"teachers": "; ".join(map(_in_words, key["teachers"])), "zoo": key["zoo"] | {"loop": loop}}
+    return key | {"teachers": "; ".join(map(_teacher_text, key["teachers"])), "zoo": key["zoo"] | {"loop": loop}}
 
 
-def _in_words(teacher: dict[str, Any]) -> str:
-    said = {name: value for name, value in teacher.items() if value and name != "model"}
-    return f"{teacher['model']} {said}" if said else teacher["model"]
+def _teacher_text(teacher: dict[str, Any]) -> str:
+    settings = {name: value for name, value in teacher.items() if value and name != "model"}
+    return f"{teacher['model']} {settings}" if settings else teacher["model"]
 
 
 def _value(recipe: Any, dotted: str) -> str:

@@ -1,4 +1,4 @@
-"""12 · Templates: pages of HTML, where all text is escaped, and Markdown, where it is escaped as Markdown."""
+"""Jinja templates: HTML pages and Markdown cards; every value is escaped for its format."""
 
 import base64
 import io
@@ -17,15 +17,15 @@ THUMBNAIL = 160  # pixels of the longer side
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A page of meco_timm/templates; every value is escaped."""
+    """Render an HTML page of reporting/templates; every value is escaped."""
     return _environment(PackageLoader("meco_timm.reporting"), autoescape=True).get_template(template).render(values)
 
 
 def render_markdown(text: str, where: str, **values: Any) -> str:
-    """A Markdown template filled in; every value but Markup is escaped, so that it stays text.
+    """Render a Markdown template; every value that is not Markup is escaped. `where`: the template's name in errors.
 
     Raises:
-        UserError: the template is wrong, or names a field that there is not; `where` says which template it is.
+        UserError: the template has an error or an unknown field.
     """
     environment = _environment(BaseLoader(), finalize=escape_markdown)
     try:
@@ -44,16 +44,16 @@ def _environment(loader: BaseLoader, **options: Any) -> Environment:
 
 
 def escape_markdown(value: Any) -> Any:
-    """A value as text that neither Markdown nor the HTML in it can take for more; Markup is let through."""
+    """A value as literal text in Markdown and HTML; Markup is returned as it is."""
     if isinstance(value, Markup):
         return str(value)
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w)|^[#+-])", r"\\\1", text)
-    return text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # addresses would become links
+    return text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # else they would become links
 
 
 def thumbnail(image: np.ndarray) -> str:
-    """uint8 3×H×W → a data URI: PNG of small images, JPEG of what was made smaller."""
+    """uint8 3×H×W → a data URI: PNG for small images, else a JPEG thumbnail."""
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     small = max(picture.size) <= THUMBNAIL // 2
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -64,7 +64,7 @@ def thumbnail(image: np.ndarray) -> str:
 
 
 def read_template(path: str) -> str:
-    """The text of a user's own template.
+    """The text of a user's template.
 
     Raises:
         UserError: it cannot be read.
@@ -72,10 +72,10 @@ def read_template(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise UserError(f"publish.card: the template {path} cannot be read: {why}.") from None
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise UserError(f"publish.card: the template {path} cannot be read: {reason}.") from None
 
 
-def own_template(name: str) -> str:
-    """The text of a template of meco_timm/templates."""
+def builtin_template(name: str) -> str:
+    """The text of a template of reporting/templates."""
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

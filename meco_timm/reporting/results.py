@@ -1,4 +1,4 @@
-"""10 · What a finished run has to tell: the one thing that the report, the card and publishing read."""
+"""The results of a finished run, which the report, the model card and publishing read."""
 
 import json
 import platform
@@ -23,9 +23,9 @@ LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 
 
 class Results(NamedTuple):
-    """A finished run: its recipe, table, what else is told of it (`about_run`), lines of metrics.jsonl, predictions.
+    """A finished run: recipe, table, facts (`about_run`), lines of metrics.jsonl, predictions.
 
-    `predictions` is None, and `about` empty, of a run that ended before they were kept.
+    `predictions` is None and `about` is empty for runs of older versions, which did not save them.
     """
 
     folder: RunFolder
@@ -36,12 +36,12 @@ class Results(NamedTuple):
     predictions: Predictions | None
 
     def row(self, name: str) -> Row:
-        """The table's row of that name; `read_results` has seen to those of the student and the student alone."""
+        """The table's row of that name; `student` and `student alone` are always there."""
         return {row.name: row for row in self.rows}[name]
 
     @property
     def ensemble(self) -> Row | None:
-        """The true ensemble's row, where any teacher gives logits."""
+        """The true ensemble's row; None if no teacher gives logits."""
         return self.row("true ensemble") if self.teachers else None
 
     @property
@@ -53,7 +53,7 @@ class Results(NamedTuple):
 def about_run(
     recipe: Recipe, data: DataSource, teachers: dict[str, Stream], steps: int, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Facts that only the run itself knows: sizes, where weights came from and under which licence, versions."""
+    """Facts recorded during the run: number of images, origin and licence of weights, device, versions."""
     networks = zip(named_teachers(recipe).items(), teachers.values(), strict=True)
     splits = {"train": data.train, "labelled": data.labelled, "validation": data.validation, "test": data.test}
     return {
@@ -70,9 +70,9 @@ def about_run(
 
 
 def origin(network: Network, config: dict[str, Any]) -> dict[str, str | None]:
-    """What a network began from: `start` in words, its repository on the `hub` and its `licence`, None if unknown.
+    """Origin of a network's initial weights: `start` as text, repository on the `hub`, `licence`; None if unknown.
 
-    `config`: the pretrained config of a network whose weights were not changed here.
+    `config`: timm's pretrained config of a network whose weights the run does not change.
     """
     trained = not isinstance(network, Teacher) or network.train
     if trained and not network.names_weights:
@@ -89,16 +89,16 @@ def origin(network: Network, config: dict[str, Any]) -> dict[str, str | None]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; none where there is no file."""
+    """The complete lines of a metrics.jsonl; empty if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_results(path: str | Path) -> Results:
-    """The run in the folder `path`.
+    """The results of the run in the folder `path`.
 
     Raises:
-        UserError: there is no run, it has not ended, or its files are damaged.
+        UserError: there is no run, it has not finished, or its files are damaged.
     """
     folder = RunFolder(Path(path))
     if not (folder.path / "recipe.yaml").is_file():
@@ -107,7 +107,7 @@ def read_results(path: str | Path) -> Results:
         )
     if not folder.table.exists():
         raise UserError(
-            f"{path}: the run has not ended (there is no table.json). Go on with it: "
+            f"{path}: the run has not finished (it has no table.json). Continue it with "
             f"accelerate launch train.py {folder.path / 'recipe.yaml'}"
         )
     try:
@@ -118,12 +118,12 @@ def read_results(path: str | Path) -> Results:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: its files are damaged and cannot be read: {error}") from None
     if not {"student", "student alone"} <= {row.name for row in rows}:
-        raise UserError(f"{folder.table} is damaged: it has no row of the student and the student alone.")
+        raise UserError(f"{folder.table} is damaged: it has no rows `student` and `student alone`.")
     return Results(folder, recipe, rows, table.get("about", {}), metrics, load_predictions(folder.predictions))
 
 
-def teacher_of_steps(results: Results) -> np.ndarray:
-    """The number of the teacher that taught each step; empty where it was not one of several for all processes."""
+def drawn_teachers(results: Results) -> np.ndarray:
+    """Index of the teacher drawn at each step; empty if not one of several was drawn for all processes."""
     recipe, count = results.recipe, len(results.recipe.teachers)
     steps = max((line["step"] for line in results.metrics), default=0)
     if recipe.zoo.sampling != "random" or recipe.zoo.scope != "all" or count == 1:
@@ -131,29 +131,29 @@ def teacher_of_steps(results: Results) -> np.ndarray:
     return np.array([draw(recipe.seed, step, count) for step in range(steps)], dtype=int)
 
 
-def lines_by_teacher(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """The lines of metrics of the steps that each teacher taught; empty as `teacher_of_steps` is."""
-    taught = teacher_of_steps(results)
-    names = named_teachers(results.recipe) if len(taught) else {}
+def metrics_by_teacher(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """The lines of metrics of the steps for which each teacher was drawn; empty if `drawn_teachers` is."""
+    drawn = drawn_teachers(results)
+    names = named_teachers(results.recipe) if len(drawn) else {}
     return {
-        name: [line for line in results.metrics if taught[line["step"] - 1] == i] for i, name in enumerate(names)
+        name: [line for line in results.metrics if drawn[line["step"] - 1] == i] for i, name in enumerate(names)
     }  # fmt: skip
 
 
 def difference(right: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """How much more of the same N images is right: (points, half width of a 95 % interval).
+    """Difference of two accuracies on the same N images: (points, half width of its 95 % interval).
 
-    From pairs of answers, by the normal approximation.
+    Paired, by the normal approximation. `right`, `other`: N booleans, whether each prediction is right.
     """
     gap = right.astype(float) - other
     return 100 * gap.mean(), 196 * gap.std() / np.sqrt(len(gap))
 
 
 def interval(right: np.ndarray, other: np.ndarray) -> str:
-    """`95 % interval +0.5 to +2.1` of the difference, and whether it is within chance."""
+    """`95 % interval +0.5 to +2.1` of the difference, and whether it is significant."""
     middle, half = difference(right, other)
     text = f"95 % interval {middle - half:+.1f} to {middle + half:+.1f}".replace("-", "−")
-    return f"{text}, within chance" if abs(middle) <= half else text
+    return f"{text}, not significant" if abs(middle) <= half else text
 
 
 def title(results: Results) -> str:
@@ -163,12 +163,12 @@ def title(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """The run in one sentence."""
+    """The results in one sentence."""
     student, alone, ensemble = results.row("student"), results.row("student alone"), results.ensemble
     images = f"{results.about['images']['test']:,} " if results.about else ""
     text = (
-        f"The student, {public(results.recipe.student.model)}, has {student.top1:.2f} % of the {images}test images "
-        f"right with one forward pass of {mega(student.multiply_adds)} million multiply-adds: "
+        f"The student, {public(results.recipe.student.model)}, has a top-1 accuracy of {student.top1:.2f} % on the "
+        f"{images}test images with one forward pass of {millions(student.multiply_adds)} million multiply-adds: "
         + _gap(results, student, alone, "the same network trained alone on the labels")
     )
     if ensemble is None:
@@ -179,16 +179,16 @@ def verdict(results: Results) -> str:
     return f"{text}, and {_gap(results, student, ensemble, named)}, which costs {times:.1f} times as much."
 
 
-def mega(count: float) -> str:
-    """Millions with three digits that count: 0.96, 4.1, 1,820."""
-    millions = count / 1e6
-    return f"{millions:.2f}" if millions < 1 else f"{millions:.1f}" if millions < 100 else f"{millions:,.0f}"
+def millions(count: float) -> str:
+    """A count in millions: 0.96, 4.1, 1,820."""
+    value = count / 1e6
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _gap(results: Results, student: Row, other: Row, named: str) -> str:
-    """`2.34 points more than the …`, with the interval where the predictions are there."""
+    """`2.34 points more than the …`, with its interval if there are predictions."""
     gap = round(student.top1 - other.top1, 2)
-    words = f"{abs(gap):.2f} points {'more' if gap > 0 else 'less'} than {named}" if gap else f"as much as {named}"
+    text = f"{abs(gap):.2f} points {'more' if gap > 0 else 'less'} than {named}" if gap else f"as much as {named}"
     if results.predictions is None or not gap:
-        return words
-    return f"{words} ({interval(*(results.predictions.right(name) for name in ('student', other.name)))})"
+        return text
+    return f"{text} ({interval(*(results.predictions.right(name) for name in ('student', other.name)))})"

@@ -1,4 +1,4 @@
-"""12 · The report: one page that needs nothing but itself. Drawn from a run folder, without a device or the data."""
+"""The report of a run: one self-contained HTML page, made from the run folder only."""
 
 from pathlib import Path
 from typing import Any
@@ -7,28 +7,28 @@ from meco_timm.common import write_text
 from meco_timm.evaluation import table_columns
 from meco_timm.recipe import to_yaml
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
-from meco_timm.reporting.drawing import Chart, rules
+from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import (
     agreement_chart,
-    answers,
     class_chart,
     confusion_chart,
     cost_chart,
+    network_confidence,
     reliability_chart,
     soft_label_chart,
 )
 from meco_timm.reporting.pages import render_page, thumbnail
-from meco_timm.reporting.results import Results, lines_by_teacher, read_results, teacher_of_steps, title, verdict
+from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
 from meco_timm.zoo import named_teachers
 
-Section = tuple[str, str, list[Chart]]  # heading, what is shown, charts
+Section = tuple[str, str, list[Chart]]  # heading, introduction, charts
 
 
 def report(run: str | Path) -> Path:
-    """Write `report.html` into the folder of a finished run, and return where it is.
+    """Write `report.html` into the folder of a finished run, and return its path.
 
     Raises:
-        UserError: there is no run, it has not ended, or its files are damaged.
+        UserError: there is no run, it has not finished, or its files are damaged.
     """
     results = read_results(run)
     write_text(results.folder.report, report_page(results))
@@ -39,7 +39,7 @@ def report_page(results: Results) -> str:
     """The report as HTML."""
     plan = results.folder.path / "plan.txt"
     columns, *cells = zip(*table_columns(results.rows), strict=True)
-    with rules():
+    with chart_style():
         return render_page(
             "report.html",
             title=title(results),
@@ -58,12 +58,11 @@ def report_page(results: Results) -> str:
 
 
 def _sections(results: Results) -> list[Section]:
-    told = "Beyond the answers: whether the student computes what its teachers do."
     sections: list[Section] = [
-        ("How good, how sure, at what cost", "The student beside all that it is compared with.", _quality(results)),
-        ("Where it gained", "Against the same network trained alone on the labels.", _gains(results)),
-        ("How it learned", "What the loss was made of, step by step.", learning_charts(results)),
-        ("Where blocks agree", told, _inside(results)),
+        ("Accuracy, calibration, cost", "The student and the networks it is compared with.", _quality(results)),
+        ("Gains per class", "Compared with the same network trained alone on the labels.", _gains(results)),
+        ("Training", "Accuracy and the terms of the loss over the steps.", learning_charts(results)),
+        ("Agreement of blocks", "How similar the student's blocks are to the teachers'.", _agreement(results)),
     ]  # fmt: skip
     return [section for section in sections if section[2]]
 
@@ -72,7 +71,7 @@ def _quality(results: Results) -> list[Chart]:
     charts = [cost_chart(results.rows, results.teachers)]
     if results.predictions is not None:
         rows = [row for row in results.rows if row.name not in results.teachers]
-        charts.append(reliability_chart({row.name: answers(results.predictions, row) for row in rows}))
+        charts.append(reliability_chart({row.name: network_confidence(results.predictions, row) for row in rows}))
     return charts
 
 
@@ -83,22 +82,22 @@ def _gains(results: Results) -> list[Chart]:
 
 
 def learning_charts(results: Results) -> list[Chart]:
-    """Charts over the steps of the run; those that it has something for."""
+    """The charts over the steps for which the run has data."""
     metrics = results.metrics
     return _present(
         validation_chart({"student": metrics}),
-        similarity_chart(metrics, results.recipe, lines_by_teacher(results)),
+        similarity_chart(metrics, results.recipe, metrics_by_teacher(results)),
         adversary_chart(metrics),
         _drawn(results),
     )
 
 
 def _drawn(results: Results) -> Chart | None:
-    taught = teacher_of_steps(results)
-    return drawn_chart(taught, list(named_teachers(results.recipe))) if len(taught) else None
+    drawn = drawn_teachers(results)
+    return drawn_chart(drawn, list(named_teachers(results.recipe))) if len(drawn) else None
 
 
-def _inside(results: Results) -> list[Chart]:
+def _agreement(results: Results) -> list[Chart]:
     if results.predictions is None:
         return []
     pairs = [pair.partition("/") for pair in results.predictions.agreement]
@@ -106,13 +105,13 @@ def _inside(results: Results) -> list[Chart]:
 
 
 def _soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
-    """(chart, thumbnail, what the thumbnail is) for each image that is shown."""
+    """(chart, thumbnail, text alternative of the thumbnail) for each shown image."""
     p = results.predictions
     if p is None:
         return []
-    told = [f"Test image {row}, labelled {p.classes[p.label[row]]}" for row in p.shown]
+    texts = [f"Test image {row}, labelled {p.classes[p.label[row]]}" for row in p.shown]
     charts = [soft_label_chart(p, i, results.teachers) for i in range(len(p.shown))]
-    return list(zip(charts, map(thumbnail, p.images), told, strict=True))
+    return list(zip(charts, map(thumbnail, p.images), texts, strict=True))
 
 
 def _present(*charts: Chart | None) -> list[Chart]:
@@ -120,7 +119,7 @@ def _present(*charts: Chart | None) -> list[Chart]:
 
 
 def _facts(results: Results) -> list[tuple[str, Any]]:
-    """What a reader wants to know of the run, in words."""
+    """(name, value) of the settings and facts at the end of the report."""
     recipe, about = results.recipe, results.about
     facts: list[tuple[str, Any]] = [
         ("data", recipe.data.source),

@@ -15,7 +15,7 @@ from meco_timm.evaluation.predictions import Predictions, choose, load_predictio
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Data
-from meco_timm.reporting.figures import Answers, calibration, class_gains, confusions
+from meco_timm.reporting.figures import Confidence, calibration, class_gains, confusions
 from meco_timm.reporting.results import difference, interval, read_results
 
 
@@ -81,14 +81,14 @@ def test_difference_is_that_of_pairs_with_its_interval():
     assert middle == pytest.approx(30)
     assert half == pytest.approx(196 * np.std(gaps) / 10**0.5)
     assert interval(right, other) == "95 % interval +1.6 to +58.4"
-    assert interval(right[::-1], right).endswith(", within chance")
+    assert interval(right[::-1], right).endswith(", not significant")
     assert interval(other[::-1], right).startswith("95 % interval −")
 
 
 def test_calibration_gives_mean_confidence_and_accuracy_of_bins_with_images_enough():
     confidence = np.array([0.51, 0.53, 0.55, 0.57, 0.59, 0.95, 1.0, 1.0, 1.0, 1.0, 0.15])
     right = np.array([1, 0, 1, 0, 0, 1, 1, 1, 1, 0, 1], dtype=bool)
-    mean, accuracy = calibration(Answers(confidence, right, 0.0))
+    mean, accuracy = calibration(Confidence(confidence, right, 0.0))
     np.testing.assert_allclose(mean, [0.55, 0.99])
     np.testing.assert_allclose(accuracy, [0.4, 0.8])
 

@@ -113,7 +113,7 @@ def test_licences_are_ordered_by_what_they_ask():
     assert strictness("cc-by-nd-4.0") == strictness("CC-BY-NC-SA-4.0")
 
 
-def test_the_strictest_is_told_and_none_is_guessed(results):
+def test_the_strictest_licence_is_reported_and_none_is_guessed(results):
     mixed = with_origins(results, {"a": "apache-2.0", "b": "cc-by-nc-4.0", "c": None})
     note = licence_note(mixed, None)
     assert "No licence has been chosen" in note
@@ -125,9 +125,9 @@ def test_the_strictest_is_told_and_none_is_guessed(results):
     assert "cc-by-nc-4.0" in warning
 
 
-def test_a_freer_licence_than_a_teachers_is_warned_about(results):
+def test_a_licence_less_strict_than_a_teachers_gives_a_warning(results):
     strict = with_origins(results, {"a": "cc-by-nc-4.0"})
-    assert "freer than cc-by-nc-4.0" in str(licence_warning(strict, "mit"))
+    assert "less strict than cc-by-nc-4.0" in str(licence_warning(strict, "mit"))
     assert licence_warning(strict, "cc-by-nc-4.0") is None
     assert licence_warning(with_origins(results, {"a": "mit"}), "apache-2.0") is None
     assert licence_warning(results, "mit") is None  # all from random weights
@@ -221,9 +221,9 @@ def test_a_field_that_there_is_not(results, tmp_path, template):
     (tmp_path / "mine.md").write_text(f"\n\n{template}")
     with pytest.raises(UserError) as error:
         card(results, card=str(tmp_path / "mine.md"))
-    told = str(error.value)
-    assert told.startswith(str(tmp_path / "mine.md"))
-    assert "Fields of a card: classes, " in told
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / "mine.md"))
+    assert "Fields of a card: classes, " in message
 
 
 def test_a_template_that_is_not_there(results, tmp_path):

@@ -1,4 +1,4 @@
-"""A student on the Hub: pushed by this package, pulled by plain timm; every way in which that can fail is told."""
+"""A student on the Hub: pushed by this package, pulled by plain timm; and every failure has a message."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import train
 from meco_timm import UserError, load_recipe
 from meco_timm.cli import main
-from meco_timm.hub.publishing import TRIES, publish, publish_settings
+from meco_timm.hub.publishing import ATTEMPTS, publish, publish_settings
 from meco_timm.recipe.recipe import Publish
 from meco_timm.training.run_folder import find_run_folder
 
@@ -49,7 +49,7 @@ def run(ended: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(ended, tmp_path / "run"))
 
 
-def told(settings: Publish, run: Path) -> str:
+def error_of(settings: Publish, run: Path) -> str:
     """What a publishing that fails says; it says how to go on, and never the token."""
     with pytest.raises(UserError) as error:
         publish(run, settings)
@@ -97,8 +97,8 @@ def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path):
         assert TOKEN not in done.stdout + done.stderr
         return done.stdout
 
-    said = python("-m", "meco_timm.cli", "publish", str(run), "--repo", "me/student", "--license", "mit")
-    assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in said
+    message = python("-m", "meco_timm.cli", "publish", str(run), "--repo", "me/student", "--license", "mit")
+    assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in message
     assert files(hub).keys() == NAMED
     hub.repos["me/student"].branches["old"] = hub.repos["me/student"].branches["main"]
     commit = hub.repos["me/student"].branches["main"]
@@ -164,9 +164,9 @@ def test_a_dry_run_talks_to_nobody_and_changes_nothing(hub, run, capsys):
 @pytest.mark.parametrize("there", [{"model.safetensors": b"another"}, {"pytorch_model.bin": b"a pickle"}])
 def test_another_model_is_not_replaced_unasked(hub, run, unchecked, there):
     hub.new_repo("me/student", there)
-    said = told(REPO, run)
-    assert "me/student holds another model" in said
-    assert "--overwrite" in said
+    message = error_of(REPO, run)
+    assert "me/student contains another model" in message
+    assert "--overwrite" in message
     assert files(hub) == there
 
 
@@ -188,19 +188,19 @@ def test_an_empty_repository_is_taken(hub, run, unchecked):
 
 def test_without_a_token(hub, run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    said = told(REPO, run)
-    assert "there is no token" in said
-    assert "hf auth login" in said
+    message = error_of(REPO, run)
+    assert "no Hugging Face token was found" in message
+    assert "hf auth login" in message
     assert hub.requests == []
 
 
 def test_a_wrong_token(hub, run, unchecked, monkeypatch, waits):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    said = told(REPO, run)
-    assert "401" in said or "Unauthorized" in said or "credentials" in said
-    assert "hf auth login" in said
-    assert f"meco-timm publish {run} --repo me/student" in said
-    assert "hf_wrong" not in said
+    message = error_of(REPO, run)
+    assert "401" in message or "Unauthorized" in message or "credentials" in message
+    assert "hf auth login" in message
+    assert f"meco-timm publish {run} --repo me/student" in message
+    assert "hf_wrong" not in message
     assert waits == []
     assert hub.repos == {}
 
@@ -241,13 +241,13 @@ def test_failing_twice_is_overcome(hub, run, unchecked, waits, where, status):
 
 
 @pytest.mark.parametrize(("where", "status"), [("repos/create", 500), ("/commit/", 503), ("PUT /objects", 0)])
-def test_failing_always_is_told_and_nothing_is_lost(hub, run, unchecked, waits, where, status):
+def test_a_permanent_failure_is_reported_and_nothing_is_lost(hub, run, unchecked, waits, where, status):
     hub.faults.append(Fault(where, status))
-    said = told(REPO, run)
-    assert f"The run is complete in {run}" in said
-    assert f"meco-timm publish {run} --repo me/student" in said
+    message = error_of(REPO, run)
+    assert f"The run is complete in {run}" in message
+    assert f"meco-timm publish {run} --repo me/student" in message
     assert tree(run) >= {f"student/{name}" for name in ("model.safetensors", "config.json", "README.md")}
-    assert len(waits) >= TRIES - 1
+    assert len(waits) >= ATTEMPTS - 1
     assert sum(waits) < 500  # of four files at once: about 100 s each
     assert not hub.repos or files(hub) == {}
     hub.faults.clear()
@@ -256,8 +256,8 @@ def test_failing_always_is_told_and_nothing_is_lost(hub, run, unchecked, waits, 
 
 
 def test_a_licence_that_the_hub_does_not_know(hub, run, unchecked, waits):
-    said = told(Publish(repo="me/student", license="apache"), run)
-    assert '"license" must be one of the Hub' in said
+    message = error_of(Publish(repo="me/student", license="apache"), run)
+    assert '"license" must be one of the Hub' in message
     assert waits == []
     assert files(hub) == {}
 
@@ -265,15 +265,15 @@ def test_a_licence_that_the_hub_does_not_know(hub, run, unchecked, waits):
 def test_a_wait_that_the_hub_asks_for_is_kept(monkeypatch):
     from huggingface_hub.errors import HfHubHTTPError
 
-    from meco_timm.hub.publishing import _asked_to_wait
+    from meco_timm.hub.publishing import _retry_after
 
     class Response:
         headers = {"retry-after": "7"}  # noqa: RUF012
 
     error = HfHubHTTPError.__new__(HfHubHTTPError)
     error.response = Response()  # type: ignore[assignment]
-    assert _asked_to_wait(error) == 7
-    assert _asked_to_wait(OSError()) == 0
+    assert _retry_after(error) == 7
+    assert _retry_after(OSError()) == 0
 
 
 # The run is not what it says
@@ -281,14 +281,14 @@ def test_a_wait_that_the_hub_asks_for_is_kept(monkeypatch):
 
 def test_a_run_that_has_not_ended(hub, run):
     (run / "table.json").unlink()
-    said = told(REPO, run)
-    assert f"{run}: the run has not ended" in said
-    assert "train.py" in said
+    message = error_of(REPO, run)
+    assert f"{run}: the run has not finished" in message
+    assert "train.py" in message
     assert hub.requests == []
 
 
 def test_no_run_at_all(hub, tmp_path):
-    assert f"{tmp_path} is not a run folder" in told(REPO, tmp_path)
+    assert f"{tmp_path} is not a run folder" in error_of(REPO, tmp_path)
 
 
 def test_a_student_that_is_not_what_the_table_says(hub, run):
@@ -298,24 +298,24 @@ def test_a_student_that_is_not_what_the_table_says(hub, run):
         {name: tensor.roll(1, 0) if name.startswith("classifier") else tensor for name, tensor in state.items()},
         weights,
     )
-    said = told(REPO, run)
-    assert "% of the test split right, the table says" in said
-    assert "Nothing was uploaded" in said
+    message = error_of(REPO, run)
+    assert "% on the test split, but the table has" in message
+    assert "Nothing was uploaded" in message
     assert hub.requests == []
 
 
 def test_the_test_data_are_gone(hub, run):
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace("/shapes", "/gone"))
-    said = told(REPO, run)
-    assert "the student is measured again before it is uploaded" in said
-    assert "data.source: there is no folder" in said
+    message = error_of(REPO, run)
+    assert "the student is evaluated again before it is uploaded" in message
+    assert "data.source: there is no folder" in message
     assert hub.requests == []
 
 
 def test_a_file_is_missing(hub, run):
     (run / "metrics.jsonl").unlink()
-    assert f"{run / 'metrics.jsonl'} is missing" in told(REPO, run)
+    assert f"{run / 'metrics.jsonl'} is missing" in error_of(REPO, run)
 
 
 # The recipe says it
@@ -326,10 +326,10 @@ def test_a_recipe_that_publishes_when_it_has_ended(ended, run, hub, unchecked, c
     path = ended.parent / "recipe.yaml"
     before = (run / "recipe.yaml").read_bytes()
     assert train.main([str(path), f"run={run}", "publish={repo: me/student, license: mit}"]) == 0
-    said = capsys.readouterr().err
-    assert "nothing is trained again" in said
-    assert "warning" not in said
-    assert "step" not in said
+    message = capsys.readouterr().err
+    assert "nothing is trained again" in message
+    assert "warning" not in message
+    assert "step" not in message
     assert files(hub).keys() == NAMED
     assert (run / "recipe.yaml").read_bytes() == before
 
@@ -339,7 +339,7 @@ def test_a_recipe_that_cannot_publish_yet_says_so_at_once(ended, run, hub, unche
     assert train.main([str(ended.parent / "recipe.yaml"), f"run={run}", "publish={repo: me/student}"]) == 2
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first.startswith("warning: publish: no Hugging Face token")
-    assert last.startswith("publish: there is no token")
+    assert last.startswith("publish: no Hugging Face token was found")
 
 
 def test_where_it_is_published_is_no_part_of_what_the_run_is(recipe, tmp_path):
@@ -357,8 +357,8 @@ def test_where_it_is_published_is_no_part_of_what_the_run_is(recipe, tmp_path):
 def test_the_token_is_written_nowhere(hub, run, unchecked, capsys):
     hub.faults.append(Fault("repos/create", 500, times=1))
     publish(run, REPO)
-    said = capsys.readouterr()
-    assert TOKEN not in said.out + said.err
+    message = capsys.readouterr()
+    assert TOKEN not in message.out + message.err
     assert not any(TOKEN.encode() in data for data in contents(run).values())
     assert not any(TOKEN.encode() in data for data in files(hub).values())
 

@@ -17,10 +17,10 @@ from meco_timm.evaluation.predictions import Predictions
 from meco_timm.evaluation.table import Row
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
-from meco_timm.reporting.drawing import Chart, rules, short
+from meco_timm.reporting.drawing import Chart, chart_style, shorten
 from meco_timm.reporting.figures import class_chart, confusion_chart, cost_chart, decade_ticks
 from meco_timm.reporting.pages import thumbnail
-from meco_timm.reporting.results import Results, lines_by_teacher, read_results, teacher_of_steps, verdict
+from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, verdict
 from meco_timm.reporting.run_page import report_page
 from meco_timm.training.run_folder import RunFolder
 from meco_timm.zoo.zoo import draw
@@ -87,7 +87,7 @@ def test_it_is_well_formed_and_asks_for_nothing(page):
 def test_it_says_all_that_it_should(page, ended):
     text = " ".join(Page(page).text)
     headings = ("Accuracy against cost", "Calibration", "Learning", "Similarity to the teachers",
-                "Adversary", "Teacher drawn", "Blocks: test_resnet", "What a soft label says", "The plan")  # fmt: skip
+                "Adversary", "Drawn teachers", "Blocks: test_resnet", "Soft labels", "Plan")  # fmt: skip
     assert all(heading in text for heading in headings)
     results = read_results(ended)
     assert verdict(results) in text
@@ -116,7 +116,7 @@ def test_names_of_classes_stay_text(page):
     assert not any("onerror" in attributes for _, attributes in found.elements)
     text = " ".join(found.text)
     assert f"Labelled {ODD_CLASSES[0]}" in text
-    assert short(ODD_CLASSES[0], 11) == "<img sr…1)>"
+    assert shorten(ODD_CLASSES[0], 11) == "<img sr…1)>"
     assert "<img sr…1)>" in text  # on an axis
     assert "$" in text  # no mathematics is made of it
 
@@ -134,7 +134,7 @@ def test_without_predictions_the_rest_is_there(ended, tmp_path):
     run = shutil.copytree(ended, tmp_path / "run")
     (run / "predictions.safetensors").unlink()
     page = report(run).read_text()
-    assert "kept no predictions" in page
+    assert "has no saved predictions" in page
     assert "Accuracy against cost" in page
     assert "Calibration" not in page
 
@@ -142,7 +142,7 @@ def test_without_predictions_the_rest_is_there(ended, tmp_path):
 def test_a_run_that_has_not_ended(ended, tmp_path):
     run = shutil.copytree(ended, tmp_path / "run")
     (run / "table.json").unlink()
-    with pytest.raises(UserError, match="the run has not ended"):
+    with pytest.raises(UserError, match="the run has not finished"):
         report(run)
 
 
@@ -167,7 +167,7 @@ def labels(chart: Chart | None) -> list[str]:
 def test_every_axis_has_a_name_and_a_unit(ended):
     results = read_results(ended)
     units = ("%", "nats", "steps", "difference", "millions", "points", "images", "number", "name", "classes")
-    with rules():
+    with chart_style():
         from meco_timm.reporting.run_page import _sections, _soft_labels
 
         charts = [chart for _, _, found in _sections(results) for chart in found]
@@ -179,7 +179,7 @@ def test_every_axis_has_a_name_and_a_unit(ended):
             assert "class (name)" in labels(chart)
 
 
-def test_series_are_told_apart_without_colour():
+def test_series_differ_without_colour():
     from meco_timm.reporting.drawing import ROLES, SERIES
 
     looks = [(marker, str(line)) for _, marker, line in SERIES]
@@ -200,7 +200,7 @@ def test_a_point_per_network_where_it_belongs():
 
 
 def test_a_network_whose_cost_is_unknown_is_drawn():
-    with rules():
+    with chart_style():
         assert "<svg" in cost_chart([row("a", 90, 0), row("student", 91, 10**6)], ["a"]).svg()
 
 
@@ -214,14 +214,14 @@ def test_ticks_lie_in_the_picture_and_are_few_and_different(least, most):
 
 def test_the_drawn_teacher_is_the_one_that_taught(ended):
     results = read_results(ended)
-    taught = teacher_of_steps(results)
+    taught = drawn_teachers(results)
     assert taught.tolist() == [draw(0, step, 2) for step in range(30)]
-    by_teacher = lines_by_teacher(results)
+    by_teacher = metrics_by_teacher(results)
     assert by_teacher.keys() == {"test_resnet", "test_efficientnet"}
     assert sum(map(len, by_teacher.values())) == len(results.metrics)
     assert all(taught[line["step"] - 1] == 1 for line in by_teacher["test_efficientnet"])
     average = results.recipe.model_copy(update={"zoo": results.recipe.zoo.model_copy(update={"sampling": "average"})})
-    assert len(teacher_of_steps(results._replace(recipe=average))) == 0
+    assert len(drawn_teachers(results._replace(recipe=average))) == 0
     chart = drawn_chart(taught, ["a", "b"])
     assert f"a {(taught == 0).sum()}, b {(taught == 1).sum()}" in chart.text
 
@@ -251,7 +251,7 @@ def test_of_many_classes_the_two_ends_are_drawn():
     chart = class_chart(p)
     assert chart is not None
     assert len(chart.figure.axes[0].patches) == 24
-    assert "76 classes between" in chart.caption
+    assert "76 classes that changed less" in chart.caption
 
 
 def test_large_images_are_shown_small():
