@@ -29,7 +29,7 @@ from meco_timm.training import (
     Teaching,
     Training,
     check_launch,
-    faults_told,
+    explain_faults,
     find_run_folder,
     make_accelerator,
     move_aside,
@@ -68,7 +68,7 @@ def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None)
     check_launch(accelerator, recipe)
     folder = _open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
-    with faults_told(folder.path, accelerator):
+    with explain_faults(folder.path, accelerator):
         rows = _finished_rows(folder, accelerator) or _run(recipe, folder, accelerator)
         if accelerator.is_main_process:
             _show(recipe, folder, rows)
@@ -116,7 +116,7 @@ def fill_store(recipe: Recipe) -> None:
     if accelerator.is_main_process:
         logger.info(plan)
     seed = batch_seed(recipe)
-    with faults_told(Path(recipe.store.folder), accelerator):
+    with explain_faults(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator)
         use_store(zoo, recipe, data, seed, accelerator)
         precompute_outputs(zoo, recipe, data, seed, accelerator)

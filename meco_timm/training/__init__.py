@@ -1,12 +1,12 @@
-"""One loop for any objective: many devices, safe to interrupt.
+"""One loop for any objective, on many devices, safe to interrupt.
 
-In: an objective, a data source, settings. Out: the stream with its best weights, metrics, checkpoints.
-Never: knows which teachers there are, or what the losses mean.
+In: an objective, a Job, the teachers' outputs. Out: the stream with its best weights, metrics, checkpoints.
+Never: depends on which teachers there are, or what the losses mean.
 """
 
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.checkpoint import Interrupted, listen
-from meco_timm.training.faults import faults_told
+from meco_timm.training.faults import explain_faults
 from meco_timm.training.job import Job, Teaching, total_steps
 from meco_timm.training.loop import Training
 from meco_timm.training.run_folder import RunFolder, find_run_folder, move_aside
@@ -19,7 +19,7 @@ __all__ = [
     "Teaching",
     "Training",
     "check_launch",
-    "faults_told",
+    "explain_faults",
     "find_run_folder",
     "listen",
     "make_accelerator",

@@ -1,7 +1,7 @@
-"""9 · Checkpoints that are whole or not there, and stopping when asked to.
+"""Checkpoints that are written atomically and verified, and stopping on a signal.
 
-A checkpoint's file name ends in the digest of its bytes: one rename makes it valid, and a damaged one is known.
-Only tensors and plain values are read back, never pickled code.
+A checkpoint's file name contains the digest of its bytes, so that damage is detected; it gets this name by one rename
+after it is written. Only tensors and plain values are loaded, never pickled code.
 """
 
 import os
@@ -20,7 +20,7 @@ from meco_timm.common import UserError, digest_of, flush, get_logger
 
 logger = get_logger(__name__)
 
-ASK_SECONDS = 1.0  # between two moments when many processes agree on what to do
+ASK_SECONDS = 1.0  # between two agreements of all processes on stopping and saving
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 
@@ -31,7 +31,7 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> bool:
-        """Write the state of `step`, then drop the oldest; False, said aloud, where the disk has no room for it."""
+        """Write the state of `step`, then delete the oldest; False, with a warning, if it cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / "unfinished.tmp"
         try:
@@ -42,10 +42,10 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             with suppress(OSError):  # where nothing can be written, nothing can be removed
                 beside.unlink(missing_ok=True)
-            kept = f"that of step {old[0][0]} is kept" if (old := self._found()) else "there is none yet"
+            last = f"that of step {old[0][0]} remains" if (old := self._found()) else "there is none yet"
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             message = "the checkpoint of step %d could not be written to %s (%s); %s"
-            logger.warning(message, step, self.folder, why, kept)
+            logger.warning(message, step, self.folder, why, last)
             return False
         path = beside.rename(self.folder / f"step-{step:09d}-{digest_of(beside)}.pt")
         flush(self.folder)
@@ -55,12 +55,12 @@ class Checkpoints:
         return True
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; damaged ones are named and passed over."""
+        """The newest undamaged state, on the CPU; damaged ones are skipped with a warning."""
         for step, path in self._found():
             match = NAME.fullmatch(path.name)
             if match and match[2] == digest_of(path):
                 return torch.load(path, map_location="cpu", weights_only=True)
-            logger.warning("the checkpoint of step %d is damaged and passed over (%s)", step, path)
+            logger.warning("the checkpoint of step %d is damaged and skipped (%s)", step, path)
         return None
 
     def _found(self) -> list[tuple[int, Path]]:
@@ -70,7 +70,7 @@ class Checkpoints:
 
 
 class Interrupted(UserError):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state. Exit code 143, as of a process ended by SIGTERM."""
 
     exit_code = 143
 
@@ -89,12 +89,12 @@ class StopSign:
 
 @contextmanager
 def listen() -> Iterator[StopSign]:
-    """Turn SIGTERM and SIGINT into a sign that the loop looks at after each step."""
+    """Turn SIGTERM and SIGINT into a flag that the loop reads after each step."""
     sign = StopSign()
     numbers = (signal.SIGTERM, signal.SIGINT)
     try:
         old = [signal.signal(number, sign._handle) for number in numbers]
-    except ValueError:  # not in the main thread, as in a notebook's executor: then a signal ends the process as usual
+    except ValueError:  # not in the main thread, as in some notebooks: a signal then ends the process as usual
         yield sign
         return
     try:
@@ -105,7 +105,7 @@ def listen() -> Iterator[StopSign]:
 
 
 class Watch:
-    """Whether it is time to stop or to save: many processes agree on it, all at one step."""
+    """Decides when to stop and when to save by the clock; all processes decide alike, at the same step."""
 
     def __init__(self, accelerator: Accelerator, minutes: float, step: int, stop: StopSign):
         self.accelerator, self.minutes, self.stop = accelerator, minutes, stop
@@ -113,7 +113,7 @@ class Watch:
         self.last, self.next = step, step + 1
 
     def look(self, step: int) -> tuple[bool, bool]:
-        """(to stop, to save by the clock) after a step. Asking the others waits for the device, hence not each step."""
+        """(stop, save) after a step. Many processes communicate about once a second: it waits for the device."""
         now = time.monotonic()
         due = now - self.saved_at > 60 * self.minutes
         if self.accelerator.num_processes == 1:

@@ -1,4 +1,4 @@
-"""Faults of the machinery that are no bugs, told in words: a full disk, a dead loader, a lost process."""
+"""Failures of the environment as messages for the user: a full disk, a dead loader process, a lost process."""
 
 import errno
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from safetensors import SafetensorError
 from meco_timm.common import UserError
 
 DISK_FAULTS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
-GO_ON = "the same command goes on from the last checkpoint."
+CONTINUE = "the same command continues from the last checkpoint."
 
 
 @contextmanager
-def faults_told(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Say what a fault means and that nothing is lost; what is not known here stays as it is.
+def explain_faults(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Turn known failures into messages that say what to do; other exceptions are raised unchanged.
 
     Raises:
-        UserError: instead of the disk's, the loaders' or the network's error.
+        UserError: instead of the exception of the disk, the data loader or the network.
     """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        told = _of_disk(error, folder) or _of_loader(error) or _of_process(error, accelerator.num_processes)
-        if told is None:
+        message = _of_disk(error, folder) or _of_loader(error) or _of_process(error, accelerator.num_processes)
+        if message is None:
             raise
-        raise UserError(told) from error
+        raise UserError(message) from error
 
 
 def _of_disk(error: Exception, folder: Path) -> str | None:
@@ -35,20 +35,21 @@ def _of_disk(error: Exception, folder: Path) -> str | None:
     if not of_safetensors and getattr(error, "errno", None) not in DISK_FAULTS:
         return None
     where, why = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error
-    return f"run: {where} cannot be written: {why}. Make room or mend it; {GO_ON}"
+    return f"run: {where} cannot be written: {why}. Free disk space or fix the permissions; {CONTINUE}"
 
 
 def _of_loader(error: Exception) -> str | None:
     if "DataLoader worker" not in str(error):
         return None
-    return f"data.workers: a loader process died ({_first_line(error)}). Was it out of memory? Write fewer; {GO_ON}"
+    reason = _first_line(error)
+    return f"data.workers: a loader process died ({reason}). If memory ran out, write a smaller number; {CONTINUE}"
 
 
 def _of_process(error: Exception, processes: int) -> str | None:
-    """A process that waits for one that died gets a message of the network's."""
+    """A process that waits for a dead one gets an exception of the communication library."""
     if processes == 1 or not any(word in str(error).lower() for word in ("peer", "nccl", "gloo")):
         return None
-    return f"run: another process was lost ({_first_line(error)}). The first message says why; {GO_ON}"
+    return f"run: another process was lost ({_first_line(error)}). Its own message has the cause; {CONTINUE}"
 
 
 def _first_line(error: Exception) -> str:

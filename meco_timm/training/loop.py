@@ -1,12 +1,12 @@
-"""9 · Training: any objective, many devices, safe to interrupt.
+"""The training loop of teachers, the student alone and the student; for many devices, and safe to interrupt.
 
-One loop trains a teacher, the student alone and the student. An objective is a module whose `student` is the stream
-to keep and whose forward gives named losses; `teach`, if any, gives the teacher's outputs for a step.
+An objective is a module with a Stream `student`, whose forward (image, label, teacher's outputs or None) gives named
+losses, of which `total` is minimised.
 """
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,28 +17,20 @@ from torch import Tensor, nn
 from meco_timm.common import Ticker, UserError, derive, get_logger, reseed
 from meco_timm.data import BadImages, Batch
 from meco_timm.distillation import gradient_shares
-from meco_timm.evaluation import validate
 from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
 from meco_timm.training.job import Job, Teaching
 from meco_timm.training.metrics import MetricLines
 from meco_timm.training.mixing import Mixing
 from meco_timm.training.optimizers import Guard, make_optimizer, make_schedule, set_memory
-from meco_timm.training.sharding import Shards, same_buffers
+from meco_timm.training.sharding import Shards
+from meco_timm.training.validation import Best, Validation
 
 logger = get_logger(__name__)
 
 
-class Best(NamedTuple):
-    """The best validation so far; without a validation split, the last weights. `state` is on the CPU."""
-
-    score: float
-    step: int
-    state: dict[str, Tensor]
-
-
 class Training:
-    """The state of one run and its steps. `run()` trains to the end and returns the student with its best weights."""
+    """One training run: its state and its steps."""
 
     def __init__(self, objective: nn.Module, job: Job, accelerator: Accelerator, teaching: Teaching | None = None):
         settings = job.loop
@@ -54,25 +46,30 @@ class Training:
         self.mixing = Mixing(settings, len(job.data.classes), str(accelerator.device))
         self.checkpoints = Checkpoints(job.folder / "checkpoints")
         self.bad = BadImages(job.data.max_bad, accelerator.is_main_process)
-        self.best: Best | None = None
+        self.validation = Validation(job, accelerator)
         self.step = 0
-        self._logged, self._waited = (time.monotonic(), 0), 0.0  # last line of metrics: when, at which step; seconds
-        self.shares: dict[str, float] = {}  # of the gradient, by term, when just measured
+        self._logged, self._waited = (
+            (time.monotonic(), 0),
+            0.0,
+        )  # last line of metrics: time, step; seconds of waiting for data since
+        self.shares: dict[str, float] = {}  # of the gradient, by loss term; empty unless measured in this step
         self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
 
     @property
     def _module(self) -> Any:
-        """The objective itself, without what accelerate wraps around it."""
+        """The objective without the wrappers of accelerate."""
         return self.accelerator.unwrap_model(self.objective, keep_torch_compile=False)
 
     def run(self) -> Stream:
-        """Train from the last checkpoint, if there is one, to the end.
+        """Train from the last checkpoint, if any, to the end; returns the student with its best weights.
 
         Raises:
-            Interrupted: the process was asked to stop; the state is saved, the same command goes on.
-            UserError: an image cannot be read, other teachers than before, or the loss is not finite.
+            Interrupted: the process was asked to stop; the state is saved, and the same command continues.
+            UserError: an image cannot be read, the teachers are others than at the start, or the loss is not finite.
         """
-        self.accelerator.gradient_accumulation_steps = self.settings.accumulation  # a teacher's may be another
+        self.accelerator.gradient_accumulation_steps = (
+            self.settings.accumulation
+        )  # an earlier training may have set another
         self.accelerator.step = 0
         main = self.accelerator.is_main_process
         with listen() as stop:
@@ -86,14 +83,14 @@ class Training:
             except RuntimeError as error:
                 if not stop.seen:
                     raise
-                # The signal has ended loaders that were only starting, or other processes, before this one looked.
-                told = f"{self.job.title}: stopped ({error}); the same command goes on from the last checkpoint."
-                raise Interrupted(told) from error
+                # The signal also ended loaders that were starting, or other processes, before this one could stop.
+                message = f"{self.job.title}: stopped ({error}); the same command continues from the last checkpoint."
+                raise Interrupted(message) from error
         return self._finish()
 
     def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
         batches = self._batches()
-        while self.step < self.job.steps and not self._out_of_patience:
+        while self.step < self.job.steps and not self.validation.is_out_of_patience(self.step):
             losses = self._one_step(batches)
             self.step += 1
             logs = self.step % self.settings.log_every == 0 or self.step == self.job.steps
@@ -101,19 +98,19 @@ class Training:
             if self.shares:
                 lines.shares(self.step, self.shares)
                 self.shares = {}
-            if self._time_to_validate():
+            if self.validation.is_due(self.step):
                 lines.validation(self.step, self._validate())
             stop, due = watch.look(self.step)
-            if stop or due or self._time_to_save():
+            if stop or due or self._saves():
                 self._checkpoint()
                 watch.saved()
             if stop:
-                self.accelerator.wait_for_everyone()  # who ends first may have the others killed, amid their saving
-                raise Interrupted(f"{self.job.title}: stopped at step {self.step}; the same command goes on.")
+                self.accelerator.wait_for_everyone()  # launchers kill the other processes when one ends, even while they save
+                raise Interrupted(f"{self.job.title}: stopped at step {self.step}; the same command continues.")
 
     def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
-        """Write a line of metrics and give the note for the progress bar. The only read of the device, besides
-        validation."""
+        """Write a line of metrics and return the note for the progress bar. Reads the device, as validation does; no
+        other part of a step waits for it."""
         (then, step), self._logged = self._logged, (time.monotonic(), self.step)
         seconds, waited, self._waited = max(self._logged[0] - then, 1e-9), self._waited, 0.0
         facts = {
@@ -129,11 +126,12 @@ class Training:
             self.accelerator.log(tracked, step=self.step)
         return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
 
-    def _time_to_weigh(self) -> bool:
-        """Whether to measure how much each term pulls, after this step: four times a run, where weights are whole."""
+    def _measures_shares(self) -> bool:
+        """Whether to measure each term's share of the gradient after this step: four times a run, not with FSDP2."""
         return (self.step + 1) % max(1, self.job.steps // 4) == 0 and not self.shards.spread
 
-    def _time_to_save(self) -> bool:
+    def _saves(self) -> bool:
+        """Whether a checkpoint is due by steps."""
         every = self.settings.checkpoint_steps
         return self.step == self.job.steps or (every is not None and self.step % every == 0)
 
@@ -145,12 +143,12 @@ class Training:
         for part in range(self.settings.accumulation):
             read = self._next(batches)
             batch = send_to_device(read, self.accelerator.device, non_blocking=True)
-            # Mixing, dropout and their like: after the batch, which, read in this process, leaves a state of its own.
+            # For mixing, dropout and the like; after reading the batch, which without workers changes the generators.
             reseed(self.job.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
             teacher = self.teaching.outputs(read, image, self.step) if self.teaching else None
             with self.accelerator.accumulate(self.objective):
-                with self.accelerator.autocast():  # accelerate does it itself, but for FSDP2
+                with self.accelerator.autocast():  # accelerate does this itself, except with FSDP2
                     losses = self.objective(image, label, teacher)
                 self.accelerator.backward(losses["total"])
                 if self.accelerator.sync_gradients:
@@ -160,7 +158,7 @@ class Training:
                 self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.student, step=self.step)
-        if self._time_to_weigh() and teacher is not None:
+        if self._measures_shares() and teacher is not None:
             with self.accelerator.autocast():
                 self.shares = gradient_shares(self._module, image, label, teacher)
         return losses
@@ -183,44 +181,23 @@ class Training:
             self.job.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad
         )
 
-    @property
-    def _validate_every(self) -> int:
-        return max(1, self.job.steps // self.settings.validations)
-
-    def _time_to_validate(self) -> bool:
-        return self.step % self._validate_every == 0 or self.step == self.job.steps
-
-    @property
-    def _out_of_patience(self) -> bool:
-        """Whether too many validations have passed since the best one; a function of what a checkpoint holds."""
-        patience = self.settings.patience
-        return bool(patience and self.best and self.step - self.best.step >= patience * self._validate_every)
-
     def _validate(self) -> dict[str, float]:
-        stream = self.ema.module if self.ema else self.shards.gather(self._module)
-        if self.accelerator.num_processes > 1:
-            same_buffers(stream)
-        scores = {"top1": 0.0, "nll": 0.0}
-        if len(self.job.data.validation):
-            scores = validate(stream, self.job.data, self.accelerator, self.settings.batch_size)
-        score = -scores["nll"] if self.settings.best == "nll" else scores["top1"]
-        if self.best is None or score >= self.best.score:  # of equals the later, which has trained longer
-            state = {name: tensor.detach().cpu().clone() for name, tensor in stream.model.state_dict().items()}
-            self.best = Best(score, self.step, state)
-        return scores
+        return self.validation.run(self.ema.module if self.ema else self.shards.gather(self._module), self.step)
 
     def _finish(self) -> Stream:
         self.bad.tell(self.job.title)
-        assert self.best is not None  # the last step validates
+        assert self.validation.best is not None  # the last step validates
         student = self.shards.stream
-        student.model.load_state_dict(self.best.state)
+        student.model.load_state_dict(self.validation.best.state)
         self.accelerator.free_memory(self.objective, self.optimizer)
         return student.eval()
 
     def _checkpoint(self) -> None:
         a = self.accelerator
         self.bad.count(a)
-        if self.skipped[1] or not (a.is_main_process or self.shards.spread):  # a state amid failing steps may be spoilt
+        if self.skipped[1] or not (
+            a.is_main_process or self.shards.spread
+        ):  # the gradient is not finite: keep the last good state
             return
         weights, optimizer = self.shards.states(self._module, self.optimizer)
         if not a.is_main_process:
@@ -234,7 +211,7 @@ class Training:
             "ema": self.ema.state_dict() if self.ema else None,
             "skipped": self.skipped,
             "bad_images": self.bad.told,
-            "best": tuple(self.best) if self.best else None,
+            "best": tuple(self.validation.best) if self.validation.best else None,
         }
         self.checkpoints.save(self.step, state)
 
@@ -243,7 +220,7 @@ class Training:
         steps = self.accelerator.gather(torch.tensor([state["step"] if state else 0], device=self.accelerator.device))
         if len(set(steps.tolist())) > 1:
             raise UserError(
-                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.job.folder}. It must lie on a "
+                f"run: the processes find checkpoints of steps {steps.tolist()} in {self.job.folder}. It must be on a "
                 "disk that all nodes share."
             )
         if state is None:
@@ -254,19 +231,19 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.best = Best(*state["best"]) if state["best"] else None
+        self.validation.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
         self.bad.told = dict(state.get("bad_images", {}))
-        if self.step > self.job.steps or (self.step == self.job.steps and self.best is None):
-            raise UserError(f"loop.steps: {self.job.title} is at step {self.step} already; write more than that.")
-        logger.info("%s: going on from step %d", self.job.title, self.step)
+        if self.step > self.job.steps or (self.step == self.job.steps and self.validation.best is None):
+            raise UserError(f"loop.steps: {self.job.title} is already at step {self.step}. Write a larger number.")
+        logger.info("%s: continuing from step %d", self.job.title, self.step)
 
     def _check_teachers(self, then: dict[str, str]) -> None:
-        """The run goes on only with the teachers that it began with."""
+        """A run continues only with the teachers that it began with."""
         now = self.teaching.fingerprints if self.teaching else {}
         others = [name for name in now if now[name] != then.get(name)]
         if others:
             raise UserError(
                 f"teachers: {', '.join(others)}: other weights than those this run began with ({self.job.folder}). "
-                "Bring the old ones back, or start anew with --fresh."
+                "Restore the old weights, or start a new run with --fresh."
             )

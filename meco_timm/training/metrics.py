@@ -1,4 +1,4 @@
-"""9 · metrics.jsonl: what a training run tells about itself."""
+"""metrics.jsonl: losses, speed and validations of a training run."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from meco_timm.common import UserError, get_logger, write_text
 
 logger = get_logger(__name__)
 
-INERT = 1e-3  # share of the student's gradient below which a term teaches nothing
+INERT = 1e-3  # share of the student's gradient below which a term has no effect
 PATIENCE = 20  # steps in a row without a finite gradient, after which the run stops
 
 
 class MetricLines:
-    """metrics.jsonl: a line of losses every `log_every` steps, a line per validation; a resumed run repeats none."""
+    """A line of losses every `log_every` steps and a line per validation; a resumed run repeats none."""
 
     def __init__(self, path: Path, start: int, main: bool):
         self.path, self.main = path, main
         self._warned: set[str] = set()
-        self._waiting = b""  # lines that the disk had no room for
+        self._waiting = b""  # lines that could not be written yet
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
@@ -29,7 +29,7 @@ class MetricLines:
             self._size = path.stat().st_size
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Append a line; where the disk refuses it, warn once and keep it for the next time."""
+        """Append a line; if it cannot be written, warn once and try again with the next line."""
         if not self.main:
             return
         self._waiting += json.dumps(record).encode() + b"\n"
@@ -40,14 +40,14 @@ class MetricLines:
                 written = file.write(self._waiting)
         except OSError as error:
             if "disk" not in self._warned:
-                logger.warning("%s cannot be written: %s; training goes on.", self.path, error.strerror)
+                logger.warning("%s cannot be written: %s; training continues.", self.path, error.strerror)
             self._warned.add("disk")
             return
         if written == len(self._waiting):
             self._size, self._waiting = self._size + written, b""
 
     def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
-        """Write the line and return the note for the progress bar. Reads the device: once per `log_every` steps.
+        """Write the line and return the note for the progress bar. Reads the losses from the device.
 
         Raises:
             UserError: `PATIENCE` steps in a row had no finite gradient; names the term.
@@ -57,7 +57,7 @@ class MetricLines:
             broken = [name for name, value in values.items() if not math.isfinite(value)] or ["the gradient"]
             raise UserError(
                 f"loop: at step {step} {broken[-1]} is not finite, for {bad_in_row} steps in a row. Lower loop.lr or "
-                "do without mixed precision. These steps changed nothing; the last good checkpoint is kept."
+                "do without mixed precision. These steps changed no weights; the last good checkpoint remains."
             )
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
         skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
@@ -69,25 +69,25 @@ class MetricLines:
         logger.debug("validation at step %d: top-1 %.2f %%, NLL %.4f", step, scores["top1"], scores["nll"])
 
     def shares(self, step: int, shares: dict[str, float]) -> None:
-        """Each term's share of the student's gradient; a term that has next to none is named, once."""
+        """Write each term's share of the student's gradient; warn once of a term with almost none."""
         self._write({"step": step, **{f"gradient_share/{name}": share for name, share in shares.items()}})
         for name in sorted(name for name, share in shares.items() if share < INERT and name not in self._warned):
             self._warned.add(name)
             logger.warning(
                 f"{name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it teaches almost "
-                f"nothing. Raise {_weight_of(name)}, or set it aside."
+                f"nothing. Raise {_weight_of(name)}, or set it to 0."
             )
 
 
 def _weight_of(name: str) -> str:
-    """The recipe's key that weighs a term."""
+    """The recipe's key for the weight of a term."""
     if name == "labels" or name == "similarity/logits":
         return f"losses.{name.split('/')[-1]}"
     return "losses.blocks" if name.startswith("similarity") else "discriminators.weight"
 
 
 def _note(values: dict[str, float]) -> str:
-    """The terms in short: blocks and discriminators as their means."""
+    """The losses in short: the means over blocks and over discriminators."""
     groups: dict[str, list[float]] = {}
     short = {"similarity": "blocks", "adversary": "adversary", "discriminator_accuracy": "D right"}
     for name, value in values.items():

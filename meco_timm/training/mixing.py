@@ -1,4 +1,4 @@
-"""9 · What is done to a whole batch: mixup, cutmix, random erasing, by timm. Teacher and student see the result."""
+"""mixup, cutmix and random erasing of a whole batch, by timm. Teacher and student see the same result."""
 
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
@@ -8,7 +8,7 @@ from meco_timm.recipe import Loop
 
 
 class Mixing:
-    """Draws from the generators that the loop seeds for each step, so a resumed run mixes alike."""
+    """Draws from the global generators, which the loop seeds in each step, so a resumed run mixes the same."""
 
     def __init__(self, settings: Loop, classes: int, device: str):
         self.classes = classes
@@ -18,9 +18,10 @@ class Mixing:
         self.erase = RandomErasing(p, mode="const", device=device) if p else None
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """image uint8 B×3×H×W, label B → the same, or float in [0, 1] and, where mixed, shares of classes B×K.
+        """image uint8 B×3×H×W, label B (−1: none) → mixed image, float in [0, 1], and class probabilities B×K.
 
-        An image that is mixed with one of unknown label has no label itself: its shares are all 0.
+        Without mixing the label is returned as it is; without mixing and erasing also the image. An image that is
+        mixed with one without label has no label itself: its row is 0.
         """
         if self.mixup is None and self.erase is None:
             return image, label
@@ -28,7 +29,7 @@ class Mixing:
         if self.erase:
             image = self.erase(image)
         if self.mixup:
-            known = (label >= 0) & (label.flip(0) >= 0)
+            labelled = (label >= 0) & (label.flip(0) >= 0)
             image, shares = self.mixup(image, label.clamp(min=0))
-            label = shares * known[:, None]
+            label = shares * labelled[:, None]
         return image, label

@@ -1,4 +1,4 @@
-"""9 · timm's optimizers, schedules and memory settings for what an objective trains."""
+"""timm's optimizers, schedules and memory settings for the parameters of an objective."""
 
 from typing import Any
 
@@ -15,14 +15,24 @@ from meco_timm.common import UserError, did_you_mean
 from meco_timm.recipe import Loop
 from meco_timm.training.sharding import local, whole
 
-FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for their step: on a CPU 5 × as fast
+FUSED = (
+    "adam",
+    "adamw",
+    "momentum",
+    "nesterov",
+    "sgd",
+)  # torch has one kernel for the whole step: on a CPU 5 times as fast
 
 
 def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate)."""
-    known = timm.optim.list_optimizers()
-    if settings.optimizer not in known:
-        raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, known)}")
+    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate).
+
+    Raises:
+        UserError: timm has no such optimizer, or it does not take these settings.
+    """
+    names = timm.optim.list_optimizers()
+    if settings.optimizer not in names:
+        raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, names)}")
     model = objective.student.model  # type: ignore[union-attr]
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     groups = _groups(model, settings, exempt)
@@ -44,13 +54,13 @@ def _groups(model: Any, settings: Loop, exempt: set[str]) -> list[dict[str, Any]
     if settings.layer_decay is None:
         return param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=exempt)
     groups = param_groups_layer_decay(model, settings.weight_decay, exempt, layer_decay=settings.layer_decay)
-    if settings.schedule == "none":  # it is timm's schedules that heed `lr_scale`
+    if settings.schedule == "none":  # only timm's schedules apply `lr_scale`
         return [group | {"lr": settings.lr * group["lr_scale"]} for group in groups]
     return groups
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) -> Any:
-    """timm's schedule in steps: a function of the step alone. None for `none`."""
+    """timm's schedule, in steps; the rate depends on the step alone. None if `loop.schedule` is `none`."""
     if settings.schedule == "none":
         return None
     schedule, _ = create_scheduler_v2(
@@ -60,7 +70,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) 
         warmup_epochs=int(settings.warmup * steps),
         warmup_lr=0.0,
         decay_epochs=steps / 3,
-        decay_rate=1.0 if settings.schedule == "poly" else 0.1,  # timm takes it for poly's power: linear
+        decay_rate=1.0 if settings.schedule == "poly" else 0.1,  # timm uses it as the power of poly: linear
         decay_milestones=[round(share * steps) for share in settings.milestones],
         step_on_epochs=False,
         updates_per_epoch=1,
@@ -69,7 +79,11 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) 
 
 
 def set_memory(objective: nn.Module, settings: Loop) -> None:
-    """Gradient checkpointing and memory format of the network that is trained."""
+    """Set gradient checkpointing and memory format of the network that is trained.
+
+    Raises:
+        UserError: timm has no gradient checkpointing for it.
+    """
     model: Any = objective.student.model  # type: ignore[union-attr]
     if settings.gradient_checkpointing:
         try:
@@ -81,9 +95,9 @@ def set_memory(objective: nn.Module, settings: Loop) -> None:
 
 
 class Guard:
-    """Clips the student's gradient to norm `limit`, and lets a step without a finite gradient change nothing.
+    """Clips the student's gradient to norm `limit`; a step whose gradient is not finite changes no weights.
 
-    Which tensors are whose is found out once: walking through the modules in each step costs small networks dear.
+    The lists of parameters are made once: collecting them in each step is slow for small networks.
     """
 
     def __init__(self, accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None):
@@ -96,12 +110,12 @@ class Guard:
         self.fused = bool(fused and not spread and accelerator.scaler is None)
 
     def __call__(self) -> Tensor:
-        """Whether the gradient was not finite, as a tensor on the device: nothing here waits for it."""
+        """Whether the gradient was not finite: a boolean tensor on the device, so that nothing waits for it."""
         norm = whole(self._clipped())
         others = [p.grad for p in self.others if p.grad is not None]
         bad = ~(norm + whole(get_total_norm(others))).isfinite() if others else ~norm.isfinite()
         if self.fused:
-            self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then leave all as it is
+            self.optimizer.optimizer.found_inf = bad.float()  # torch's fused kernels then change nothing
         elif self.accelerator.scaler is None:  # fp16's scaler skips such steps itself
             for p in self.parameters:
                 if p.grad is not None:
@@ -109,7 +123,7 @@ class Guard:
         return bad
 
     def _clipped(self) -> Tensor:
-        """The student's gradient's norm; clipped, if it is to be."""
+        """Clip the student's gradient if `limit` is set; returns its norm before."""
         if self.limit is not None:
             return self.accelerator.clip_grad_norm_(self.student, self.limit)
         self.accelerator.unscale_gradients()

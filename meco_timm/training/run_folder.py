@@ -1,4 +1,4 @@
-"""The run folder: one recipe's run and nothing else."""
+"""The run folder: all files of one run."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from meco_timm.common import UserError, write_json, write_text
 from meco_timm.evaluation import Row
 from meco_timm.recipe import Recipe, changed_keys, recipe_key, to_yaml
 
-# What may be written otherwise while a run is under way: it then goes on by the new words.
+# Keys that may change while a run is not finished: it then continues with the new values.
 MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
 
 
@@ -28,37 +28,39 @@ class RunFolder:
         self.report = path / "report.html"
 
     def finished_rows(self) -> list[Row] | None:
-        """The table of a run that has ended."""
+        """The table of a finished run; None otherwise."""
         if not self.table.exists():
             return None
         return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
 
     def finish(self, rows: list[Row], about: dict[str, Any]) -> None:
-        """Write the table and what else is told of the run; its presence says that the run has ended, so it is the
-        last file written but for the report, which can be made again."""
+        """Write table.json, which marks the run as finished, and delete the checkpoints.
+
+        It is written after all other files except the report, which can be made from them.
+        """
         write_json(self.table, {"rows": [row._asdict() for row in rows], "about": about})
         self.drop_checkpoints()
 
     def drop_checkpoints(self) -> None:
-        """Of a run that has ended: only then is there nothing to lose."""
+        """Delete the checkpoints of a finished run."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def create(self, recipe: Recipe, plan: str) -> None:
-        """Make the folder, with the recipe and the plan; does nothing where it is made already.
+        """Make the folder, and write the recipe and the plan.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "recipe.yaml", to_yaml(recipe))  # first: it says whose folder this is
+            write_text(self.path / "recipe.yaml", to_yaml(recipe))  # first: it identifies the folder
             write_text(self.path / "plan.txt", plan)
         except OSError as error:
             raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
 
 
 def move_aside(recipe: Recipe) -> None:
-    """Rename the run folder to the first free `NAME.old-N`, so that the run starts anew and nothing is lost."""
+    """Rename the run folder to the first free `NAME.old-N`, so that a new run can start and nothing is lost."""
     path = Path(recipe.run or "run")
     if path.exists():
         n = next(n for n in count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
@@ -69,7 +71,7 @@ def find_run_folder(recipe: Recipe) -> RunFolder:
     """The folder `recipe.run`, which may not exist yet.
 
     Raises:
-        UserError: it holds another recipe's run, or something else.
+        UserError: it contains the run of another recipe, or other files.
     """
     folder = RunFolder(Path(recipe.run or "run"))
     saved = folder.path / "recipe.yaml"
@@ -89,6 +91,6 @@ def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
     if changed and (finished or set(changed) - MAY_CHANGE):
         raise UserError(
             f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
-            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to have "
-            "this one moved aside."
+            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to "
+            "rename this one."
         )

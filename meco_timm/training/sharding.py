@@ -1,6 +1,6 @@
-"""9 · Weights that FSDP2 spreads over the processes: gathered where they are judged, kept and saved.
+"""Weights that FSDP2 shards over the processes: gathered for validation and checkpoints.
 
-Elsewhere they lie whole in every process, and `Shards` does nothing. Run on CPUs only (gloo), never on GPUs.
+Without FSDP2 every process has all weights, and `Shards` does nothing. Tested on CPUs only (gloo), never on GPUs.
 """
 
 from copy import deepcopy
@@ -20,7 +20,7 @@ from meco_timm.recipe import Recipe
 
 
 def check_launch(accelerator: Accelerator, recipe: Recipe) -> None:
-    """Refuse what would save or judge parts of the weights for the whole.
+    """Refuse launches with which only parts of the weights would be saved or evaluated.
 
     Raises:
         UserError: launched with DeepSpeed, Megatron or the first FSDP, or with FSDP2 and a moving average.
@@ -34,27 +34,27 @@ def check_launch(accelerator: Accelerator, recipe: Recipe) -> None:
         )
 
     if accelerator.is_fsdp2 and (recipe.loop.ema or any(t.train and t.loop.ema for t in recipe.teachers)):
-        raise UserError("loop.ema: is not there for weights spread by FSDP2. Write 0.")
+        raise UserError("loop.ema: not supported with FSDP2. Write 0.")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all of its parts."""
+    """The whole tensor of a sharded one, gathered from all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory."""
+    """This process's part of a sharded tensor; shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def same_buffers(stream: Stream) -> None:
-    """Give all processes the main one's batch-norm statistics: what is judged is then what is kept."""
+    """Copy the main process's batch-norm statistics to all: the evaluated weights are then the saved ones."""
     for buffer in stream.buffers():
         torch.distributed.broadcast(buffer, 0)
 
 
 class Shards:
-    """Weights of an objective, if sharded: `stream` is a whole copy of its student for evaluation."""
+    """The weights of an objective. `stream`: its student; with FSDP2 an unsharded copy for evaluation."""
 
     def __init__(self, objective: nn.Module, accelerator: Accelerator):
         self.spread = accelerator.is_fsdp2
@@ -63,21 +63,21 @@ class Shards:
         self.stream: Stream = deepcopy(objective.student) if self.spread else objective.student  # type: ignore
 
     def gather(self, objective: nn.Module) -> Stream:
-        """The student with the weights of now; every process must call it."""
+        """The student with its current weights; every process must call this."""
         if self.spread:
             student: Any = objective.student
             self.stream.load_state_dict({name: whole(tensor) for name, tensor in student.state_dict().items()})
         return self.stream
 
     def states(self, objective: nn.Module, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(weights, optimizer) on the CPU, whole in the main process; every process must call it if sharded."""
+        """State dicts of (objective, optimizer); with FSDP2 unsharded on the main process's CPU, called by every process."""
         if not self.spread:
             return objective.state_dict(), optimizer.state_dict()
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return get_state_dict(objective, optimizer.optimizer, options=options)
 
     def load(self, objective: nn.Module, optimizer: Any, weights: dict[str, Any], state: dict[str, Any]) -> None:
-        """Put back what `states` gave."""
+        """Load the state dicts that `states` returned."""
         if not self.spread:
             objective.load_state_dict(weights)
             optimizer.load_state_dict(state)

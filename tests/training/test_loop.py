@@ -257,8 +257,8 @@ def test_without_a_validation_split_the_last_weights_are_kept(tmp_path, shapes):
     every = load_data(Data.model_validate(settings), 0)
     run = training(tmp_path, every, loop())
     assert same(state(run.run().model), state(run.student.model))
-    assert run.best is not None
-    assert run.best.step == 4
+    assert run.validation.best is not None
+    assert run.validation.best.step == 4
 
 
 def test_metric_lines(tmp_path, data):
