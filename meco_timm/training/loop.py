@@ -48,10 +48,8 @@ class Training:
         self.bad = BadImages(job.data.max_bad, accelerator.is_main_process)
         self.validation = Validation(job, accelerator)
         self.step = 0
-        self._logged, self._waited = (
-            (time.monotonic(), 0),
-            0.0,
-        )  # last line of metrics: time, step; seconds of waiting for data since
+        # (time, step) of the last line of metrics; seconds of waiting for data since then
+        self._logged, self._waited = (time.monotonic(), 0), 0.0
         self.shares: dict[str, float] = {}  # of the gradient, by loss term; empty unless measured in this step
         self.skipped = torch.zeros(2, device=accelerator.device)  # steps without a finite gradient: all, in a row
 
@@ -67,9 +65,8 @@ class Training:
             Interrupted: the process was asked to stop; the state is saved, and the same command continues.
             UserError: an image cannot be read, the teachers are others than at the start, or the loss is not finite.
         """
-        self.accelerator.gradient_accumulation_steps = (
-            self.settings.accumulation
-        )  # an earlier training may have set another
+        # An earlier training may have set another value.
+        self.accelerator.gradient_accumulation_steps = self.settings.accumulation
         self.accelerator.step = 0
         main = self.accelerator.is_main_process
         with listen() as stop:
@@ -105,7 +102,8 @@ class Training:
                 self._checkpoint()
                 watch.saved()
             if stop:
-                self.accelerator.wait_for_everyone()  # launchers kill the other processes when one ends, even while they save
+                # Launchers kill the other processes when one ends, even while they save.
+                self.accelerator.wait_for_everyone()
                 raise Interrupted(f"{self.job.title}: stopped at step {self.step}; the same command continues.")
 
     def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
@@ -195,9 +193,9 @@ class Training:
     def _checkpoint(self) -> None:
         a = self.accelerator
         self.bad.count(a)
-        if self.skipped[1] or not (
-            a.is_main_process or self.shards.spread
-        ):  # the gradient is not finite: keep the last good state
+        if self.skipped[1]:  # the gradient is not finite: keep the last good state
+            return
+        if not (a.is_main_process or self.shards.spread):
             return
         weights, optimizer = self.shards.states(self._module, self.optimizer)
         if not a.is_main_process:

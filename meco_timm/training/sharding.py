@@ -70,7 +70,7 @@ class Shards:
         return self.stream
 
     def states(self, objective: nn.Module, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """State dicts of (objective, optimizer); with FSDP2 unsharded on the main process's CPU, called by every process."""
+        """State dicts of (objective, optimizer); with FSDP2 gathered on the main process's CPU, called by all."""
         if not self.spread:
             return objective.state_dict(), optimizer.state_dict()
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -46,7 +46,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(tmp_path, caplog,
     found = checkpoints.newest()
     assert found is not None
     assert found["step"] == 1
-    assert f"the checkpoint of step 2 is damaged and passed over ({newest})" in caplog.text
+    assert f"the checkpoint of step 2 is damaged and skipped ({newest})" in caplog.text
 
 
 def test_killed_while_it_is_written(tmp_path):

@@ -64,7 +64,7 @@ def test_a_full_disk_loses_nothing(recipe, tmp_path):
     assert "warning: the checkpoint of step 2 could not be written" in first
     assert "cannot be written" in first.splitlines()[-1]
     assert "No space left" in first.splitlines()[-1]
-    assert "the same command goes on" in first.splitlines()[-1]
+    assert "the same command continues" in first.splitlines()[-1]
     assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
 
 
@@ -105,9 +105,9 @@ def test_a_disk_that_turns_read_only_amid_the_run_loses_nothing(recipe, tmp_path
     first, second = (tmp_path / "first").read_text(), (tmp_path / "second").read_text()
     assert done.returncode == 0, first + second + done.stderr
     assert "Traceback" not in first
-    assert re.search(r"warning: the checkpoint .* \(.*Read-only file system.*\); that of step \d+ is kept", first)
-    assert "the same command goes on" in first.splitlines()[-1]
-    assert "student: going on from step" in second
+    assert re.search(r"warning: the checkpoint .* \(.*Read-only file system.*\); that of step \d+ remains", first)
+    assert "the same command continues" in first.splitlines()[-1]
+    assert "student: continuing from step" in second
     assert {"table.json", "student/model.safetensors", "metrics.jsonl"} < tree(tmp_path / "kept")
 
 
@@ -140,7 +140,7 @@ def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_pa
             process.kill()
     assert processes[1 - dead].returncode == 2, told
     assert "another process was lost" in told
-    assert "the same command goes on from the last checkpoint" in told
+    assert "the same command continues from the last checkpoint" in told
     assert "Traceback" not in told
 
 
@@ -173,7 +173,7 @@ def test_a_loader_process_that_is_killed_is_told(recipe, tmp_path):
         told, _ = process.communicate(timeout=90)
     assert process.returncode == 2, told
     assert "data.workers: a loader process died (DataLoader worker" in told
-    assert "Write fewer; the same command goes on from the last checkpoint" in told
+    assert "write a smaller number; the same command continues from the last checkpoint" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -183,7 +183,9 @@ def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(rec
         os.killpg(process.pid, number)
         told, _ = process.communicate(timeout=30)
     assert process.returncode == 143, told
-    stopped = re.search(r"^teacher test_resnet: stopped at step (\d+); the same command goes on.$", told, re.MULTILINE)
+    stopped = re.search(
+        r"^teacher test_resnet: stopped at step (\d+); the same command continues.$", told, re.MULTILINE
+    )
     assert stopped, told
     assert "Traceback" not in told
     checkpoints = sorted(path.name for path in tmp_path.glob("zoo/*.training/checkpoints/step-*.pt"))

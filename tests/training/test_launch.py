@@ -84,7 +84,7 @@ def test_the_slurm_script_parses_and_says_what_the_config_of_fsdp2_says():
         ("DEEPSPEED", False, 0.0, r"accelerate: DEEPSPEED is not supported. Use DDP \(recipes/launch/ddp.yaml\)"),
         ("MEGATRON_LM", False, 0.0, "accelerate: MEGATRON_LM is not supported"),
         ("FSDP", False, 0.0, "accelerate: FSDP 1 is not supported"),
-        ("FSDP", True, 0.9, "loop.ema: is not there for weights spread by FSDP2. Write 0."),
+        ("FSDP", True, 0.9, "loop.ema: not supported with FSDP2. Write 0."),
         ("FSDP", True, 0.0, None),
         ("MULTI_GPU", False, 0.9, None),
     ],
@@ -183,12 +183,12 @@ def test_stopped_by_slurm_and_queued_again_it_ends_as_if_left_alone(several, tmp
     assert job.wait(timeout=60) == 143, (tmp_path / "log").read_text()
     assert time.monotonic() - asked < 30
     said = (tmp_path / "log").read_text()
-    assert re.search(r"student: stopped at step \d+; the same command goes on", said)
+    assert re.search(r"student: stopped at step \d+; the same command continues", said)
     assert "Traceback" not in said
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
     assert not (tmp_path / "run/table.json").exists()
 
-    assert "student: going on from step" in finished(*script, **environment)
+    assert "student: continuing from step" in finished(*script, **environment)
     assert (tmp_path / "requeued").read_text().count("\n") == 1
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")

@@ -244,7 +244,7 @@ def test_the_weights_with_the_best_validation_are_kept(tmp_path, data, ema, monk
         seen.append(state(validated.model))
         return {"top1": next(scores), "nll": 1.0}
 
-    monkeypatch.setattr("meco_timm.training.loop.validate", scored)
+    monkeypatch.setattr("meco_timm.training.validation.validate", scored)
     run = training(tmp_path, data, loop(steps=5, validations=5, lr=0.05, ema=ema), "test_vit")
     kept = run.run()
     assert [same(state(kept.model), weights) for weights in seen] == [False, False, False, True, False]

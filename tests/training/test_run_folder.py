@@ -60,7 +60,7 @@ def test_what_is_safe_to_change_under_way(begun, tmp_path, capsys):
         "loop.checkpoint_minutes=9.0",
     ]
     assert train.main([begun, *changes, "data.workers=1"]) == 0
-    assert "student: going on from step 2" in capsys.readouterr().err
+    assert "student: continuing from step 2" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [1, 2, 4, 6]
     assert "steps: 6" in (tmp_path / "run/recipe.yaml").read_text()
