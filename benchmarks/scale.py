@@ -8,6 +8,7 @@ which must be the same by all paths, and, where data stream, with a smaller one,
     OMP_NUM_THREADS=1 python -m benchmarks.scale FOLDER --images 20000
 """
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ PATHS = {  # kind of file, streaming
     "class folders": ("folders", False), "parquet": ("parquet", False), "parquet, streaming": ("parquet", True),
     "tars, streaming": ("tars", True), "class folders, streaming": ("folders", True),
 }  # fmt: skip
+PROCESSES = [(world, workers) for world in (1, 2, 4) for workers in (0, 1, 3)]
 
 
 def opened(folder: Path, path: str, **settings: Any) -> DataSource:
@@ -128,6 +130,26 @@ def accuracy(data: DataSource, steps: int, batch: int) -> dict[str, Any]:
     return {key.partition("/")[2]: value for key, value in lines[-1].items() if key.startswith("validation/")}
 
 
+def read_errors(path: str, data: DataSource, crcs: np.ndarray) -> tuple[int, float]:
+    """(wrong counts and bytes, images per second) over all numbers of processes and workers."""
+    wrong, start = 0, time.monotonic()
+    for world, workers in PROCESSES:
+        missed, other = count(data, crcs, world, workers, batch=32)
+        wrong += missed + other
+        print(f"{path}: {world} × {workers} workers: {missed} wrong counts, {other} wrong bytes", flush=True)
+    return wrong, len(PROCESSES) * len(data.train) / (time.monotonic() - start)
+
+
+def accuracies(path: str, args: argparse.Namespace) -> Row:
+    """Accuracy with all images in the buffer and, where data stream, with a smaller buffer."""
+    full = accuracy(opened(args.folder, path, workers=0, buffer=args.images), args.steps, 64)
+    row: Row = {"top-1 %": full["top1"], "NLL": full["nll"], "top-1 %, buffer": None, "NLL, buffer": None}
+    if PATHS[path][1]:
+        windows = accuracy(opened(args.folder, path, workers=0, buffer=args.buffer), args.steps, 64)
+        row |= {"top-1 %, buffer": windows["top1"], "NLL, buffer": windows["nll"]}
+    return row
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=1)
     parser.add_argument("folder", type=Path, help="where the images are made; used again when it is filled")
@@ -146,25 +168,15 @@ def main() -> None:
     crcs, rows, scores = np.load(args.folder / "crc.npy"), [], set()
     wrong, growth = 0, 0.0
     for path in PATHS:
-        row: Row = {"path": path}
-        began = time.monotonic()
+        start = time.monotonic()
         data = opened(args.folder, path, validation=0.0, buffer=args.buffer)
-        row["open s"] = time.monotonic() - began
-        began = time.monotonic()
-        for world, workers in ((1, 0), (1, 1), (1, 3), (2, 0), (2, 1), (2, 3), (4, 0), (4, 1), (4, 3)):
-            missed, other = count(data, crcs, world, workers, batch=32)
-            wrong += missed + other
-            print(f"{path}: {world} × {workers} workers: {missed} wrong counts, {other} wrong bytes", flush=True)
-        row["read images/s"] = 9 * args.images / (time.monotonic() - began)
+        row: Row = {"path": path, "open s": time.monotonic() - start}
+        errors, row["read images/s"] = read_errors(path, data, crcs)
         used = memory(data, batch=32)
         row["MiB after each epoch"] = " ".join(f"{mib:.0f}" for mib in used)
-        growth = max(growth, used[-1] / used[0])
-        alike = accuracy(opened(args.folder, path, workers=0, buffer=args.images), args.steps, 64)
-        row |= {"top-1 %": alike["top1"], "NLL": alike["nll"], "top-1 %, buffer": None, "NLL, buffer": None}
-        if PATHS[path][1]:
-            windows = accuracy(opened(args.folder, path, workers=0, buffer=args.buffer), args.steps, 64)
-            row |= {"top-1 %, buffer": windows["top1"], "NLL, buffer": windows["nll"]}
-        scores.add((alike["top1"], alike["nll"]))
+        row |= accuracies(path, args)
+        wrong, growth = wrong + errors, max(growth, used[-1] / used[0])
+        scores.add((row["top-1 %"], row["NLL"]))
         rows.append(row)
         print(row, flush=True)
     figures = {"wrong": wrong, "results": len(scores), "memory_growth": growth}

@@ -69,16 +69,19 @@ def stored_step(side: str, args: argparse.Namespace, folder: Path, images: torch
     return stepping(training_of(student, zoo, settings), batches)
 
 
+def random_images(source: Path, count: int, side: int) -> None:
+    """Write PNG files of two classes."""
+    for i in range(count):
+        folder = source / "train" / str(i % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3)).astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
 def filling(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Step], int]:
     """(sides: fill the store with a batch, the same with images in memory, teacher alone; bytes per view)."""
-    source, count = folder / "images", 8 * args.batch
-    for i in range(count):
-        place = source / "train" / str(i % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        side = args.size * 4 // 3
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (side, side, 3)).astype("uint8")).save(
-            place / f"{i}.png"
-        )
+    source = folder / "images"
+    random_images(source, 8 * args.batch, args.size * 4 // 3)
     settings = recipe(args, {"data": {"source": str(source), "image_size": args.size, "workers": 0, "validation": 0.0}})
     data = load_data(settings.data, 0, VIEWS)
     plain, teacher = (timm.create_model(args.teacher, num_classes=CLASSES).eval() for _ in range(2))
@@ -131,7 +134,14 @@ def imagenet(rate: float, args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def side_row(side: str, base: str, seconds: dict[str, list[float]], batch: int) -> Row:
+    """CPU time of a side, and its ratio to the `base`."""
+    ms = [1000 * s / batch for s in seconds[side]]
+    over = [a / b for a, b in zip(seconds[side], seconds[base], strict=True)]
+    return {"side": side, "CPU ms/image": median(ms), "over": base, "ratio": median(over), "min – max": spread(over)}
+
+
+def options() -> argparse.Namespace:
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--student", default="resnet18")
     parser.add_argument("--teacher", default="resnet34")
@@ -141,23 +151,17 @@ def main() -> None:
         "--rows", type=int, default=10_000, help="images in the store that is read (default %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round (default %(default)s)")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = options()
     with tempfile.TemporaryDirectory() as scratch:
         images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
         sides = {side: stored_step(side, args, Path(scratch), images) for side in ("labels", "logits", "full", "live")}
         fills, bytes_per_view = filling(args, Path(scratch))
         seconds = by_turns(sides | fills, args.rounds, args.steps)
-    rows: list[Row] = []
-    for side in seconds:
-        base = "labels" if side in sides else "teacher alone"
-        ms, over = (
-            [1000 * s / args.batch for s in seconds[side]],
-            [a / b for a, b in zip(seconds[side], seconds[base], strict=True)],
-        )
-        rows.append(
-            {"side": side, "CPU ms/image": median(ms), "over": base, "ratio": median(over), "min – max": spread(over)}
-        )
+    rows = [side_row(side, "labels" if side in sides else "teacher alone", seconds, args.batch) for side in seconds]
     rate = args.batch / median(seconds["fill"])
     rows_of_imagenet = imagenet(rate, args)
     figures = {

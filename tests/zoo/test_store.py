@@ -198,8 +198,8 @@ def test_a_flipped_byte_is_found_told_and_filled_again(base, full, copied, caplo
     content[-5] ^= 1
     shard.write_bytes(content)
     assert missing(copied, base) == 27 * VIEWS
-    told = caplog.text
-    assert f"{shard} is damaged and was removed" in told
+    message = caplog.text
+    assert f"{shard} is damaged and was removed" in message
     pipeline.fill_store(Recipe.model_validate(with_store(base, copied)))
     assert tree(copied) == tree(full)
     assert one_shard(copied).read_bytes() == one_shard(full).read_bytes()
@@ -216,7 +216,7 @@ def test_a_shard_that_is_missing_or_cut_off_is_filled_again(base, full, copied, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"data.image_size": 48}, "transform.image_size"),
         ({"data.augmentation.scale": [0.5, 1.0]}, "transform.augmentation.scale"),
@@ -226,14 +226,14 @@ def test_a_shard_that_is_missing_or_cut_off_is_filled_again(base, full, copied, 
         ({"seed": 1, "teachers.1.gives": "logits"}, "seed"),
     ],
 )
-def test_a_store_of_something_else_is_refused_with_the_difference(base, full, tmp_path, capsys, changes, told):
+def test_a_store_of_something_else_is_refused_with_the_difference(base, full, tmp_path, capsys, changes, message):
     """Before anything is trained for it but the teachers."""
     before = tree(full)
     recipe = json.loads(json.dumps(with_store(base, full) | {"run": str(tmp_path / "run")}))
     words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    said = refused(capsys, write(recipe, tmp_path), *words, "--store")
-    assert f"store.folder: {full} was made from something else; it differs in " in said
-    assert told in said
+    output = refused(capsys, write(recipe, tmp_path), *words, "--store")
+    assert f"store.folder: {full} was made from something else; it differs in " in output
+    assert message in output
     assert tree(full) == before
 
 
@@ -352,12 +352,12 @@ def full_disk(*arguments: Any) -> Any:
 def test_a_full_disk_stops_the_filling_and_not_a_training(base, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(OutputShards, "_write", full_disk)
     recipe = with_store(base, tmp_path / "store") | {"run": str(tmp_path / "run")}
-    told = refused(capsys, write(recipe, tmp_path), "--store")
-    assert "cannot be written: No space left on device. Free disk space" in told
+    message = refused(capsys, write(recipe, tmp_path), "--store")
+    assert "cannot be written: No space left on device. Free disk space" in message
     monkeypatch.setattr("meco_timm.zoo.store.SHARD_BYTES", 500)  # several shards refused while training
     assert train.main([write(recipe, tmp_path)]) == 0
-    said = capsys.readouterr().err
-    assert said.count("No space left on device; outputs that are not stored are recomputed") == 1
+    output = capsys.readouterr().err
+    assert output.count("No space left on device; outputs that are not stored are recomputed") == 1
     assert not list((tmp_path / "store").rglob("*.tmp"))
 
 
@@ -380,7 +380,7 @@ def test_a_disk_that_is_really_full(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["store={folder: x}"], "write views, for example 10"),
         (["store={folder: x, views: 2}", "loop.mixup=0.2"], "loop.mixup changes images after they are loaded"),
@@ -388,8 +388,8 @@ def test_a_disk_that_is_really_full(base, tmp_path):
         (["--store"], "store.folder: the recipe names none"),
     ],
 )
-def test_contradictions_are_refused(base, tmp_path, capsys, words, told):
-    assert told in refused(capsys, write(base, tmp_path), *words)
+def test_contradictions_are_refused(base, tmp_path, capsys, words, message):
+    assert message in refused(capsys, write(base, tmp_path), *words)
 
 
 def test_teachers_that_give_different_things_cannot_be_drawn_per_image(base, tmp_path, capsys):

@@ -134,9 +134,9 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     before = contents(folder)
     caplog.clear()
     assemble_zoo(made, data, accelerator)
-    told = caplog.text
-    assert told.count("already trained, loaded from") == 2
-    assert "step" not in told
+    message = caplog.text
+    assert message.count("already trained, loaded from") == 2
+    assert "step" not in message
     assert contents(folder) == before
 
 

@@ -47,7 +47,7 @@ def norms(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("test_resnet", "15 batch norms folded"),
         ("test_efficientnet", "13 batch norms folded"),
@@ -59,21 +59,21 @@ def norms(module: nn.Module) -> int:
     ],
 )
 @torch.no_grad()
-def test_a_frozen_network_gives_what_it_gave(name, told):
+def test_a_frozen_network_gives_what_it_gave(name, message):
     network = stream(name)
     before, count = network(images()), norms(network)
-    assert freeze(network, CPU).startswith(told)
+    assert freeze(network, CPU).startswith(message)
     after = network(images())
     for found, wanted in zip([*after.blocks, after.logits], [*before.blocks, before.logits], strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0)
-    assert norms(network) < count or told == "as it is"
+    assert norms(network) < count or message == "as it is"
     assert not any(p.requires_grad for p in network.parameters())
     assert not any(module.training for module in network.modules())
 
 
 @torch.no_grad()
 def test_what_would_change_the_outputs_is_left_as_it_is(monkeypatch):
-    """A wrong fold, and a change that fails, are found on the probe and told."""
+    """A wrong fold, and a change that fails, are found on the probe and message."""
     fold = frozen._fold
 
     def wrong(model: nn.Module, name: str, of: str) -> None:
@@ -83,14 +83,14 @@ def test_what_would_change_the_outputs_is_left_as_it_is(monkeypatch):
     def fails(model: nn.Module) -> nn.Module:
         raise AttributeError("no such branch")
 
-    for name, attribute, change, told in [
+    for name, attribute, change, message in [
         ("test_resnet", "_fold", wrong, "not 15 batch norms folded"),
         ("mobileone_s0", "reparameterize_model", fails, "not branches merged (AttributeError: no such branch)"),
     ]:
         monkeypatch.setattr(frozen, attribute, change)
         network = stream(name)
         before = network(images())
-        assert told in freeze(network, CPU)
+        assert message in freeze(network, CPU)
         if attribute == "_fold":
             torch.testing.assert_close(network(images()).logits, before.logits)
 
@@ -127,14 +127,14 @@ def test_low_precision_halves_the_weights_and_is_near():
 
 
 def recipe(names: list[str], **zoo: Any) -> Recipe:
-    told = {
+    settings = {
         "data": {"source": "memory", "image_size": 32},
         "teachers": [{"train": name} for name in names],
         "student": "test_resnet",
         "alignment": {"blocks": 3, "length": 64},
         "zoo": zoo,
     }
-    return Recipe.model_validate(told)
+    return Recipe.model_validate(settings)
 
 
 def test_fingerprints_are_those_of_the_weights_as_they_were(caplog):
