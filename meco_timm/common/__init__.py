@@ -1,6 +1,6 @@
-"""What every room uses: errors, files, logging, progress, randomness.
+"""Used by all rooms: errors, files, logging, paths, progress, randomness.
 
-In and out: small values.
+In and out: plain values.
 Never: imports another room, or torch at import time.
 """
 

@@ -1,16 +1,19 @@
-"""The one error that people see: what was wrong, where, what to write instead."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(Exception):
-    """Something that the user can mend: a recipe, a data set, a folder. Printed without a traceback."""
+    """An error in a recipe, a data set or a folder: what is wrong, where, what to write instead.
+
+    The commands print it without a traceback and end with `exit_code`.
+    """
 
     exit_code = 2
 
 
-def did_you_mean(word: object, known: list[str] | tuple[str, ...]) -> str:
-    """`' Did you mean "adamw"?'` for the nearest of the known words, or nothing."""
+def did_you_mean(word: object, choices: list[str] | tuple[str, ...]) -> str:
+    """`' Did you mean "adamw"?'` for the most similar choices; empty if none is."""
     import difflib
 
-    folded = {name.lower(): name for name in known}
+    folded = {name.lower(): name for name in choices}
     near = difflib.get_close_matches(str(word).lower(), folded, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(folded[name]) for name in near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed, renamed."""
+"""Atomic writing of files and folders: written under another name, flushed, renamed."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,6 +18,11 @@ def flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(text, encoding="utf-8")
     flush(beside)
@@ -26,11 +31,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_content(path: Path, content: Any) -> None:
-    """Text, bytes, or else a JSON value; folders are made on the way."""
+    """Write text, bytes or a JSON value; makes the parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -41,7 +47,7 @@ def write_content(path: Path, content: Any) -> None:
 
 
 def move_into_place(beside: Path, folder: Path) -> None:
-    """Rename a finished folder to its name, in place of an older one."""
+    """Flush the finished folder `beside` and rename it to `folder`, which it replaces."""
     for file in beside.rglob("*"):
         flush(file)
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,9 +56,9 @@ def move_into_place(beside: Path, folder: Path) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """Sixteen hexadecimal digits of a file's bytes."""
+    """SHA-256 of a file: its first 16 hexadecimal digits."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()  # of those that processors have instructions for: twice as fast as blake2
+        digest = hashlib.sha256()  # processors have instructions for it: twice as fast as blake2
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]

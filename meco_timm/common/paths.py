@@ -1,15 +1,15 @@
-"""Paths as people write them: `~` for the home folder, relative to where the command runs."""
+"""Paths in recipes and messages: `~` for the home folder, or relative to the working directory."""
 
 from pathlib import Path, PurePath
 
-LOCAL = "local-dir:"  # timm's word before the folder of a checkpoint
+LOCAL = "local-dir:"  # timm's prefix of a checkpoint's folder
 
 
 def expand(path: str) -> str:
-    """`~` and `~user` as folders, also behind `local-dir:`.
+    """Replace a leading `~` or `~user` by the home folder, also after `local-dir:`.
 
     Raises:
-        ValueError: there is no such user; otherwise a folder called `~user` would be made.
+        ValueError: there is no such user.
     """
     prefix = LOCAL if path.startswith(LOCAL) else ""
     try:
@@ -19,12 +19,12 @@ def expand(path: str) -> str:
 
 
 def located(path: str | Path) -> str:
-    """A path for a message that it is not there: a relative one with the folder that it was looked for in."""
+    """A path for an error message; a relative one with the folder that it is relative to."""
     return str(path) if Path(str(path).removeprefix(LOCAL)).is_absolute() else f"{path} (relative to {Path.cwd()})"
 
 
 def public(path: str) -> str:
-    """A local path as others may read it: of an absolute one, which names users and disks, the last component only."""
+    """A path for publishing: of an absolute one, which contains names of users and disks, only the last part."""
     prefix = LOCAL if path.startswith(LOCAL) else ""
     place = PurePath(path.removeprefix(LOCAL))
     return prefix + place.name if place.is_absolute() or ".." in place.parts else path

@@ -1,17 +1,17 @@
-"""Randomness is a function of what it is for, not a state: a resumed run repeats the uninterrupted one bit for bit."""
+"""Seeds as functions of their purpose, so that a resumed run equals an uninterrupted one bit for bit."""
 
 import hashlib
 import random
 
 
 def derive(seed: int, *key: int | str) -> int:
-    """A 63-bit number that is a pure function of `seed` and `key`, alike on every machine and in every process."""
+    """A 63-bit seed: a pure function of `seed` and `key`, the same on every machine and in every process."""
     words = "/".join(map(str, (seed, *key))).encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
 
 
 def reseed(seed: int, *key: int | str) -> None:
-    """Put torch's, numpy's and Python's generators into the state that (seed, key) stands for."""
+    """Seed the global generators of torch, numpy and Python with `derive(seed, *key)`."""
     import numpy as np  # not at the top: nothing imports torch before the recipe has been read
     import torch
 

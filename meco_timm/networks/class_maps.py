@@ -1,7 +1,7 @@
-"""5 · Class maps: a teacher with another class set speaks about the student's classes, or is refused.
+"""Class maps: the logits of a teacher with other classes, in the classes of the data set.
 
-A map is a list: for each class of the data set the teacher's class, or `MISSING`. The teacher's logits are taken at
-those places, so that its softmax runs over the mapped classes alone.
+A map is a list of K integers: for each class of the data set the index of the teacher's class, or `MISSING`. The logits
+at these indices are selected, so the teacher's softmax is over the mapped classes only.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ imagenet = cache(ImageNetInfo)  # reading its names takes a third of a second
 
 
 def names_of_teacher(model: Any) -> list[str] | None:
-    """The class names that a timm model's config carries, or those of the ImageNet subset with its class count."""
+    """Class names of a timm model: from its config, else of the ImageNet subset of that size; None if unknown."""
     names = model.pretrained_cfg.get("label_names")
     if isinstance(names, dict):
         names = [names.get(str(i), names.get(i, "")) for i in range(model.num_classes)]
@@ -29,22 +29,24 @@ def names_of_teacher(model: Any) -> list[str] | None:
 
 
 def find_map(
-    model: Any, classes: list[str], said: str | list[int | str] | None, missing: str, role: str
+    model: Any, classes: list[str], setting: str | list[int | str] | None, missing: str, role: str
 ) -> list[int] | None:
-    """The class map of a teacher, or None where its classes are the data set's as they stand.
+    """The class map of a teacher, or None if its classes are those of the data set in the same order.
 
-    `said` is the recipe's `classes`: null (by names where they are known), a file of the teacher's class names, or a
-    list with the teacher's class (number or name) for each class of the data set. `missing` is "error" or "mask".
+    classes: names of the data set's K classes.
+    setting: the recipe's `classes`: null (match names, if known), a file of the teacher's class names, or a list with
+    the teacher's class (number or name) for each class of the data set.
+    missing: "error" or "mask", for classes that the teacher does not have.
 
     Raises:
-        UserError: class counts that differ without a map, or classes that the teacher does not have.
+        UserError: the class counts differ and there is no map, or the teacher does not have all classes.
     """
-    if isinstance(said, list):
-        return _from_list(model.num_classes, names_of_teacher(model), classes, said, role)
-    names = _read_names(said, model.num_classes, role) if said else names_of_teacher(model)
+    if isinstance(setting, list):
+        return _from_list(model.num_classes, names_of_teacher(model), classes, setting, role)
+    names = _read_names(setting, model.num_classes, role) if setting else names_of_teacher(model)
     found = _by_name(names or [], classes)
-    if said is None and missing == "error" and MISSING in found and in_order(found, model.num_classes):
-        return None  # as many classes, not all known by name: in the same order, as every trainer assumes
+    if setting is None and missing == "error" and MISSING in found and in_order(found, model.num_classes):
+        return None  # equal counts, some names unknown: assume the same order, as all trainers do
     absent = [name for name, place in zip(classes, found, strict=True) if place == MISSING]
     if len(absent) == len(classes) or (absent and missing == "error"):
         raise UserError(_no_map(model.num_classes, names, classes, absent, role))
@@ -52,17 +54,17 @@ def find_map(
 
 
 def in_order(found: list[int], count: int) -> bool:
-    """As many classes as the teacher's, and those that are known by name at the same places."""
+    """Whether the counts are equal and all classes found by name have the same index."""
     return len(found) == count and all(place in (i, MISSING) for i, place in enumerate(found))
 
 
 def known_by_name(model: Any, classes: list[str]) -> bool:
-    """Whether the teacher's config names every class of the data set."""
+    """Whether the teacher's class names include every class of the data set."""
     return MISSING not in _by_name(names_of_teacher(model) or [], classes)
 
 
 def _by_name(names: list[str], classes: list[str]) -> list[int]:
-    """Places of `classes` in `names`: by the name itself, else by ImageNet's description of it; MISSING if neither."""
+    """Index of each of `classes` in `names`: by name, else by ImageNet's description; MISSING if neither matches."""
     synsets, names = _as_synsets(classes), _as_synsets(names)
     places = _places(names)
     if names and names[0][:1] == "n" and names[0][1:].isdigit():  # a WordNet synset
@@ -71,7 +73,7 @@ def _by_name(names: list[str], classes: list[str]) -> list[int]:
 
 
 def _places(names: list[str]) -> dict[str, int]:
-    """Where each name stands; what two classes are called names neither."""
+    """Index of each name; a name that two classes share is left out."""
     twice = {name for name, count in Counter(names).items() if count > 1}
     return {name: i for i, name in enumerate(names) if name not in twice}
 
@@ -82,7 +84,7 @@ def _lemmas() -> dict[str, str]:
 
 
 def _as_synsets(classes: list[str]) -> list[str]:
-    """ImageNet-1k written in words, where two classes are called 'crane' and two 'maillot', as synsets."""
+    """ImageNet-1k's class descriptions as synsets, because two classes are called 'crane' and two 'maillot'."""
     info = imagenet("imagenet-1k")
     if len(classes) == info.num_classes():
         same = sum(a == b for a, b in zip(classes, info.label_descriptions(), strict=True))
@@ -99,7 +101,7 @@ def _read_names(file: str, count: int, role: str) -> list[str]:
 
 
 def read_class_names(file: Path, key: str) -> list[str]:
-    """The names in a text file, one a line, without the spaces around them. `key` says in messages what wants it.
+    """The names in a text file, one a line, without surrounding spaces. `key`: the recipe's key, for messages.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, a line is blank, or two classes have one name.
@@ -121,17 +123,19 @@ def read_class_names(file: Path, key: str) -> list[str]:
     return names
 
 
-def _from_list(count: int, names: list[str] | None, classes: list[str], said: list[int | str], role: str) -> list[int]:
-    if len(said) != len(classes):
-        raise UserError(f"{role}.classes: the list has {len(said)} entries, the data set {len(classes)} classes.")
+def _from_list(
+    count: int, names: list[str] | None, classes: list[str], entries: list[int | str], role: str
+) -> list[int]:
+    if len(entries) != len(classes):
+        raise UserError(f"{role}.classes: the list has {len(entries)} entries, the data set {len(classes)} classes.")
     places = _places(names or [])
-    for entry in said:
+    for entry in entries:
         if isinstance(entry, str) and entry not in places:
             hint = did_you_mean(entry, list(places)) or " Its class names are unknown; write numbers." * (not places)
             raise UserError(f"{role}.classes: the teacher has no class {entry!r}.{hint}")
         if isinstance(entry, int) and not 0 <= entry < count:
             raise UserError(f"{role}.classes: {entry} is not a class of the teacher, which has 0 to {count - 1}.")
-    return [places[entry] if isinstance(entry, str) else entry for entry in said]
+    return [places[entry] if isinstance(entry, str) else entry for entry in entries]
 
 
 def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
@@ -143,12 +147,12 @@ def _no_map(count: int, names: list[str] | None, classes: list[str], absent: lis
             f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
         )
     return (
-        f"{text}, and {'no names in common' if names else 'nothing says which is which'}. Give {role}.classes (a file "
+        f"{text}, and {'no names in common' if names else 'it is unknown which is which'}. Give {role}.classes (a file "
         f"of the teacher's class names, or a list with its class for each of the data set's), train it on these with "
         "`train:`, or take its blocks only: `gives: blocks`."
     )
 
 
 def some(names: list[str], count: int) -> str:
-    """The first `count`, for a message."""
+    """The first `count` names, for a message."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -1,6 +1,6 @@
-"""3 · A timm network as the recipe names it: a timm tag, `hf-hub:`, `local-dir:`, or an architecture and a state dict.
+"""Create a timm network from the recipe: a timm tag, `hf-hub:`, `local-dir:`, or an architecture and a state dict.
 
-What cannot be had is refused with a reason; weights of another shape are an error, never a random head.
+Weights that are missing or have other shapes are an error; a head is never replaced by a random one without notice.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from meco_timm.common import UserError, did_you_mean, located, reseed
 from meco_timm.recipe import Network
 
-# Their forward reads numbers out of tensors (`.item()`), which the meta device cannot: random weights instead.
+# Their forward calls `.item()`, which the meta device does not support: they get random weights instead.
 NEED_VALUES = ("timm.models.gemma4_vit",)
 
 
@@ -32,13 +32,17 @@ def make_network(
     seed: int = 0,
     weightless: bool = False,
 ) -> tuple[Any, int]:
-    """(the timm model on the CPU, its input size in pixels). `weightless`: on the meta device, all but the values.
+    """(the timm model on the CPU, its input size in pixels).
 
-    `size` None is the weights' own; a network of fixed size is made for another where it can (`img_size`). Random
-    weights are a function of `seed`. `role` ("student", "teachers.0") says where an error is.
+    args: arguments for `timm.create_model`; those of the recipe take precedence.
+    size: input size in pixels; None for that of the weights. A network of fixed size is created with `img_size`, if it
+    has that argument.
+    role: key in the recipe, for messages: "student", "teachers.0".
+    seed: of random weights.
+    weightless: create it on the meta device, without values.
 
     Raises:
-        UserError: an unknown name, arguments it does not take, or weights that are missing, unsafe or do not fit.
+        UserError: unknown name or argument, or weights that are missing, unsafe or do not fit.
     """
     check_name(network.model, role)
     args = {**args, **network.args}
@@ -68,7 +72,7 @@ def make_network(
 
 
 def _takes_argument(kind: type, name: str) -> bool:
-    """Whether a class can be made with an argument of that name, itself or, where it hands on all, its base."""
+    """Whether a class or, if it passes on all arguments, its base has an argument of that name."""
     for base in kind.__mro__:
         parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
         if name in parameters:
@@ -78,8 +82,8 @@ def _takes_argument(kind: type, name: str) -> bool:
     return False
 
 
-def _own_size(said: Any) -> int:
-    return int(said[-1] if isinstance(said, (list, tuple)) else said)
+def _own_size(size: Any) -> int:
+    return int(size[-1] if isinstance(size, (list, tuple)) else size)
 
 
 def _read_weights(file: str, role: str) -> dict[str, Tensor]:
@@ -95,21 +99,21 @@ def _read_weights(file: str, role: str) -> dict[str, Tensor]:
         if "weights_only" in str(error):
             named = re.search(r"(?:Unsupported globals: |GLOBAL )(\S+)", str(error))
             what = f" ({named[1].rstrip('.,')})" if named else ""
-            told = f"holds more than tensors{what}, and loading it could run code. Save its state_dict() alone."
+            reason = f"holds more than tensors{what}, and loading it could run code. Save its state_dict() alone."
         else:
-            told = f"cannot be read: it is damaged, or not a state dict ({_first_line(error)})."
-        raise UserError(f"{role}.weights: {file} {told}") from error
+            reason = f"cannot be read: it is damaged, or not a state dict ({_first_line(error)})."
+        raise UserError(f"{role}.weights: {file} {reason}") from error
     return state
 
 
 def _find_prefix(state: dict[str, Tensor], names: set[str], where: str) -> str:
-    """What stands before the network's names in a checkpoint of something that wraps it (`model.`, `backbone.`, …).
+    """Prefix of the network's names in a checkpoint of a module that wraps it (`model.`, `backbone.`, …).
 
-    names: of the network's tensors. The prefix is the one under which most of them are found, at least half; what lies
-    beside it belongs to the wrapper. Empty where there is none.
+    names: of the network's tensors. The prefix is the one under which most of them are found, at least half; other
+    tensors belong to the wrapper. Empty if there is none.
 
     Raises:
-        UserError: several networks in it fit alike.
+        UserError: several networks in it fit equally well.
     """
     found: Counter[str] = Counter()
     for key in state:
@@ -125,7 +129,7 @@ def _find_prefix(state: dict[str, Tensor], names: set[str], where: str) -> str:
 
 
 def _classes_in(state: dict[str, Tensor], network: Network, args: dict[str, Any], role: str) -> int:
-    """How many classes the head of a state dict has."""
+    """Number of classes of a state dict's head; 0 without a head."""
     probe = _create(network.model, args, role, pretrained=False, device="meta")
     heads = probe.pretrained_cfg.get("classifier") or ()
     for head in (heads,) if isinstance(heads, str) else heads:
@@ -140,15 +144,16 @@ def _check_fit(model: Any, state: dict[str, Tensor], file: str, role: str, prefi
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     odd = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys()) or sorted(wrong)
     if odd:
-        there = "lacks" if odd[0] not in state else "has, unlike the network," if odd[0] not in own else "misshapes"
+        state_only = odd[0] not in own
+        problem = "lacks" if odd[0] not in state else "also has" if state_only else "has another shape of"
         raise UserError(
-            f"{role}.weights: {file} does not fit: it {there} {prefix}{odd[0]} ({len(odd)} such). Is `model` the right "
-            "architecture, with the right `args`?"
+            f"{role}.weights: {file} does not fit: it {problem} {prefix}{odd[0]} ({len(odd)} such). Is `model` the "
+            "right architecture, with the right `args`?"
         )
 
 
 def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, role: str) -> None:
-    """Load what fits the network at its own size; made at another, timm resamples what counts positions."""
+    """Load the weights; for another input size, timm resamples position embeddings."""
     own = model.state_dict()
     if any(own[name].shape != tensor.shape for name, tensor in state.items()):
         resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, model: state)
@@ -157,12 +162,12 @@ def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, rol
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{role}: the weights of {network.model} cannot be made to fit images of {size} × {size}: {_why(error)}"
+            f"{role}: the weights of {network.model} cannot be adapted to images of {size} × {size}: {_why(error)}"
         ) from error
 
 
 def check_name(name: str, role: str) -> None:
-    """Refuse a name that timm does not know, with the nearest that it does."""
+    """Raises: UserError: timm has no network or weights of this name, or the folder is none; names the nearest."""
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{role}: {located(name)} is not a folder with a timm config.json.")
     if is_place(name):
@@ -170,14 +175,14 @@ def check_name(name: str, role: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise UserError(f"{role}: timm has no model {name!r}.{did_you_mean(architecture, timm.list_models())}")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        known_tags = ", ".join(tags) or "none"
-        raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {known_tags}.")
+        all_tags = ", ".join(tags) or "none"
+        raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {all_tags}.")
 
 
 def is_place(name: str) -> bool:
-    """A repository or a folder, not a name of timm's."""
+    """Whether it is a Hub repository or a folder, not a timm name."""
     return name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
 
 
@@ -185,7 +190,7 @@ def _create(name: str, args: dict[str, Any], role: str, pretrained: bool, device
     try:
         with torch.device(device):
             return timm.create_model(name, pretrained=pretrained, **args)
-    except Exception as error:  # a constructor's own complaint, a missing file, the network: all are the recipe's
+    except Exception as error:  # whatever a constructor or a download raises, the recipe's entry is the cause
         what = "its weights cannot be loaded" if pretrained else f"cannot be made{f' with {args}' if args else ''}"
         raise UserError(f"{role}: {name}{':' * pretrained} {what}: {_why(error)}") from error
 
@@ -201,23 +206,23 @@ HINTS |= dict.fromkeys(("OfflineModeIsEnabled", "ConnectError", "ConnectionError
 
 
 def _why(error: BaseException) -> str:
-    """The first line that says something, and what to do about failures of the Hub."""
+    """The error's first line, and for failures of the Hub what to do."""
     chain: list[BaseException] = [error]
     while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(deeper)
-    told = _first_line(error)
+    message = _first_line(error)
     hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
-    return f"{told} {hints[0]}" if hints else told
+    return f"{message} {hints[0]}" if hints else message
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line that says what: torch puts a heading over the list of tensors that do not fit."""
+    """The first informative line: torch begins with a heading that ends in a colon."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Sixteen hexadecimal digits of a network's parameters and buffers, by name: the same weights, the same digits."""
+    """Digest of a network's parameters and buffers with their names: 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

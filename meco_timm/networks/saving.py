@@ -1,4 +1,4 @@
-"""11 · A timm checkpoint in a folder: what `timm.create_model("local-dir:…", pretrained=True)` reads."""
+"""Save a network as a timm checkpoint, as `timm.create_model("local-dir:…", pretrained=True)` reads it."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from meco_timm.common import move_into_place, write_content, write_json
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe import Data
 
-# What describes this checkpoint; all else in timm's config belongs to the tag whose defaults the network was made with.
+# Keys of timm's config that describe this checkpoint; the others are of the tag that the network was created from.
 OWN_KEYS = {
     "tag", "custom_load", "num_classes", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode",
     "mean", "std", "pool_size", "first_conv", "classifier",
@@ -21,9 +21,13 @@ OWN_KEYS = {
 
 
 def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, Any]) -> None:
-    """Write the stream's network as a timm checkpoint; `extra` maps further file names to text, bytes or JSON values.
+    """Write the stream's network as a timm checkpoint in `folder`, atomically.
 
-    The folder appears whole or not at all.
+    classes: names of the K classes. data: interpolation and crop of the evaluation. extra: further files by name, with
+    text, bytes or JSON values.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""3 · A stream: un-normalised image → Outputs, for any timm model, teacher and student alike.
+"""A stream: un-normalised image → Outputs, for any timm model, teacher or student.
 
 Each stream resizes to its network's own input size and normalises with its own mean and std, so that a teacher sees
 images as it was trained to see them. Logits and blocks come from one forward.
@@ -21,7 +21,7 @@ from meco_timm.recipe import Alignment, Network, Teacher
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
 LOGITS_ONLY = Alignment(blocks=0)
-NEVER = -1e4  # logit of a class that a teacher does not know: finite, so that no loss becomes 0 · ∞
+NEVER = -1e4  # logit of a class that a teacher does not have: finite, so that no loss becomes 0 · ∞
 
 
 class Outputs(NamedTuple):
@@ -79,19 +79,19 @@ class Stream(nn.Module):
         return Outputs([align(m, self.alignment.method, self.alignment.length) for m in maps], logits)
 
     def logits(self, image: Tensor) -> Tensor:
-        """image as for `forward` → B×K, of a network that has a head."""
+        """image as for `forward` → logits B×K; the network must have a head."""
         logits = self(image).logits
         assert logits is not None
         return logits
 
     def _mapped(self, logits: Tensor) -> Tensor:
-        """B × the network's classes → B×K, the data set's classes."""
+        """Logits of the network's classes → B×K, of the data set's classes."""
         if self.class_map is None:
             return logits
         return logits[:, self.class_map].masked_fill(self.class_map == MISSING, NEVER)
 
     def prepare(self, image: Tensor) -> Tensor:
-        """The network's own view of the batch: its size, its channels, its normalisation."""
+        """image as for `forward` → resized to the network's size, in its channels, normalised."""
         x = image.float().div_(255) if image.dtype == torch.uint8 else image
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode=self.resize_mode, antialias=True).clamp(0, 1)
@@ -160,7 +160,7 @@ def teacher_stream(
     """The stream of a network whose weights are ready, with their own head, input size, and a map of its classes.
 
     Raises:
-        UserError: as for a student, and class sets that do not fit (classes.py).
+        UserError: as for a student, or the classes do not match (class_maps.py).
     """
     own = teacher.args.get("num_classes")
     model, size = make_network(teacher, {}, True, teacher.size, role, weightless=weightless)
@@ -185,7 +185,7 @@ def teacher_stream(
 
 
 def _data_config(model: Any, role: str) -> dict[str, Any]:
-    """timm's data config; one mean and std for a network of grey images, whatever its tag's colours have."""
+    """timm's data config; with one mean and std for a network of grey images."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
     channels = get_model_input_config(model)["input_size"][0]
     if channels not in (1, 3):
@@ -197,7 +197,7 @@ def _data_config(model: Any, role: str) -> dict[str, Any]:
 
 
 def _checked(stream: Stream, name: str, role: str) -> Stream:
-    """One image through the network, so that what it cannot do is found before any training."""
+    """Check the stream with one image, so that errors are found before any training."""
     available = len(stream.model.feature_info)
     if stream.alignment.blocks > available:
         raise UserError(
@@ -218,6 +218,6 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
         ) from error
     except Exception as error:
         key = "data.image_size" if role == "student" else f"{role}.size"
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {told}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {reason}") from error
     return stream

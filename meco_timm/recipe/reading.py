@@ -1,6 +1,6 @@
-"""1 · Reading a recipe: YAML, overrides from the command line, and errors that name file, line and key.
+"""Read a recipe: YAML, overrides from the command line, and errors that name file, line and key.
 
-No torch in here. YAML's own traps are closed: `5e-4` is a number, duplicate keys and non-finite numbers are refused.
+Does not import torch. Unlike plain YAML 1.1, `5e-4` is a number, and duplicate keys and non-finite numbers are errors.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but `5e-4` is a number and a duplicate key is an error."""
 
 
-_Loader.add_implicit_resolver(  # before PyYAML's own, which wants a dot in every float
+_Loader.add_implicit_resolver(  # before PyYAML's own, which requires a dot in every float
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
@@ -34,10 +34,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key, _ in node.value:
         if str(key.value) in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark)
         seen.add(str(key.value))
         if key.tag == "tag:yaml.org,2002:bool":
-            key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
+            key.tag = "tag:yaml.org,2002:str"  # in YAML 1.1 the key `on` means true
     return loader.construct_mapping(node, deep=True)
 
 
@@ -70,7 +70,11 @@ def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
 
 
 def read_recipe_text(path: str | Path) -> str:
-    """The file's text; a `UserError` when it cannot be read or is empty."""
+    """The file's text.
+
+    Raises:
+        UserError: it cannot be read or is empty.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -107,7 +111,7 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
     if (isinstance(target, list) and isinstance(keys[-1], int) and keys[-1] < len(target)) or isinstance(target, dict):
         target[keys[-1]] = value
     else:
-        raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has nothing of that name to change.")
+        raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has no such entry to change.")
     other: Any = {"epochs": "steps", "steps": "epochs"}.get(str(keys[-1]), "")
     if value is not None and other in target and lines.get((*keys[:-1], other)) != COMMAND_LINE:
         del target[other]  # `loop.epochs=5` takes the place of the recipe's `steps`; two overrides exclude each other
@@ -132,20 +136,20 @@ def _section_at(loc: Path_) -> type[BaseModel] | None:
     return section
 
 
-def _said(problem: Any) -> str:
-    """One problem in words: what was wrong, what to write instead."""
+def _message(problem: Any) -> str:
+    """Message of one validation error: what is wrong, what to write instead."""
     loc, kind, value = problem["loc"], problem["type"], problem["input"]
     if kind == "extra_forbidden":
         section = _section_at(loc)
-        known = list(section.model_fields) if section else []
-        hint = did_you_mean(loc[-1], known)
-        return f"there is no such key.{hint}" if hint else f"there is no such key. Known here: {', '.join(known)}."
+        keys = list(section.model_fields) if section else []
+        hint = did_you_mean(loc[-1], keys)
+        return f"there is no such key.{hint}" if hint else f"there is no such key. The keys here: {', '.join(keys)}."
     if kind == "missing":
         return "this key is required and missing."
     if kind == "literal_error":
         words = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
         hint = did_you_mean(value, words)
-        return f"{value!r} is not one of its words: {', '.join(words)}.{hint}"
+        return f"{value!r} is not a value of this key: {', '.join(words)}.{hint}"
     if kind == "too_short" and loc == ("teachers",):
         return "the list of teachers is empty. Name at least one timm model, or write `- train: resnet18`."
     message = problem["msg"].removeprefix("Value error, ")
@@ -163,7 +167,7 @@ def _located(problem: Any, name: str, lines: dict[Path_, Any]) -> str:
     line = COMMAND_LINE if _overridden(path, problem["msg"], lines) else lines.get(path)
     where = COMMAND_LINE if line == COMMAND_LINE else f"{name}:{line}" if line else name
     key = ".".join(map(str, loc))
-    return f"{where}: {key}: {_said(problem)}" if key else f"{where}: {_said(problem)}"
+    return f"{where}: {key}: {_message(problem)}" if key else f"{where}: {_message(problem)}"
 
 
 def _overridden(path: Path_, message: str, lines: dict[Path_, Any]) -> bool:
@@ -176,10 +180,10 @@ def _overridden(path: Path_, message: str, lines: dict[Path_, Any]) -> bool:
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """The recipe in the file `path` with `key.sub=value` overrides on top.
+    """Read the recipe in the file `path`, changed by `key.sub=value` overrides.
 
     Raises:
-        UserError: names file, line and key of everything that is wrong, and what would be right.
+        UserError: one line per error, with file, line, key, and what to write instead.
     """
     raw, lines = _parse_yaml(read_recipe_text(path), str(path))
     if raw is None:
@@ -199,9 +203,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides the result: without where it goes and without how often and how fast to look.
+    """The keys of a recipe that its result depends on: without folders, trackers, and how often to log and save.
 
-    `zoo.loop` stands in the loops of the teachers that are trained; the others have none.
+    `zoo.loop` is part of the loops of the teachers that are trained; the others have none.
     """
     key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "publish": True, "data": {"workers"}})
     key["data"] = _without_later(key["data"])
@@ -211,12 +215,12 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
         if not place.get("train", True):
             del place["loop"]
     del key["zoo"]["folder"], key["zoo"]["resident"], key["zoo"]["loop"]
-    key["store"]["folder"] = key["store"]["folder"] is not None  # where it lies decides nothing
+    key["store"]["folder"] = key["store"]["folder"] is not None  # the result does not depend on where it is
     return key
 
 
 def loop_key(loop: Loop, without: set[str] | None = None) -> dict[str, Any]:
-    """All of a loop that decides its result, `without` some keys."""
+    """The keys of a loop that its result depends on, `without` some."""
     return _without_later(loop.model_dump(mode="json", exclude={*WATCHING, *(without or ())}))
 
 
@@ -225,7 +229,7 @@ def _without_later(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(value: Any) -> str:
-    """Eight hexadecimal digits of anything that JSON can say."""
+    """Hash of a JSON value: 8 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
@@ -243,12 +247,12 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The whole recipe, every default written out; reads back as the same recipe."""
+    """The recipe as YAML with all defaults; `load_recipe` reads it as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def public_yaml(recipe: Recipe) -> str:
-    """The whole recipe for others to read: of absolute paths, which name users and disks, the last component only."""
+    """As `to_yaml`, for publishing: of absolute paths, which contain names of users and disks, only the last part."""
     return yaml.safe_dump(_published(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 

@@ -1,7 +1,7 @@
-"""1 · The recipe: what can be written in the YAML, with types, defaults and meaning.
+"""The recipe: all keys that can be written in the YAML, with types, defaults and meaning.
 
-Nothing here imports torch, so a wrong recipe is refused in well under a second. `reading.py` puts YAML, command-line
-overrides and error messages on top. Sections are named as the modules that read them.
+Nothing here imports torch, so errors in a recipe are found in well under a second. `reading.py` adds YAML, overrides
+from the command line and error messages.
 """
 
 import re
@@ -222,7 +222,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _no_idle_blocks(self) -> "Recipe":
-        """Blocks that nothing looks at would still be computed, and kept in a store."""
+        """Without a loss on blocks none are computed or stored."""
         if not self.compares_blocks and "blocks" not in self.alignment.model_fields_set:
             self.alignment = self.alignment.model_copy(update={"blocks": 0})
         return self
@@ -232,14 +232,14 @@ class Recipe(Section):
         mixed = [key for key in ("mixup", "cutmix", "random_erasing") if getattr(self.loop, key)]
         if self.store.folder is not None and mixed:
             raise ValueError(
-                f"loop.{mixed[0]} changes images after they are loaded, in each step anew, so a store cannot know what "
-                "the teachers would say of them. Set it to 0, or leave store.folder out"
+                f"loop.{mixed[0]} changes images after they are loaded, differently in each step, so the teachers' "
+                "outputs for them cannot be stored. Set it to 0, or leave store.folder out"
             )
         return self
 
     @model_validator(mode="after")
     def _inherit_loops(self) -> "Recipe":
-        """zoo.loop changes loop, a teacher's loop changes zoo.loop; written out, so that the saved recipe is whole."""
+        """Resolve the loops: `zoo.loop` changes `loop`, a teacher's `loop` changes `zoo.loop`."""
         if self.loop.epochs is None and self.loop.steps is None:
             self.loop = self.loop.model_copy(update={"epochs": 100.0})
         self.zoo = self.zoo.model_copy(update={"loop": self.loop.changed_by(self.zoo.loop)})
@@ -248,7 +248,7 @@ class Recipe(Section):
 
     @property
     def compares_blocks(self) -> bool:
-        """Whether a loss or a discriminator looks at blocks."""
+        """Whether a loss or a discriminator uses blocks."""
         d = self.discriminators
         return self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
 

@@ -1,4 +1,4 @@
-"""1 · Sections of a recipe that say what is seen, how a training run goes, and what is kept: `data`, `loop`, `store`.
+"""The sections `data`, `loop` and `store` of a recipe.
 
 Nothing here imports torch.
 """
@@ -13,13 +13,13 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
-# Keys that came after runs and zoos had been made: left out of their fingerprints while they hold their default.
+# Keys added later: not part of fingerprints while they have this default, so that older runs and zoos stay valid.
 LATER_KEYS = {"class_weights": "none", "sampling": "natural"}
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 
 class Section(BaseModel):
-    """Strict: an unknown key or a value of another type is an error, never ignored; no infinite number."""
+    """Strict: an unknown key, a value of another type and a non-finite number are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -174,11 +174,11 @@ class Loop(Section):
         return self
 
     def changed_by(self, other: "Loop") -> "Loop":
-        """These settings with what `other` says explicitly on top."""
-        said = {key: getattr(other, key) for key in other.model_fields_set}
-        if said.get("steps") is not None or said.get("epochs") is not None:
-            said = {"steps": None, "epochs": None} | said
-        return self.model_copy(update=said)
+        """These settings, changed by the keys that are written in `other`."""
+        changes = {key: getattr(other, key) for key in other.model_fields_set}
+        if changes.get("steps") is not None or changes.get("epochs") is not None:
+            changes = {"steps": None, "epochs": None} | changes
+        return self.model_copy(update=changes)
 
 
 class Store(Section):

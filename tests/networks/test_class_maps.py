@@ -169,7 +169,7 @@ def test_without_a_map_both_sizes_and_the_first_names_are_told():
     assert "no names in common" in told
     told = why(37, FIVE)
     assert "the teacher has 37 classes (names unknown), the data set 5 (ant, bee, cow, …)" in told
-    assert "nothing says which is which" in told
+    assert "it is unknown which is which" in told
     for way in ("teachers.0.classes", "`train:`", "`gives: blocks`"):
         assert way in told
 
@@ -301,7 +301,7 @@ def test_a_map_in_the_recipe_is_told_in_the_plan(plain, recipe, tmp_path, capsys
     assert train.main([write(recipe, tmp_path), "--plan"]) == 0
     told = capsys.readouterr().out
     assert "5 mapped to 3" in told
-    assert "never speaks of 1 class(es) that it lacks: circle" in told
+    assert "does not have 1 class(es) of the data set: circle" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -180,8 +180,11 @@ def vit_state() -> dict[str, Any]:
         (lambda model: b"", "cannot be read: it is damaged, or not a state dict (EOFError)"),
         (lambda model: {}, "does not fit: it lacks bn1.bias"),
         (lambda model: vit_state(), "does not fit: it lacks bn1.bias (90 such). Is `model` the right architecture"),
-        (lambda model: model.state_dict() | {"extra": torch.zeros(1)}, "it has, unlike the network, extra"),
-        (lambda model: model.state_dict() | {"conv1.0.weight": torch.zeros(8, 3, 3, 3)}, "misshapes conv1.0.weight"),
+        (lambda model: model.state_dict() | {"extra": torch.zeros(1)}, "it also has extra"),
+        (
+            lambda model: model.state_dict() | {"conv1.0.weight": torch.zeros(8, 3, 3, 3)},
+            "has another shape of conv1.0.weight",
+        ),
     ],
     ids=["module", "list", "numbers", "junk", "empty", "no tensors", "another", "more", "misshapen"],
 )
@@ -249,7 +252,7 @@ def test_another_number_of_classes_is_refused_never_a_random_head(resnet, tmp_pa
     told = why(as_folder(resnet, tmp_path)["model"], **options)
     assert "teachers.0.args: num_classes 5 would replace the head" in told
     assert "map its classes with teachers.0.classes" in told
-    assert "misshapes fc.bias" in why(**as_safetensors(resnet, tmp_path), **options)
+    assert "has another shape of fc.bias" in why(**as_safetensors(resnet, tmp_path), **options)
     assert "num_classes 5 would replace" in why("test_resnet.r160_in1k", args={"num_classes": 5}, weightless=True)
 
 
@@ -370,7 +373,7 @@ def tiny_vit(folder: Path, size: int) -> dict[str, Any]:
 @pytest.mark.parametrize("weightless", [True, False], ids=["plan", "weights"])
 def test_a_state_dict_is_for_the_size_it_was_saved_at(tmp_path, weightless):
     vit = tiny_vit(tmp_path, 64)
-    assert "misshapes pos_embed (1 such)" in why(**vit, weightless=weightless)
+    assert "has another shape of pos_embed (1 such)" in why(**vit, weightless=weightless)
     vit["args"]["img_size"] = [64, 64]
     assert teach(**vit, weightless=weightless).size == 64
     vit["args"]["img_size"] = 64
@@ -395,7 +398,7 @@ def test_a_network_that_cannot_change_its_size_says_so(tmp_path):
     assert "teachers.0" in why(local_dir(tmp_path / "mlp", model), size=64)
     torch.save(model.state_dict(), tmp_path / "mlp.pth")
     told = why("gmlp_ti16_224", weights=str(tmp_path / "mlp.pth"), args={"img_size": 32}, size=64)
-    assert "the weights of gmlp_ti16_224 cannot be made to fit images of 64 × 64" in told
+    assert "the weights of gmlp_ti16_224 cannot be adapted to images of 64 × 64" in told
 
 
 def test_a_wrapper_of_another_network_is_told_with_its_prefix(resnet, tmp_path):
