@@ -1,12 +1,8 @@
-"""Read a recipe: YAML, overrides from the command line, and errors that name file, line and key.
-
-Does not import torch. Unlike plain YAML 1.1, `5e-4` is a number, and duplicate keys and non-finite numbers are errors.
-"""
+"""Read a recipe: its file, overrides from the command line, and errors that name file, line and key."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,57 +12,9 @@ from pydantic import BaseModel, ValidationError
 from meco_timm.common import UserError, did_you_mean, located, public
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import LATER_KEYS, WATCHING, Loop
+from meco_timm.recipe.yaml_text import Path_, parse_yaml
 
-Path_ = tuple[str | int, ...]
 COMMAND_LINE = "command line"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `5e-4` is a number and a duplicate key is an error."""
-
-
-_Loader.add_implicit_resolver(  # before PyYAML's own, which requires a dot in every float
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key, _ in node.value:
-        if str(key.value) in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark)
-        seen.add(str(key.value))
-        if key.tag == "tag:yaml.org,2002:bool":
-            key.tag = "tag:yaml.org,2002:str"  # in YAML 1.1 the key `on` means true
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def _key_lines(node: yaml.Node | None, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
-    """(path of a key, its line counted from 1) for every key and list item below `node`."""
-    if isinstance(node, yaml.MappingNode):
-        items: list[tuple[str | int, Any, Any]] = [(str(key.value), key.start_mark, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        items = [(i, value.start_mark, value) for i, value in enumerate(node.value)]
-    else:
-        return
-    for key, mark, value in items:
-        yield (*path, key), mark.line + 1
-        yield from _key_lines(value, (*path, key))
-
-
-def _parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
-    try:
-        return yaml.load(text, _Loader), dict(_key_lines(yaml.compose(text, _Loader)))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        hint = " (indent with spaces, never with tabs)" if r"'\t'" in str(error.problem) else ""
-        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}{hint}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {error}") from None
 
 
 def read_recipe_text(path: str | Path) -> str:
@@ -93,7 +41,7 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
     dotted, equals, text = argument.partition("=")
     if not equals or not dotted:
         raise UserError(f"{COMMAND_LINE}: {argument!r} is not an override. Write key=value, for example loop.lr=5e-4.")
-    value, _ = _parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
+    value, _ = parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
     keys: tuple[Any, ...] = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
     target: Any = raw
     for key in keys[:-1]:
@@ -185,7 +133,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         UserError: one line per error, with file, line, key, and what to write instead.
     """
-    raw, lines = _parse_yaml(read_recipe_text(path), str(path))
+    raw, lines = parse_yaml(read_recipe_text(path), str(path))
     if raw is None:
         raise UserError(f"{path}: the recipe is empty. Start from recipes/quickstart.yaml.")
     if not isinstance(raw, dict):
