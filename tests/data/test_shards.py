@@ -35,7 +35,7 @@ from meco_timm.pipeline import distill, fill_store
 from meco_timm.recipe.reading import load_recipe
 from meco_timm.recipe.recipe import Network
 from meco_timm.recipe.sections import Data, Loop
-from meco_timm.training import loop
+from meco_timm.training import Job, Training
 
 IMAGES = 60
 
@@ -260,7 +260,7 @@ def train(made: Path, folder: Path, die_at: int | None = None) -> None:
     """24 steps on a stream read by two workers, from where `folder` has come to; what is seen goes into rows.jsonl."""
     data = scale.opened(made, "tars, streaming", workers=2, buffer=8, max_bad=2, image_size=32)
 
-    class Watched(loop.Training):
+    class Watched(Training):
         def _next(self, batches: Any) -> Any:
             batch = super()._next(batches)
             with (folder / "rows.jsonl").open("a") as file:
@@ -271,10 +271,8 @@ def train(made: Path, folder: Path, die_at: int | None = None) -> None:
 
     stream = student_stream(Network(model="test_resnet"), LOGITS_ONLY, 3, 32, seed=0)
     settings = Loop(steps=24, batch_size=8, checkpoint_steps=3, log_every=4, mixup=0.2)
-    Watched(
-        Supervised(stream), settings, Accelerator(), data=data, images=data.labelled, steps=24, seed=0, folder=folder,
-        title="it",
-    ).run()  # fmt: skip
+    job = Job("it", folder, settings, data, data.labelled, steps=24, seed=0)
+    Watched(Supervised(stream), job, Accelerator()).run()
     torch.save(stream.state_dict(), folder / "weights.pt")
 
 
