@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from huggingface_hub import get_token
 
 from meco_timm.common import RESULT, UserError, derive, get_logger, reseed
-from meco_timm.data import DataSource, known_data, load_data
+from meco_timm.data import DataSource, known_data, load_data, verify
 from meco_timm.distillation import Distiller
 from meco_timm.evaluation import (
     Evaluation,
@@ -28,12 +28,15 @@ from meco_timm.training import (
     RunFolder,
     Teaching,
     Training,
+    check_inputs,
     check_launch,
     explain_faults,
     find_run_folder,
+    inputs_of,
     make_accelerator,
     move_aside,
     total_steps,
+    write_inputs,
 )
 from meco_timm.zoo import Zoo, assemble_zoo, load_pretrained, precompute_outputs, student_alone, use_store
 
@@ -69,7 +72,7 @@ def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None)
     folder = _open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
     with explain_faults(folder.path, accelerator):
-        rows = _finished_rows(folder, accelerator) or _run(recipe, folder, accelerator)
+        rows = _finished_rows(recipe, folder, accelerator) or _run(recipe, folder, accelerator)
         if accelerator.is_main_process:
             _show(recipe, folder, rows)
     accelerator.end_training()
@@ -115,6 +118,7 @@ def fill_store(recipe: Recipe) -> None:
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan)
+    verify(data, recipe.data, images_folder(recipe), accelerator)
     seed = batch_seed(recipe)
     with explain_faults(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator)
@@ -140,6 +144,8 @@ def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Ro
     )
     pretrained = load_pretrained(recipe, data)
     _begin(recipe, folder, plan, accelerator)
+    verify(data, recipe.data, images_folder(recipe), accelerator)
+    _check_inputs(recipe, folder, data, accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
@@ -159,13 +165,29 @@ def _open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> R
     return folder
 
 
-def _finished_rows(folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
-    """The results of a finished run."""
+def _finished_rows(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
+    """The results of a finished run; its data and weights must be the same, as far as they are still there."""
     rows = folder.finished_rows()
+    if rows is not None:
+        check_inputs(folder.path, inputs_of(recipe))
     if rows is not None and accelerator.is_main_process:
         folder.drop_checkpoints()  # the run may have been killed after it wrote its results
         logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
     return rows
+
+
+def images_folder(recipe: Recipe) -> Path:
+    """Where the result of decoding every image once is stored."""
+    return Path(recipe.zoo.folder) / ".images"
+
+
+def _check_inputs(recipe: Recipe, folder: RunFolder, data: DataSource, accelerator: Accelerator) -> None:
+    """A run that was interrupted goes on with the same data and weights only; those of a new one are written down."""
+    inputs = inputs_of(recipe, data)
+    check_inputs(folder.path, inputs)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_inputs(folder.path, inputs)
 
 
 def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerator) -> None:

@@ -23,8 +23,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_bytes(content)
     flush(beside)
     beside.replace(path)
     flush(path.parent)
@@ -39,7 +44,7 @@ def write_content(path: Path, content: Any) -> None:
     """Write text, bytes or a JSON value; makes the parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
-        path.write_bytes(content)
+        write_bytes(path, content)
     elif isinstance(content, str):
         write_text(path, content)
     else:

@@ -8,7 +8,9 @@ from meco_timm.data.folders import Folder, listed, shown
 from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.images import BadImages
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
-from meco_timm.data.sources import Split, read_source
+from meco_timm.data.manifest import Manifest, changes
+from meco_timm.data.sources import Split, read_manifest, read_source
+from meco_timm.data.verification import verify
 from meco_timm.data.views import numbered
 
 __all__ = [
@@ -18,13 +20,17 @@ __all__ = [
     "DataSource",
     "Folder",
     "Images",
+    "Manifest",
     "Split",
+    "changes",
     "check_batch",
     "known_data",
     "listed",
     "load_data",
     "numbered",
+    "read_manifest",
     "read_source",
     "shown",
+    "verify",
     "whole_split",
 ]

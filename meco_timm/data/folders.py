@@ -50,7 +50,8 @@ class ImageFiles(NamedTuple):
 @dataclass
 class Folder:
     """What was found. splits: by the names train, validation, test. skipped: image files passed over, by reason.
-    others: how many files are no images, by ending. labels: where the labels come from. label_column: its name."""
+    others: how many files are no images, by ending. labels: where the labels come from. label_column: its name.
+    shards: parquet files, Arrow files and tars; a folder has either splits or these."""
 
     root: str
     splits: dict[str, ImageFiles]
@@ -58,10 +59,11 @@ class Folder:
     others: Counter[str] = field(default_factory=Counter)
     labels: str = "class folders"
     label_column: str = "label"
+    shards: list[File] = field(default_factory=list)
 
 
-def read_folder(folder: Path, label_column: str | None = None, key: str = "source") -> Folder | None:
-    """The images in `folder` by the rules above; None of a folder of parquet files, Arrow files or tars.
+def read_folder(folder: Path, label_column: str | None = None, key: str = "source") -> Folder:
+    """The images in `folder` by the rules above; of a folder of parquet files, Arrow files or tars only their names.
 
     label_column: of metadata.csv. key: `source`, or `unlabelled` for images without labels.
 
@@ -70,7 +72,7 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
     """
     found = walk(folder)
     if found.shards and not found.images:
-        return None
+        return Folder(found.root, {}, {}, shards=found.shards)
     _check_kind(found, key)
     _check_names(found)
     splits = _split_folders(found)

@@ -137,10 +137,9 @@ class Images(torch.utils.data.Dataset):
             try:
                 image = decode(stored)
                 break
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except Exception as error:  # decoders raise many kinds; each means that the image cannot be read
                 name = stored.get("path") or f"row {row}"
-                why = "it is of no known kind" if isinstance(error, UnidentifiedImageError) else error
-                bad.append((row, f"data.source: {name}: the image cannot be read: {why}"))
+                bad.append((row, f"data.source: {name}: the image cannot be read: {why_unreadable(error)}"))
             if len(bad) > self.max_bad:
                 return _too_many([fault for _, fault in bad], self.max_bad)
             row = int(self.rows[(self.rows.searchsorted(row) + 1) % len(self.rows)])
@@ -148,6 +147,13 @@ class Images(torch.utils.data.Dataset):
         if view.number >= 0:
             reseed(view.seed, row)
         return Item(self.transform(image), int(self.labels[row]), row, view.number, tuple(bad))
+
+
+def why_unreadable(error: Exception) -> str:
+    """What a decoder's error means."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no known kind"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
 
 
 def decode(stored: dict[str, Any]) -> Image.Image:

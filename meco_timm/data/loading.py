@@ -8,7 +8,7 @@ the teachers say of them can be kept (store.py).
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data.folders import Folder
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
+from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.shards import Shards
 from meco_timm.data.sources import Rows, Split, read_source, read_split, read_unlabelled
 from meco_timm.data.views import BatchStream, ChosenViews, shuffled, variety
@@ -32,7 +33,7 @@ NO_LABEL = -1
 SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
 
 
-def _outlive_signals(worker: int) -> None:
+def outlive_signals(worker: int) -> None:
     """Ctrl-C and Slurm reach the whole group of processes, loaders included; when to stop is the main one's affair.
 
     A loader hence survives SIGTERM for a minute, or until the second, which is the main process clearing up.
@@ -51,7 +52,7 @@ class DataSource:
     """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
     `validation`, `test`, and the class names. `identity` changes when the labelled images, their splits or the way
     through them do, `order` when any images or their rows do, whatever the splits. `folders`: what was found in each
-    folder of image files."""
+    folder on this machine. `manifest`: the files that the data set consists of."""
 
     classes: list[str]
     train: Images
@@ -65,6 +66,7 @@ class DataSource:
     buffer: int = 0
     max_bad: int = 0
     folders: tuple[Folder, ...] = ()
+    manifest: Manifest = field(default_factory=Manifest)
 
     @property
     def labelled_counts(self) -> Tensor:
@@ -130,7 +132,7 @@ class DataSource:
 
     def _loader(self, images: Images, **options: Any) -> DataLoader:
         pin = torch.cuda.is_available()
-        return DataLoader(images, collate_fn=collate, pin_memory=pin, worker_init_fn=_outlive_signals, **options)
+        return DataLoader(images, collate_fn=collate, pin_memory=pin, worker_init_fn=outlive_signals, **options)
 
 
 def check_batch(images: Images, batch_size: int, world: int) -> None:
@@ -171,16 +173,16 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     learns, labelled, validation = _choose_rows(labels, len(train.labels), len(classes), settings, seed)
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
-    truth, sample = labels.tolist(), _sample(images)
-    parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), sample]
+    truth, its_sample = labels.tolist(), sample(images)
+    parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), its_sample]
     parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
     balanced = settings.sampling == "balanced"
     parts += ["balanced"] * balanced
-    everything, order = images, [classes, truth, sample]
+    everything, order = images, [classes, truth, its_sample]
     if settings.unlabelled is not None:
         more, more_folder = read_unlabelled(settings)
         folders.append(more_folder)
-        everything, order = _followed_by(images, more), [*order, len(more), _sample(more)]
+        everything, order = _followed_by(images, more), [*order, len(more), sample(more)]
         learns = np.concatenate([learns, len(images) + np.arange(len(more))])
         hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
     view, plain = transforms(settings)
@@ -198,7 +200,8 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         order=fingerprint(order),
         buffer=settings.buffer,
         max_bad=settings.max_bad,
-        folders=tuple(folder for folder in folders if folder is not None),
+        folders=tuple(places := [folder for folder in folders if folder is not None]),
+        manifest=manifest_of(places),
     )
 
 
@@ -284,7 +287,7 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leav
     return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
 
 
-def _sample(split: Rows) -> list[Any]:
+def sample(split: Rows) -> list[Any]:
     """What tells another data set of the same labels, cheaply: the digests of 64 images spread over it, or the stamps
     of its shards."""
     if isinstance(split, Shards):

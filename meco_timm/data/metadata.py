@@ -75,7 +75,7 @@ def find_labels(root: str, places: Iterable[str], column: str | None) -> Labels 
 
 
 def _label_column(path: Path, rows: list[dict[str, Any]], wanted: str | None) -> str | None:
-    columns = list(rows[0]) if rows else []
+    columns = [name for name in rows[0] if name is not None] if rows else []
     fitting = [name for name in columns if name == wanted or (wanted is None and name in LABEL_COLUMNS)]
     if len(fitting) > 1:
         raise UserError(f"data.label_column: {path}: several fit ({', '.join(fitting)}); name one.")
@@ -87,6 +87,8 @@ def _label_column(path: Path, rows: list[dict[str, Any]], wanted: str | None) ->
 
 def _add(labels: Labels, place: str, path: Path, rows: list[dict[str, Any]]) -> None:
     for number, row in enumerate(rows, 1):
+        if None in row:
+            raise UserError(f"data.source: {path}: row {number} has more cells than there are columns.")
         name, label = row.get("file_name"), row.get(labels.column)
         if not isinstance(name, str) or not name or label is None or str(label).strip() == "":
             raise UserError(f"data.source: {path}: row {number} has no file name or no label.")

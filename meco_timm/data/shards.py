@@ -4,6 +4,7 @@ What stands in which row is known from footers, label columns and the headers of
 is arithmetic (batches.py) and only the bytes of the images that are due are read.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ class Files:
         return np.ones(len(self.paths), dtype=np.int64)
 
     def stamp(self) -> list[Any]:
-        return [stamp(self.paths[i]) for i in np.linspace(0, len(self.paths) - 1, num=64).astype(int)]
+        paths = (self.paths[i] for i in np.linspace(0, len(self.paths) - 1, num=64).astype(int))
+        return [stamp(path) if os.path.exists(path) else [os.path.basename(path), -1] for path in paths]
 
     def read(self, rows: np.ndarray, groups: RowGroups) -> list[Stored]:
         return [{"bytes": None, "path": self.paths[row]} for row in rows]
@@ -137,7 +139,7 @@ class Shards:
 
     def __getitem__(self, rows: int | list[int]) -> dict[str, Any]:
         """Raises: UserError: a shard cannot be read."""
-        found = self._read(self.picked[np.atleast_1d(rows)])
+        found = self._read(self.picked[np.atleast_1d(rows).astype(np.int64)])
         return {"image": found if isinstance(rows, list) else found[0]}
 
     def _read(self, rows: np.ndarray) -> list[Stored]:

@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 
 from meco_timm.common import UserError, did_you_mean, located
 from meco_timm.data.folders import Folder, read_folder, split_name
+from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.remote import refusal
 from meco_timm.data.shards import Shards
 from meco_timm.data.tables import Table, file_table, open_table
@@ -40,7 +41,7 @@ class Located(NamedTuple):
 
 
 class Source(NamedTuple):
-    """All splits of a source by name; `folder` of a folder of image files."""
+    """All splits of a source by name; `folder`: what lies in a folder on this machine."""
 
     splits: dict[str, Any]  # Dataset, Located or Table
     folder: Folder | None = None
@@ -113,6 +114,15 @@ def read_unlabelled(settings: Data) -> tuple[Rows, Folder | None]:
     return images, source.folder
 
 
+def read_manifest(settings: Data) -> Manifest:
+    """The files that local data consist of, as they are now; empty for data of the Hub, or that are not there."""
+    places = {"source": settings.source, "unlabelled": settings.unlabelled}
+    local = {key: Path(place) for key, place in places.items() if place and Path(place).is_dir()}
+    if "source" not in local:
+        return Manifest()
+    return manifest_of([read_folder(place, settings.label_column, key) for key, place in local.items()])
+
+
 def _open(settings: Data, key: str = "source") -> Source:
     """All splits of a folder or Hub id."""
     folder = Path(settings.source)
@@ -120,10 +130,11 @@ def _open(settings: Data, key: str = "source") -> Source:
     if not folder.is_dir() and (looks_local or folder.exists() or folder.parent.is_dir()):
         near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"data.{key}: there is no folder {located(folder)}.{did_you_mean(folder, near)}")
-    if folder.is_dir() and (found := read_folder(folder, settings.label_column, key)):
-        tables = {split: file_table(found, split, settings.streaming) for split in found.splits}
-        return Source(tables, found)
-    return Source(_open_with_datasets(settings, str(folder.resolve()) if folder.is_dir() else settings.source, key))
+    if not folder.is_dir():
+        return Source(_open_with_datasets(settings, settings.source, key))
+    found = read_folder(folder, settings.label_column, key)
+    tables = {split: file_table(found, split, settings.streaming) for split in found.splits}
+    return Source(tables or _open_with_datasets(settings, found.root, key), found)
 
 
 def _open_with_datasets(settings: Data, name: str, key: str) -> dict[str, Any]:
@@ -160,14 +171,14 @@ def _choose_splits(source: Source, settings: Data) -> dict[str, str]:
             )
         return {"train": train}
     chosen = {"train": train, "test": test}
-    if source.folder and settings.validation and "validation" in set(names) - {train, test}:
+    if source.folder and source.folder.splits and settings.validation and "validation" in set(names) - {train, test}:
         chosen["validation"] = "validation"
     return chosen
 
 
 def _named(source: Source, split: str) -> str:
     """A split by its name, or, of a folder, by the name of its own folder."""
-    if source.folder is None or split in source.splits:
+    if source.folder is None or not source.folder.splits or split in source.splits:
         return split
     own = {part.folder: name for name, part in source.folder.splits.items()}
     return own.get(split) or split_name(split) or split

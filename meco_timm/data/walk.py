@@ -58,11 +58,14 @@ def walk(folder: Path) -> Contents:
     root = os.path.realpath(folder)
     found = Contents(root)
     places = {_place(str(path)): "" for path in (Path(root), *Path(root).parents)}
-    waiting = [("", False)]
-    while waiting:
-        path, hidden = waiting.pop()
+    waiting = [""]
+    later: list[str] = []  # hidden folders come last: a link to a folder in one of them is then not hidden
+    while waiting or later:
+        path = waiting.pop() if waiting else later.pop()
+        hidden = any(is_hidden(name) for name in path.split("/")) if path else False
         if not path or _is_new(found, path, hidden, places):
-            waiting += _read(found, path, hidden)
+            for one in _read(found, path, hidden):
+                (later if hidden or is_hidden(one.rpartition("/")[2]) else waiting).append(one)
     found.images.sort()
     found.shards.sort()
     found.folders.sort()
@@ -106,9 +109,9 @@ def _is_new(found: Contents, path: str, hidden: bool, places: dict[tuple[int, in
     return True
 
 
-def _read(found: Contents, folder: str, hidden: bool) -> list[tuple[str, bool]]:
-    """Add the files of one folder; returns its folders and whether they are hidden, in the order to pop them: folders
-    before links to folders, so that what is met twice is read where it lies."""
+def _read(found: Contents, folder: str, hidden: bool) -> list[str]:
+    """Add the files of one folder; returns its folders, the next one last: folders come before links to folders, so
+    that what is met twice is read where it lies."""
     try:
         with os.scandir(os.path.join(found.root, folder)) as entries:
             ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name), reverse=True)
@@ -116,11 +119,11 @@ def _read(found: Contents, folder: str, hidden: bool) -> list[tuple[str, bool]]:
         raise UserError(f"data.source: {os.path.join(found.root, folder)}: cannot be read: {error.strerror}.") from None
     folders = []
     for entry in ordered:
-        path, off = f"{folder}/{entry.name}" if folder else entry.name, hidden or is_hidden(entry.name)
+        path = f"{folder}/{entry.name}" if folder else entry.name
         if _is_folder(entry):
-            folders.append((path, off))
+            folders.append(path)
         else:
-            _add_file(found, entry, path, off)
+            _add_file(found, entry, path, hidden or is_hidden(entry.name))
     return folders
 
 

@@ -6,7 +6,7 @@ Never: trains, compares two networks, or knows where images come from.
 
 from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, some
 from meco_timm.networks.factory import is_place, make_network, weights_digest
-from meco_timm.networks.saving import export
+from meco_timm.networks.saving import export, weights_file_digest
 from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, student_stream, teacher_stream
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "student_stream",
     "teacher_stream",
     "weights_digest",
+    "weights_file_digest",
 ]

@@ -62,6 +62,8 @@ def _class_table(data: DataSource) -> Table:
 
 def _origin(folder: Folder, settings: Data) -> Iterator[str]:
     """Where labels and splits come from."""
+    if not folder.splits:
+        return
     if all(part.words is None for part in folder.splits.values()):
         yield f"unlabelled images: {sum(len(part.files) for part in folder.splits.values())} in {shown(folder.root)}"
         return

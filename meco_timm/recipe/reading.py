@@ -155,7 +155,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
 
     `zoo.loop` is part of the loops of the teachers that are trained; the others have none.
     """
-    key = recipe.model_dump(mode="json", exclude={"run": True, "trackers": True, "publish": True, "data": {"workers"}})
+    elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True, "data": {"workers", "verify"}}
+    key = recipe.model_dump(mode="json", exclude=elsewhere)
     key["data"] = _without_later(key["data"])
     loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers)]
     for place, loop in zip((key, *key["teachers"]), loops, strict=True):

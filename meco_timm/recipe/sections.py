@@ -68,6 +68,9 @@ class Data(Section):
     max_bad: Annotated[int, Field(ge=0)] = 0
     """Largest number of unreadable training images in a run: each is named and replaced by the next readable one. One
     more stops the run. Validation and test images must all be readable."""
+    verify: Literal["auto", "all", "none"] = "auto"
+    """Decode every image once before the first training, so that all unreadable ones are listed at the start: `auto` up
+    to 200,000 images, `all`, or `none`. The result is kept in the folder `.images` of `zoo.folder`."""
     image_column: str | None = None
     """Column of images, or their extension in tars; found automatically if there is only one."""
     label_column: str | None = None

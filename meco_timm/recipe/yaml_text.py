@@ -62,3 +62,5 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
         raise UserError(f"{where}: not valid YAML: {error.problem or error.context}{hint}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not valid YAML: it is nested too deeply") from None

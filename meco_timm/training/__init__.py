@@ -7,6 +7,7 @@ Never: depends on which teachers there are, or what the losses mean.
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.checkpoint import Interrupted, listen
 from meco_timm.training.faults import explain_faults
+from meco_timm.training.inputs import check_inputs, inputs_of, write_inputs
 from meco_timm.training.job import Job, Teaching, total_steps
 from meco_timm.training.loop import Training
 from meco_timm.training.run_folder import RunFolder, find_run_folder, move_aside
@@ -18,11 +19,14 @@ __all__ = [
     "RunFolder",
     "Teaching",
     "Training",
+    "check_inputs",
     "check_launch",
     "explain_faults",
     "find_run_folder",
+    "inputs_of",
     "listen",
     "make_accelerator",
     "move_aside",
     "total_steps",
+    "write_inputs",
 ]

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from meco_timm.common import UserError, derive, digest_of, get_logger
+from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data import DataSource
 from meco_timm.distillation import Supervised, class_weights
-from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream
-from meco_timm.recipe import Loop, Network, Recipe, Teacher, fingerprint, loop_key
+from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
+from meco_timm.recipe import Loop, Network, Recipe, Teacher, loop_key
 from meco_timm.training import Job, Training, total_steps
+from meco_timm.zoo.lookup import MANIFEST, find_trained
 from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
@@ -162,7 +163,9 @@ def train_on_labels(task: LabelTraining) -> Path:
         UserError: the zoo's folder cannot be written.
     """
     key, name = training_key(task), task.network.model.replace("/", "_").replace(":", "_")
-    folder = Path(task.recipe.zoo.folder) / f"{name}-{fingerprint(key)}"
+    folder, note = find_trained(Path(task.recipe.zoo.folder), name, key, task.data.manifest)
+    if note:
+        logger.info("%s: %s", task.title, note)
     if (folder / "config.json").exists():
         logger.info("%s: already trained, loaded from %s", task.title, folder)
         return folder
@@ -188,7 +191,8 @@ def _train(task: LabelTraining, key: dict[str, Any], folder: Path, work: Path) -
     job = Job(task.title, work, loop, data, data.labelled, task.steps, task.seed)
     stream = Training(Supervised(stream, loop.label_smoothing, weight), job, task.accelerator).run()
     if task.accelerator.is_main_process:
-        more = {"made_by.json": key, "metrics.jsonl": (work / "metrics.jsonl").read_text()}
+        more: dict[str, Any] = {"made_by.json": key, "metrics.jsonl": (work / "metrics.jsonl").read_text()}
+        more |= {MANIFEST: data.manifest.bytes()} if data.manifest.entries else {}
         export(stream, folder, data.classes, task.recipe.data, more)
     task.accelerator.wait_for_everyone()
 
@@ -210,22 +214,16 @@ def _locked(work: Path, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
-def _file_digest(network: Network) -> str | None:
-    """Digest of the local weights file that the training starts from; None if there is none."""
-    folder = network.model.removeprefix("local-dir:")
-    file = network.weights or (f"{folder}/model.safetensors" if folder != network.model else "")
-    return digest_of(Path(file)) if Path(file).is_file() else None
-
-
 def training_key(task: LabelTraining) -> dict[str, Any]:
     """Everything that the weights of a network trained on labels depend on."""
     views = {"image_size", "crop_pct", "interpolation", "augmentation"}
     return {
         "version": KEY_VERSION,
         "data": task.data.identity,
+        **({"files": task.data.manifest.digest()} if task.data.manifest.entries else {}),
         "views": task.recipe.data.model_dump(mode="json", include=views),
         "network": task.network.model_dump(mode="json", include={"model", "args", "weights"}),
-        "starts_from": _file_digest(task.network),
+        "starts_from": weights_file_digest(task.network),
         "loop": {**loop_key(task.loop, {"epochs"}), "steps": task.steps},
         "processes": task.accelerator.num_processes,
         "precision": task.accelerator.mixed_precision,

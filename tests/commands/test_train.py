@@ -29,6 +29,7 @@ from meco_timm.training import loop
 RUN_FILES = {
     "recipe.yaml",
     "plan.txt",
+    "data.parquet",
     "metrics.jsonl",
     "table.json",
     "predictions.safetensors",
@@ -40,7 +41,7 @@ RUN_FILES = {
     "student/config.json",
     "student/model.safetensors",
 }
-NETWORK_FILES = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl"}
+NETWORK_FILES = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl", "data.parquet"}
 
 
 def run(*arguments: str) -> str:
@@ -327,7 +328,13 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
                 train.main(command)
         assert not (tmp_path / "run/table.json").exists()
     (file,) = (tmp_path / "run/checkpoints").iterdir()
-    assert tree(tmp_path / "run") == {"recipe.yaml", "plan.txt", "metrics.jsonl", f"checkpoints/{file.name}"}
+    assert tree(tmp_path / "run") == {
+        "recipe.yaml",
+        "plan.txt",
+        "data.parquet",
+        "metrics.jsonl",
+        f"checkpoints/{file.name}",
+    }
     state = torch.load(file, weights_only=True)
     assert {name.split(".")[0] for name in state["objective"]} == {"student", "discriminators"}  # no teacher
     said = run(*command)
@@ -619,11 +626,12 @@ def test_a_truncated_image_is_named(tmp_path, capsys, split, workers):
     recipe = base_recipe(tmp_path / "data", tmp_path)
     recipe["data"] |= {"workers": workers, "validation": 0.0}
     recipe |= {"teachers": [{"train": "test_resnet"}], "loop": {"steps": 2, "batch_size": 8}}
-    said = refused(capsys, write(recipe, tmp_path))
-    assert f"data.source: {broken}: the image cannot be read" in said
-    assert "Mend it or take it out" in said
-    assert not (tmp_path / "run/student").exists()
-    assert not (tmp_path / "run/table.json").exists()
+    path = write(recipe, tmp_path)
+    said = refused(capsys, path)
+    assert "data.source: 1 image(s) cannot be read; nothing was trained" in said
+    assert f"{broken}: " in said
+    assert tree(tmp_path / "run") == {"recipe.yaml", "plan.txt"}
+    assert f"data.source: {broken}: the image cannot be read" in refused(capsys, path, "data.verify=none")
 
 
 def test_more_labels_asked_for_than_there_are(recipe, tmp_path, capsys):

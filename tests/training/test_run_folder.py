@@ -79,7 +79,7 @@ def test_all_else_is_refused_with_the_list_of_changed_keys(begun, tmp_path, caps
 def test_another_teacher_under_the_same_name_is_refused(begun, tmp_path, capsys):
     save_weights(tmp_path / "teacher.safetensors", seed=1)
     told = refused(capsys, begun)
-    assert "teachers: test_vit: other weights than those this run began with" in told
+    assert "holds a run with other weights of teachers.0" in told
     assert "--fresh" in told
     save_weights(tmp_path / "teacher.safetensors", seed=0)
     assert train.main([begun]) == 0

@@ -129,7 +129,7 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     assemble_zoo(made, data, accelerator)
     names = sorted(p.name for p in folder.iterdir() if p.name != ".locks")
     assert [name.rpartition("-")[0] for name in names] == ["test_resnet", "test_vit"]
-    wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl"}
+    wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl", "data.parquet"}
     assert tree(folder) == {f"{name}/{file}" for name in names for file in wanted}
     before = contents(folder)
     caplog.clear()

@@ -1,0 +1,278 @@
+"""Random folders of images: made from a list of changes, read both ways, and compared with a count of their own."""
+
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from hypothesis import strategies as st
+from PIL import Image
+
+from meco_timm.common.errors import UserError
+from meco_timm.data import load_data, verify
+from meco_timm.data.loading import DataSource
+from meco_timm.recipe.sections import Data
+
+SPLITS = {"train": "train", "Training": "train", "seg_train": "train", "test": "test", "TEST": "test",
+          "valid": "validation", "dev": "validation", "val2017": "validation"}  # fmt: skip
+PLAIN = (
+    "a", "b", "Cat", "train_interior", "railway", "__other__", "ü", "[2024]", "a b", "*", "x.png", "-r", "名前", "🙂",
+    "'quote\"", "%20", "c" * 200, "1", "01", "class.1", "~", "$HOME", "con", "e\u0301", "\x1b[31m", "new\nline", 
+    "tab\t",
+)  # fmt: skip
+NAMES = (*PLAIN, *SPLITS, "cat", "cat ", "__MACOSX", ".hidden", "u\u0308", "Thumbs.db", "metadata.csv", "images")
+ENDINGS = (".png", ".PNG", ".jpg", ".JPeG", ".bmp", ".webp", ".gif", ".tif", ".txt", ".heic", "", ".png.txt", ".npy")
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif"}
+
+
+class Plan(NamedTuple):
+    """A folder to be made. layout: how class folders lie. classes, splits: their names. per_class: images of each.
+    changes: (what, two numbers that say where, a name)."""
+
+    layout: str
+    classes: list[str]
+    splits: tuple[str, ...]
+    per_class: int
+    changes: list[tuple[str, int, int, str]]
+
+
+def _content() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = _content()
+
+
+def folders() -> st.SearchStrategy[Plan]:
+    """Plans of folders."""
+    change = st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 99), st.integers(0, 99), st.sampled_from(NAMES))
+    return st.builds(
+        Plan,
+        st.sampled_from(["classes", "classes", "splits", "splits", "flat"]),
+        st.one_of(*(st.lists(st.sampled_from(n), min_size=2, max_size=5, unique=True) for n in (PLAIN, PLAIN, NAMES))),
+        st.sampled_from(
+            [("Training", "TEST"), ("train", "valid"), ("seg_train", "dev", "test"), ("train", "Training")]
+        ),
+        st.integers(1, 4),
+        st.lists(change, max_size=6),
+    )
+
+
+def make(plan: Plan, root: Path) -> None:
+    """Write the folder."""
+    places = {"classes": [root], "splits": [root / split for split in plan.splits], "flat": []}[plan.layout]
+    root.mkdir()
+    for place in places:
+        for name in plan.classes:
+            (place / name).mkdir(parents=True)
+            for i in range(plan.per_class):
+                (place / name / f"{i}.png").write_bytes(PNG)
+    if plan.layout == "flat":
+        for i in range(plan.per_class * 3):
+            (root / f"{i}.png").write_bytes(PNG)
+    for what, where, other, name in plan.changes:
+        try:
+            CHANGES[what](root, where, other, name)
+        except (OSError, shutil.Error):  # a change that cannot be made here, such as a rename onto a full folder
+            continue
+
+
+def _pick(root: Path, number: int, files: bool) -> Path:
+    """A file or folder below the root."""
+    found = sorted(Path(at, name) for at, inner, names in os.walk(root) for name in (names if files else inner))
+    if not found:
+        raise FileNotFoundError
+    return found[number % len(found)]
+
+
+def _rename_folder(root: Path, where: int, other: int, name: str) -> None:
+    place = _pick(root, where, files=False)
+    place.rename(place.with_name(name))
+
+
+def _rename_file(root: Path, where: int, other: int, name: str) -> None:
+    file = _pick(root, where, files=True)
+    file.rename(file.with_name(name[:100] + ENDINGS[other % len(ENDINGS)]))
+
+
+def _nest(root: Path, where: int, other: int, name: str) -> None:
+    file = _pick(root, where, files=True)
+    (file.parent / name).mkdir(exist_ok=True)
+    file.rename(file.parent / name / file.name)
+
+
+def _stray(root: Path, where: int, other: int, name: str) -> None:
+    (root / (name[:100] + ENDINGS[other % len(ENDINGS)])).write_bytes(PNG)
+
+
+def _link_folder(root: Path, where: int, other: int, name: str) -> None:
+    (_pick(root, where, files=False) / name).symlink_to(_pick(root, other, files=False), target_is_directory=True)
+
+
+def _link_up(root: Path, where: int, other: int, name: str) -> None:
+    (_pick(root, where, files=False) / name).symlink_to(root if other % 2 else root.parent, target_is_directory=True)
+
+
+def _replace_by_link(root: Path, where: int, other: int, name: str) -> None:
+    """A class folder that lies elsewhere."""
+    place, elsewhere = _pick(root, where, files=False), root.with_name("elsewhere")
+    elsewhere.mkdir(exist_ok=True)
+    target = elsewhere / f"{where}-{other}"
+    place.rename(target)
+    place.symlink_to(target, target_is_directory=True)
+
+
+def _link_file(root: Path, where: int, other: int, name: str) -> None:
+    target = _pick(root, other, files=True) if other % 3 else root / "nowhere.png"
+    (_pick(root, where, files=False) / f"linked{other}.png").symlink_to(target)
+
+
+def _link_to_itself(root: Path, where: int, other: int, name: str) -> None:
+    link = _pick(root, where, files=False) / f"loop{ENDINGS[other % len(ENDINGS)]}"
+    link.symlink_to(link)
+
+
+def _damage(root: Path, where: int, other: int, name: str) -> None:
+    file = _pick(root, where, files=True)
+    content = bytearray(file.read_bytes())
+    if content:
+        content[other % len(content)] ^= 0xFF
+    file.write_bytes(content[: len(content) - other % 3 * 7])
+
+
+def _empty_file(root: Path, where: int, other: int, name: str) -> None:
+    _pick(root, where, files=True).write_bytes(b"")
+
+
+def _empty_folder(root: Path, where: int, other: int, name: str) -> None:
+    (_pick(root, where, files=False) if other % 2 else root).joinpath(name).mkdir(exist_ok=True)
+
+
+def _delete(root: Path, where: int, other: int, name: str) -> None:
+    shutil.rmtree(_pick(root, where, files=False))
+
+
+def _metadata(root: Path, where: int, other: int, name: str) -> None:
+    lines = [f"{p.relative_to(root)},{'xyz'[i % 3]}" for i, p in enumerate(sorted(root.rglob("*.png"))) if i != other]
+    heads = ("file_name,label", "file_name,text", "name,label", "file_name;label")
+    (root / "metadata.csv").write_text("\n".join([heads[where % 4], *lines]), encoding="utf-8")
+
+
+def _pipe(root: Path, where: int, other: int, name: str) -> None:
+    os.mkfifo(_pick(root, where, files=False) / "pipe.png")
+
+
+CHANGES: dict[str, Callable[[Path, int, int, str], None]] = {
+    "rename folder": _rename_folder, "rename file": _rename_file, "nest": _nest, "stray": _stray,
+    "link folder": _link_folder, "link up": _link_up, "replace by link": _replace_by_link, "link file": _link_file,
+    "link to itself": _link_to_itself, "damage": _damage, "empty file": _empty_file, "empty folder": _empty_folder,
+    "delete": _delete, "metadata": _metadata, "pipe": _pipe,
+}  # fmt: skip
+
+
+def check_folder(plan: Plan, scratch: Path) -> str:
+    """`used` or `refused`; asserts that what is used is what lies there, and that nothing was written there."""
+    from benchmarks.fuzz import message_of
+
+    for name in ("data", "elsewhere", "state"):
+        shutil.rmtree(scratch / name, ignore_errors=True)
+    root = scratch / "data"
+    make(plan, root)
+    before = _listing(scratch)
+    results = [_read(root, streaming) for streaming in (False, True)]
+    assert _listing(scratch) == before, "something was written"
+    if isinstance(results[0], UserError) or isinstance(results[1], UserError):
+        assert str(results[0]) == str(results[1]), f"{results[0]} | {results[1]}"
+        message_of(results[0])
+        return "refused"
+    first, second = (_used(data) for data in results)
+    assert first == second, "streaming reads otherwise"
+    _compare(results[0], first, root)
+    return _check_content(results[0], root, scratch / "state")
+
+
+def _settings(root: Path, streaming: bool) -> Data:
+    return Data(source=str(root), image_size=8, workers=0, streaming=streaming, validation=0.1, test_fraction=0.3)
+
+
+def _read(root: Path, streaming: bool) -> Any:
+    try:
+        return load_data(_settings(root, streaming), seed=0)
+    except UserError as error:
+        return error
+
+
+def _used(data: DataSource) -> dict[str, tuple[str, str]]:
+    """Split and class of every image, by path."""
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        stored["path"]: (split, data.classes[data.labelled.labels[row] if split != "test" else images.labels[row]])
+        for split, images in parts.items()
+        for row, stored in zip(images.rows, images.split[images.rows.tolist()]["image"], strict=True)
+    }
+
+
+def _compare(data: DataSource, used: dict[str, tuple[str, str]], root: Path) -> None:
+    """Every image file is used once or passed over with its name, in the class of its first folder."""
+    folder = data.folders[0]
+    skipped = [path for paths in folder.skipped.values() for path in paths]
+    assert len(used) == sum(map(len, (data.train, data.validation, data.test))), "an image is used twice"
+    counted = _images_below(root.resolve())
+    assert len(used) + len(skipped) == counted, f"{len(used)} used and {len(skipped)} passed over of {counted}"
+    if folder.labels != "class folders":
+        return
+    tops = [path for path in root.iterdir() if path.is_dir() and not _hidden(path.name)]
+    split = all(path.name in SPLITS for path in tops)
+    for path, (part, label) in used.items():
+        inner = Path(path).relative_to(root.resolve()).parts
+        assert label == inner[1 if split else 0], f"{path} is in class {label!r}"
+        if split and part == "test":
+            assert SPLITS[inner[0]] == "test" or not any(SPLITS[top.name] == "test" for top in tops), path
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _images_below(root: Path) -> int:
+    """Files and links to files with an image's ending; each real folder once, and none above the root."""
+    seen = {os.path.realpath(path) for path in root.parents}
+    count = 0
+    for at, inner, names in os.walk(root, followlinks=True):
+        if os.path.realpath(at) in seen:
+            inner[:] = []
+            continue
+        seen.add(os.path.realpath(at))
+        inner.sort(key=lambda name: (Path(at, name).is_symlink(), name))
+        count += sum(Path(name).suffix.lower() in IMAGES for name in names)
+    return count
+
+
+def _check_content(data: DataSource, root: Path, state: Path) -> str:
+    """Decode all images; `refused` if some are broken."""
+    from benchmarks.fuzz import message_of
+
+    before = _listing(root)
+    try:
+        verify(data, _settings(root, False), state, Accelerator())
+    except UserError as error:
+        message_of(error)
+        return "refused"
+    finally:
+        assert _listing(root) == before, "something was written"
+    return "used"
+
+
+def _listing(root: Path) -> list[tuple[str, int, int]]:
+    """Everything below a folder, with sizes and times."""
+    return sorted(
+        (str(path), (told := path.lstat()).st_size, told.st_mtime_ns)
+        for at, inner, names in os.walk(root)
+        for path in (Path(at, name) for name in (*inner, *names))
+    )

@@ -1,0 +1,130 @@
+"""Which files a data set consists of, and what has changed since: names, labels, sizes, times and checksums.
+
+A file has changed if its size has, or its time has and its checksum is not the same. Checksums (CRC-32) are known of
+files that were verified (verification.py), so that a copy of a folder counts as the same data.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meco_timm.data.folders import Folder, listed
+from meco_timm.recipe import fingerprint
+
+UNKNOWN = -1  # checksum of a file that was not read
+UNLABELLED = "unlabelled: "  # before the names of `data.unlabelled`
+BLOCK = 1 << 20
+COLUMNS = {"file": pa.string(), "label": pa.string(), "size": pa.int64(), "time": pa.int64(), "crc": pa.int64()}
+
+
+class Entry(NamedTuple):
+    """One file. size: bytes. time: of the last change, ns. crc: CRC-32, or `UNKNOWN`."""
+
+    label: str
+    size: int
+    time: int
+    crc: int = UNKNOWN
+
+    def same(self, other: "Entry") -> bool:
+        """Whether label and content are the same, as far as is known."""
+        if self[:2] != other[:2]:
+            return False
+        return self.time == other.time or (self.crc == other.crc != UNKNOWN)
+
+
+@dataclass
+class Manifest:
+    """Entries by name, relative to the folder; paths: where a file lies, by name. No entries: data of the Hub."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    roots: dict[str, str] = field(default_factory=dict)  # by the beginning of a name
+
+    def path(self, name: str) -> str:
+        start = UNLABELLED if name.startswith(UNLABELLED) else ""
+        return f"{self.roots[start]}/{name.removeprefix(start)}"
+
+    def digest(self) -> str:
+        """Changes when any file does."""
+        return fingerprint([[name, e.label, e.size, e.crc if e.crc != UNKNOWN else e.time]
+                            for name, e in self.entries.items()])  # fmt: skip
+
+    def with_checksums(self, crcs: dict[str, int]) -> "Manifest":
+        entries = {name: e._replace(crc=crcs.get(name, e.crc)) for name, e in self.entries.items()}
+        return Manifest(entries, self.roots)
+
+    def bytes(self) -> bytes:
+        """The content of a parquet file with the columns file, label, size, time and crc."""
+        rows = zip(*((name, *entry) for name, entry in self.entries.items()), strict=True)
+        columns = [pa.array(column, kind) for column, kind in zip(rows, COLUMNS.values(), strict=True)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True))), sink, compression="zstd")
+        return sink.getvalue().to_pybytes()
+
+    @classmethod
+    def read(cls, file: Path) -> "Manifest | None":
+        """None where there is no such file, or a damaged one."""
+        try:
+            columns = [column.to_pylist() for column in pq.read_table(file, columns=list(COLUMNS)).columns]
+        except (OSError, pa.ArrowException, KeyError):
+            return None
+        return cls({name: Entry(*entry) for name, *entry in zip(*columns, strict=True)})
+
+
+def manifest_of(folders: list[Folder]) -> Manifest:
+    """Of a source, and of unlabelled images if there are any."""
+    found = Manifest()
+    for start, folder in zip(("", UNLABELLED), folders, strict=False):
+        found.roots[start] = folder.root
+        for _, files, words in folder.splits.values():
+            labels = words or [""] * len(files)
+            found.entries |= {start + f.path: Entry(w, f.size, f.time) for f, w in zip(files, labels, strict=True)}
+        found.entries |= {start + f.path: Entry("", f.size, f.time) for f in folder.shards}
+    return found
+
+
+def changes(old: Manifest, new: Manifest) -> str:
+    """What has changed, in words; nothing where nothing has.
+
+    Files that have another time but no other size are read to compare them, if the old checksum is known.
+    """
+    before, now = old.entries, new.entries
+    gone, added = [n for n in before if n not in now], [n for n in now if n not in before]
+    other = [name for name, entry in now.items() if name in before and not _same(before[name], entry, new, name)]
+    labels = {entry.label for entry in before.values()}, {entry.label for entry in now.values()}
+    noun = "image" if any(labels[0]) else "file"
+    parts = []
+    for names, kinds, verb in ((added, labels[1] - labels[0], "new"), (gone, labels[0] - labels[1], "gone")):
+        if names:
+            classes = f" and the class(es) {listed(sorted(map(repr, kinds)))}" if kinds else ""
+            plural = "are" if len(names) > 1 or kinds else "is"
+            parts.append(f"{_count(names, noun)}{classes} {plural} {verb} ({listed(names, 3)})")
+    if other:
+        plural = "have" if len(other) > 1 else "has"
+        parts.append(f"{_count(other, noun)} {plural} another content or label ({listed(other, 3)})")
+    return "; ".join(parts)
+
+
+def _count(names: list[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def _same(old: Entry, new: Entry, manifest: Manifest, name: str) -> bool:
+    if not old.same(new) and old[:2] == new[:2] and old.crc != UNKNOWN == new.crc:
+        new = new._replace(crc=checksum(manifest.path(name)))
+    return old.same(new)
+
+
+def checksum(path: str) -> int:
+    """CRC-32 of a file; `UNKNOWN` if it cannot be read."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                crc = zlib.crc32(block, crc)
+    except OSError:
+        return UNKNOWN
+    return crc
