@@ -45,9 +45,9 @@ NETWORK_FILES = {"config.json", "model.safetensors", "made_by.json", "metrics.js
 
 
 def run(*arguments: str) -> str:
-    """What a command that succeeds says."""
+    """What a command that succeeds prints."""
     said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         assert train.main(list(arguments)) == 0
     return said.getvalue()
 
