@@ -31,13 +31,18 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9:
 
 
 class Study(NamedTuple):
-    """A study's file. `base`: the arm that the others are compared with, besides alone and ensemble."""
+    """A study's file. `base`: the arm that the others are compared with, besides alone and ensemble.
+
+    `teachers`: overrides with which the teachers are trained once, with seed 0, and given to the runs of all seeds;
+    null for teachers of each seed's own.
+    """
 
     recipe: str
     seeds: int
     base: str
     common: list[str]
     arms: dict[str, list[str]]
+    teachers: list[str] | None = None
 
 
 class Difference(NamedTuple):
@@ -57,8 +62,9 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     torch.set_num_threads(1)
     name = f"{arm.replace(' ', '-').replace('/', '-')}-{seed}"
     told = [change.replace("{seed}", str(seed)) for change in (*study.common, *changes, *study.arms[arm])]
-    overrides = [*told, f"seed={seed}", f"run={folder / 'runs' / name}"]
-    recipe = load_recipe(study.recipe, [*overrides, f"zoo.folder={folder.parent / 'zoo'}"])
+    zoo = f"zoo.folder={folder.parent / 'zoo'}"
+    told += given_teachers(study, [*changes, zoo])
+    recipe = load_recipe(study.recipe, [*told, f"seed={seed}", f"run={folder / 'runs' / name}", zoo])
     file, key = folder / f"{name}.json", recipe_key(recipe)
     if file.exists() and (known := json.loads(file.read_text()))["recipe"] == key:
         return known
@@ -73,6 +79,20 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     result |= {"rows": rows, "validation": best, "gradient_shares": shares}
     write_json(file, result)
     return result
+
+
+def given_teachers(study: Study, changes: list[str]) -> list[str]:
+    """The override that gives every seed the same teachers, trained now if they are not in the zoo yet."""
+    if study.teachers is None:
+        return []
+    from accelerate import Accelerator
+
+    from meco_timm.data import load_data
+    from meco_timm.zoo import train_teachers
+
+    recipe = load_recipe(study.recipe, [*study.common, *study.teachers, *changes, "store.folder=null", "seed=0"])
+    found = train_teachers(recipe, load_data(recipe.data, 0), Accelerator())
+    return [f"teachers={json.dumps([{'model': teacher.model} for teacher in found.values()])}"]
 
 
 def difference(values: list[float]) -> Difference:

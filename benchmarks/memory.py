@@ -59,9 +59,7 @@ def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: to
     zoo.names, shards = names, {}
     for name in names:
         shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
-        outputs = Outputs(
-            [torch.randn(len(rows), plan.length) for _ in range(plan.blocks)], torch.randn(len(rows), CLASSES)
-        )
+        outputs = Outputs([torch.randn(len(rows), *shape) for shape in plan.blocks], torch.randn(len(rows), CLASSES))
         shards[name].add(0 * rows, rows, plan.pack(outputs))
         shards[name].flush()
     zoo.store = Store(folder, shards, torch.device("cpu"))

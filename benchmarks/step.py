@@ -74,7 +74,8 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     """The package's own training, as it is before its first step; without a zoo on labels."""
     student_stream = stream(student, settings)
     data: Any = SimpleNamespace(classes=range(student.num_classes), max_bad=0)  # batches in memory stand in for it
-    objective = Distiller(student_stream, settings, student.num_classes) if zoo else Supervised(student_stream)
+    distilled = zoo and Distiller(student_stream, settings, student.num_classes, zoo.block_shapes)
+    objective = distilled or Supervised(student_stream)
     job = Job(
         title="student",
         folder=Path(tempfile.gettempdir()),  # nothing is written
@@ -87,7 +88,7 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     )
     if zoo is None:
         return Training(objective, job, Accelerator(cpu=True))
-    return Training(objective, job, zoo.accelerator, Teaching(zoo.outputs))
+    return Training(objective, job, zoo.accelerator, Teaching(zoo.targets))
 
 
 def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:

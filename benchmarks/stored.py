@@ -56,7 +56,7 @@ def stored_step(side: str, args: argparse.Namespace, folder: Path, images: torch
         shards = with_store(zoo, settings, folder / side, args.rows).store.shards["0"]  # type: ignore[union-attr]
         for view in range(VIEWS):
             outputs = Outputs(
-                [torch.randn(args.rows, 256) for _ in range(shards.layout.blocks)], torch.randn(args.rows, CLASSES)
+                [torch.randn(args.rows, *shape) for shape in shards.layout.blocks], torch.randn(args.rows, CLASSES)
             )
             shards.add(torch.full((args.rows,), view), torch.arange(args.rows), shards.layout.pack(outputs))
             shards.flush()

@@ -10,7 +10,7 @@ from huggingface_hub import get_token
 
 from meco_timm.common import RESULT, UserError, derive, get_logger, reseed
 from meco_timm.data import DataSource, known_data, load_data, verify
-from meco_timm.distillation import Distiller
+from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import (
     Evaluation,
     Row,
@@ -203,8 +203,9 @@ def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerato
 def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
     """The student with its best weights."""
     seed = student_seed(run.recipe)
+    weight = class_weights(run.recipe.loop.class_weights, run.data.label_counts(run.data.alone))
     reseed(seed, "discriminators")
-    objective = Distiller(student, run.recipe, len(run.data.classes))
+    objective = Distiller(student, run.recipe, len(run.data.classes), zoo.block_shapes, weight)
     job = Job(
         title="student",
         folder=run.folder.path,
@@ -215,7 +216,7 @@ def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
         seed=seed,
         discriminator_lr=run.recipe.discriminators.lr,
     )
-    training = Training(objective, job, run.accelerator, Teaching(zoo.outputs, zoo.fingerprints))
+    training = Training(objective, job, run.accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
         return training.run()
     finally:

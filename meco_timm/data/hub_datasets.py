@@ -46,10 +46,12 @@ def known_data(settings: Data) -> DataSource | None:
     validation = round(settings.validation * known.train)
     train = known.train - validation
     labelled = min(settings.labelled or train, train)
+    seen = min(settings.images or (train if settings.student_sees == "all" else labelled), train)
     return DataSource(
         classes=names_of(known),
-        train=_unseen(train if settings.student_sees == "all" else labelled),
+        train=_unseen(seen),
         labelled=_unseen(labelled),
+        alone=_unseen(min(seen, labelled)),
         validation=_unseen(validation),
         test=_unseen(known.test),
         identity="",

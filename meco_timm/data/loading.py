@@ -49,14 +49,16 @@ def outlive_signals(worker: int) -> None:
 
 @dataclass
 class DataSource:
-    """A data set, split: `train` (images the student learns from), `labelled` (those whose labels may be used),
-    `validation`, `test`, and the class names. `identity` changes when the labelled images, their splits or the way
-    through them do, `order` when any images or their rows do, whatever the splits. `folders`: what was found in each
-    folder on this machine. `manifest`: the files that the data set consists of."""
+    """A data set, split: `train` (images the student learns from), `labelled` (those whose labels teachers learn),
+    `alone` (those whose labels the student alone learns), `validation`, `test`, and the class names. `identity` changes
+    when the labelled images, their splits or the way through them do, `order` when any images or their rows do,
+    whatever the splits. `folders`: what was found in each folder on this machine. `manifest`: the files that the data
+    set consists of."""
 
     classes: list[str]
     train: Images
     labelled: Images
+    alone: Images
     validation: Images
     test: Images
     identity: str
@@ -68,10 +70,9 @@ class DataSource:
     folders: tuple[Folder, ...] = ()
     manifest: Manifest = field(default_factory=Manifest)
 
-    @property
-    def labelled_counts(self) -> Tensor:
-        """Labelled images of each class, K."""
-        found = self.labelled.labels[self.labelled.rows]
+    def label_counts(self, images: Images) -> Tensor:
+        """How many of the labelled `images` each class has, K."""
+        found = images.labels[images.rows]
         return torch.from_numpy(np.bincount(found, minlength=len(self.classes)))
 
     def batches(
@@ -171,6 +172,7 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         images = _followed_by(images, own_validation.images)
         labels = np.concatenate([labels, own_validation.labels])
     learns, labelled, validation = _choose_rows(labels, len(train.labels), len(classes), settings, seed)
+    learns_labels = learns if settings.images else labelled
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
     truth, its_sample = labels.tolist(), sample(images)
@@ -192,6 +194,7 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         classes=classes,
         train=Images(everything, hidden, learns, view, views, settings.max_bad),
         labelled=taught,
+        alone=Images(images, labels, learns_labels, view, max_bad=settings.max_bad, balanced=balanced),
         validation=Images(images, labels, validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
         identity=fingerprint(parts),
@@ -225,15 +228,22 @@ def _choose_rows(
         size = round(settings.validation * len(rows))
         validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
     train = np.setdiff1d(rows, validation)
+    if settings.images is not None:
+        _check_number("images", settings.images, classes, len(train))
+        return _stratified(labels, train, settings.images, derive(seed, "images")), train, validation
     if settings.labelled is None:
         return train, train, validation
-    if not classes <= settings.labelled <= len(train):
-        raise UserError(
-            f"data.labelled: {settings.labelled} must lie between {classes} (one per class) and "
-            f"{len(train)} (the training images without the validation split)."
-        )
+    _check_number("labelled", settings.labelled, classes, len(train))
     labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
     return train if settings.student_sees == "all" else labelled, labelled, validation
+
+
+def _check_number(key: str, number: int, classes: int, images: int) -> None:
+    if not classes <= number <= images:
+        raise UserError(
+            f"data.{key}: {number} must lie between {classes} (one per class) and "
+            f"{images} (the training images without the validation split)."
+        )
 
 
 def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
@@ -264,7 +274,7 @@ def whole_split(settings: Data, split: str | None) -> DataSource:
     """
     classes, found = read_split(settings, split or settings.test_split)
     images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
-    return DataSource(classes, images, images, images, images, fingerprint(classes), settings.workers)
+    return DataSource(classes, images, images, images, images, images, fingerprint(classes), settings.workers)
 
 
 def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""7 · The adversary: a classifier per block says teacher or student, the student is trained against it (paper, 3.4).
+"""The adversary: a classifier per block, teacher or student? The student is trained against it (paper, section 3.4).
 
 Linear logits, not the released code's ReLU, under which a discriminator's loss cannot fall below 0.35 and may die.
 """
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
+PATCH_WIDTH = 64
+
 
 class Discriminator(nn.Module):
-    """B×d → B logits, positive for 'teacher': d → d/2 → d/4 → 1, the paper's 1×1 convolutions as linear layers.
+    """N×d → N logits, positive for 'teacher': d → d/2 → d/4 → 1, the paper's 1×1 convolutions as linear layers.
 
-    `spectral`: weights divided by their largest singular value, so that it is 1-Lipschitz (Miyato 2018).
+    `width`: of both hidden layers instead. `spectral`: weights divided by their largest singular value, so that it is
+    1-Lipschitz (Miyato 2018).
     """
 
-    def __init__(self, length: int, spectral: bool = False):
+    def __init__(self, length: int, spectral: bool = False, width: int | None = None):
         super().__init__()
-        middle, last = max(length // 2, 8), max(length // 4, 4)
+        middle, last = (width, width) if width else (max(length // 2, 8), max(length // 4, 4))
         sizes = pairwise((length, middle, last, 1))
         linear = [spectral_norm(nn.Linear(*size)) if spectral else nn.Linear(*size) for size in sizes]
         self.layers = nn.Sequential(linear[0], nn.ReLU(), linear[1], nn.ReLU(), linear[2])
@@ -29,7 +32,7 @@ class Discriminator(nn.Module):
         return self.layers(x).squeeze(1)
 
     def slope(self, x: Tensor) -> Tensor:
-        """Gradient of each of B outputs by its input, B×d, written out: it needs no second backward pass."""
+        """Gradient of each of N outputs by its input, N×d, written out: it needs no second backward pass."""
         first, _, second, _, last = self.layers
         one = first(x)
         two = second(one.relu())
@@ -49,6 +52,18 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * ctx.scale, None
 
 
+def as_rows(block: Tensor, form: str | None) -> Tensor:
+    """What a discriminator judges one by one: B×C×h×w → (B·h·w)×C by `patch` (PatchGAN, Isola 2017), else B×d."""
+    return block.permute(0, 2, 3, 1).flatten(0, 2) if form == "patch" else block.flatten(1)
+
+
+def conditioned(rows: Tensor, condition: Tensor | None) -> Tensor:
+    """N×d and B×K of the same images → N×(d+K); N is B or, by position, a multiple of it (Mirza and Osindero 2014)."""
+    if condition is None:
+        return rows
+    return torch.cat([rows, condition.repeat_interleave(len(rows) // len(condition), 0)], 1)
+
+
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
     return _ScaleGradient.apply(x, scale)
 
@@ -62,7 +77,7 @@ def adversarial(
     smoothing: float = 0.0,
     r1: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(loss to minimise, accuracy of the discriminator) for one block, teacher and student B×d.
+    """(loss to minimise, accuracy of the discriminator) for one block, teacher and student N×d.
 
     The discriminator's gradient is always that of −E_T log D − E_S log(1 − D), at full strength. The student's is
     `weight` times that of E_S log(1 − D) (`minimax`), of −E_S log D (`non_saturating`), or of −E_S log(1 − D), which

@@ -1,7 +1,11 @@
-"""8 · One step: Outputs × Outputs → named losses. All that learns is one module: one optimizer, one backward."""
+"""One step: what the teachers give × the student's outputs → named losses (paper, section 3.5: joint training).
 
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+All that learns is one module: one optimizer, one backward.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +13,9 @@ from torch.func import functional_call
 from torch.nn.utils import get_total_norm
 
 from meco_timm.distillation import losses
-from meco_timm.distillation.discriminators import Discriminator, adversarial
+from meco_timm.distillation.discriminators import PATCH_WIDTH, Discriminator, adversarial, as_rows, conditioned
+from meco_timm.distillation.projections import NoProjections, Projections, SharedProjections
+from meco_timm.distillation.targets import Targets, TeacherBlocks
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Recipe
 
@@ -32,98 +38,166 @@ class Supervised(nn.Module):
         return {"total": loss, "labels": loss.detach()}
 
 
-class Seen(NamedTuple):
-    """What the distiller compares of the student: projected blocks, each B×d, and logits B×K."""
-
-    blocks: list[Tensor]
-    logits: Tensor
+Shapes = list[tuple[int, ...]]  # of the blocks of one image, first block first
+Pair = tuple[str, Tensor, Tensor]  # name, teacher's side, student's side
+Terms = dict[str, tuple[float, Tensor]]  # name → (weight, loss)
 
 
 class Distiller(nn.Module):
-    """Student stream, projections and discriminators, and the paper's objective over them."""
+    """Student stream, projections and discriminators, and the paper's objective over them.
+
+    teachers: shapes of each teacher's blocks for one image, by its number in the zoo; of use to `projection` alone.
+    weight: K, of each class in the term of the labels; None for 1.
+    """
 
     weight: Tensor | None
 
-    def __init__(self, student: Stream, recipe: Recipe, classes: int, weight: Tensor | None = None):
-        """weight: K, of each class in the term of the labels; None for 1."""
+    def __init__(
+        self,
+        student: Stream,
+        recipe: Recipe,
+        classes: int,
+        teachers: Sequence[Shapes] = (),
+        weight: Tensor | None = None,
+    ):
         super().__init__()
         self.student = student
         self.register_buffer("weight", weight, persistent=False)
         self.settings, self.adversary = recipe.losses, recipe.discriminators
         self.block_weights = recipe.block_weights
-        blocks, length = recipe.alignment.blocks, recipe.alignment.length
-        self.projections = nn.ModuleList(_identity(length) for _ in range(blocks if recipe.alignment.projection else 0))
-        lengths = {str(i): length for i in range(blocks)} if self.adversary.on in ("blocks", "all") else {}
-        if self.adversary.on in ("logits", "all"):
-            lengths["logits"] = classes
-        if self.adversary.adversary == "none":
-            lengths = {}
-        spectral = self.adversary.spectral_norm
-        self.discriminators = nn.ModuleDict({name: Discriminator(n, spectral) for name, n in lengths.items()})
+        self.per_teacher = recipe.alignment.method == "projection"
+        vectors: Shapes = [(recipe.alignment.length,)] * recipe.alignment.blocks
+        shapes = list(teachers) if self.per_teacher else [vectors]
+        self.projections = _projections(student, recipe, shapes)
+        self.discriminators = nn.ModuleDict(_discriminators(recipe, classes, student.block_shapes, shapes))
 
-    def forward(self, image: Tensor, label: Tensor, teacher: Outputs, apart: bool = False) -> dict[str, Tensor]:
-        """image uint8 B×3×H×W, label B, the teacher's outputs on the same images → {"total": …, each term: …}.
+    def forward(
+        self, image: Tensor, label: Tensor, teacher: Targets | Outputs, apart: bool = False
+    ) -> dict[str, Tensor]:
+        """image uint8 B×3×H×W, label B, what the teachers give for the same images → {"total": …, each term: …}.
 
         Only "total" carries a gradient. `apart`: the weighted terms that make it up instead, each with its own.
         """
+        targets = Targets.of(teacher) if isinstance(teacher, Outputs) else teacher
         outputs = self.student(image)
-        assert outputs.logits is not None  # a student has a head
-        student = Seen(self._project(outputs.blocks), outputs.logits)
-        terms = self._similarities(teacher, student)
+        logits = cast(Tensor, outputs.logits)  # a student has a head
+        blocks = self._compared(targets, outputs)
+        terms = self._similarities(targets, logits, blocks)
         if self.settings.labels:
-            terms["labels"] = (self.settings.labels, losses.with_labels(student.logits, label, weight=self.weight))
+            terms["labels"] = (self.settings.labels, losses.with_labels(logits, label, weight=self.weight))
         weighted = {name: weight * loss for name, (weight, loss) in terms.items()}
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
-        a = self.adversary
-        for name, of_teacher, of_student in self._pairs(teacher, student):
-            d = cast(Discriminator, self.discriminators[name])
-            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing, a.r1)
-            weighted[f"adversary/{name}"] = loss
-            named |= {f"adversary/{name}": loss.detach(), f"discriminator_accuracy/{name}": right}
+        played = self._play(targets, logits, blocks)
+        weighted |= {name: loss for name, loss in played.items() if name.startswith("adversary/")}
+        named |= {name: loss.detach() for name, loss in played.items()}
         if apart:
             return weighted
-        return {"total": self._idle(teacher, student) + torch.stack(list(weighted.values())).sum(), **named}
+        return {"total": self._idle(targets, outputs) + torch.stack(list(weighted.values())).sum(), **named}
 
-    def _project(self, blocks: list[Tensor]) -> list[Tensor]:
-        if not self.projections:
-            return blocks
-        return [project(block) for project, block in zip(self.projections, blocks, strict=True)]
+    def _compared(self, targets: Targets, student: Outputs) -> list[list[tuple[Tensor, Tensor]]]:
+        """For each teacher whose blocks are there, (teacher's, student's) form of each block."""
+        return [self.projections(t.teacher, t.of(student.blocks), t.blocks) for t in targets.blocks]
 
-    def _similarities(self, teacher: Outputs, student: Seen) -> dict[str, tuple[float, Tensor]]:
-        """name → (weight, loss) of what this teacher gives and the recipe weighs."""
+    def _similarities(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> Terms:
+        """What these teachers give and the recipe weighs; of several teachers' blocks the mean over images."""
         s = self.settings
-        terms = {}
-        if s.logits and teacher.logits is not None:
-            loss = losses.between_logits(s.similarity, teacher.logits, student.logits, s.temperature)
+        terms: Terms = {}
+        if s.logits and targets.logits is not None:
+            loss = losses.between_logits(s.similarity, targets.logits, logits, s.temperature)
+            if s.similarity == "ce":  # shown as KL, which is 0 where the student agrees; the gradient is the same
+                loss = loss - losses.entropy(targets.logits, s.temperature)
             terms["similarity/logits"] = (s.logits, loss)
-        for i, (weight, of_teacher) in enumerate(zip(self.block_weights, teacher.blocks, strict=False)):
+        for i, weight in enumerate(self.block_weights if blocks else []):
             if weight:
-                loss = losses.between_blocks(s.block_similarity, of_teacher, student.blocks[i])
-                terms[f"similarity/{i}"] = (weight, loss)
+                parts = [losses.between_blocks(s.block_similarity, *block[i]) for block in blocks]
+                terms[f"similarity/{i}"] = (weight, self._mean(targets, parts))
         return terms
 
-    def _pairs(self, teacher: Outputs, student: Seen) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, teacher's side, student's side) for each discriminator; of logits it sees the softmax."""
-        for i, (of_teacher, of_student) in enumerate(zip(teacher.blocks, student.blocks, strict=False)):
-            if str(i) in self.discriminators:
-                yield str(i), of_teacher, of_student
-        if "logits" in self.discriminators and teacher.logits is not None:
-            yield "logits", teacher.logits.float().softmax(1), student.logits.float().softmax(1)
+    @staticmethod
+    def _mean(targets: Targets, parts: list[Tensor]) -> Tensor:
+        """Over teachers, each by the number of its images."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = [len(t.blocks[0]) for t in targets.blocks]
+        return torch.stack([size * part for size, part in zip(sizes, parts, strict=True)]).sum() / sum(sizes)
 
-    def _idle(self, teacher: Outputs, student: Seen) -> Tensor:
-        """Zero, through every parameter that a teacher of blocks only, or of logits only, leaves unused this step.
+    def _play(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        """ "adversary/BLOCK" → loss, "discriminator_accuracy/BLOCK" → share; of several teachers the mean."""
+        found: dict[str, list[Tensor]] = {}
+        for key, of_teacher, of_student in self._pairs(targets, logits, blocks):
+            a, d = self.adversary, cast(Discriminator, self.discriminators[key])
+            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing, a.r1)
+            name = key.rpartition("-")[2]
+            found.setdefault(f"adversary/{name}", []).append(loss)
+            found.setdefault(f"discriminator_accuracy/{name}", []).append(right)
+        return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in found.items()}
+
+    def _pairs(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> Iterator[Pair]:
+        """(key, teacher's rows, student's rows) for each discriminator; of logits it sees the softmax."""
+        form = self.adversary.form
+        for t, compared in zip(targets.blocks, blocks, strict=True):
+            condition = self._condition(targets, t)
+            for i, sides in enumerate(compared):
+                if (key := self._key(t.teacher, i)) in self.discriminators:
+                    of_teacher, of_student = (conditioned(as_rows(side, form), condition) for side in sides)
+                    yield key, of_teacher, of_student
+        if "logits" in self.discriminators and targets.logits is not None:
+            yield "logits", targets.logits.float().softmax(1), logits.float().softmax(1)
+
+    def _condition(self, targets: Targets, of: TeacherBlocks) -> Tensor | None:
+        """The teachers' softmax on the images of a teacher's blocks; zeros where no teacher has a head."""
+        if self.adversary.condition == "none":
+            return None
+        if targets.logits is None:
+            return of.blocks[0].new_zeros(len(of.blocks[0]), self.student.model.num_classes)
+        soft = targets.logits.float().softmax(1)
+        return soft if of.images is None else soft[of.images]
+
+    def _key(self, teacher: int, block: int) -> str:
+        return f"{teacher}-{block}" if self.per_teacher else str(block)
+
+    def _idle(self, targets: Targets, student: Outputs) -> Tensor:
+        """Zero, through every parameter that these teachers leave unused this step.
 
         DistributedDataParallel wants a gradient for each parameter in each step, without searching the graph.
         """
-        used = {name for name, _, _ in self._pairs(teacher, student)}
-        unused = [d for name, d in self.discriminators.items() if name not in used]
-        idle = [block.sum() for block in student.blocks[len(teacher.blocks) :]]
-        idle += [p.sum() for d in unused for p in d.parameters()]
-        idle += [student.logits.sum()] if teacher.logits is None else []
-        return 0.0 * torch.stack(idle).sum() if idle else student.logits.new_zeros(())
+        here = {t.teacher for t in targets.blocks}
+        used = {self._key(t.teacher, i) for t in targets.blocks for i in range(len(t.blocks))}
+        used |= {"logits"} if targets.logits is not None else set()
+        unused = [d for key, d in self.discriminators.items() if key not in used]
+        unused += [p for i, p in enumerate(self.projections) if self.per_teacher and i not in here]
+        idle = [p.sum() for module in unused for p in module.parameters()]
+        idle += [] if targets.blocks else [block.sum() for block in student.blocks]
+        idle += [cast(Tensor, student.logits).sum()] if targets.logits is None else []
+        return 0.0 * torch.stack(idle).sum() if idle else cast(Tensor, student.logits).new_zeros(())
 
 
-def gradient_shares(distiller: Distiller, image: Tensor, label: Tensor, teacher: Outputs) -> dict[str, float]:
+def _projections(student: Stream, recipe: Recipe, teachers: list[Shapes]) -> nn.ModuleList:
+    a = recipe.alignment
+    if a.method == "projection":
+        return Projections(student.block_shapes, teachers)
+    return SharedProjections(a.blocks, a.length) if a.projection else NoProjections()
+
+
+def _discriminators(recipe: Recipe, classes: int, student: Shapes, teachers: list[Shapes]) -> dict[str, Discriminator]:
+    """By teacher and block, where each teacher has its own projection; else by block; and "logits"."""
+    a, per_teacher = recipe.discriminators, recipe.alignment.method == "projection"
+    if a.adversary == "none":
+        return {}
+    found: dict[str, Discriminator] = {}
+    more = classes if a.condition == "logits" else 0
+    for teacher, shapes in enumerate(teachers if a.on in ("blocks", "all") else []):
+        for block, shape in enumerate(shapes):
+            key = f"{teacher}-{block}" if per_teacher else str(block)
+            on_grid = [shape[0], *(map(min, shape[1:], student[block][1:]) if per_teacher else ())]
+            length, width = (shape[0], PATCH_WIDTH) if a.form == "patch" else (prod(on_grid), None)
+            found[key] = Discriminator(length + more, a.spectral_norm, width)
+    if a.on in ("logits", "all"):
+        found["logits"] = Discriminator(classes, a.spectral_norm)
+    return found
+
+
+def gradient_shares(distiller: Distiller, image: Tensor, label: Tensor, teacher: Targets | Outputs) -> dict[str, float]:
     """Each term's share of what pulls at the student's weights: the norm of its gradient on them over the sum of all.
 
     A forward more and a backward per term; the module, its statistics included, is left as it was.
@@ -137,10 +211,3 @@ def gradient_shares(distiller: Distiller, image: Tensor, label: Tensor, teacher:
         norms[name] = get_total_norm([g for g in gradients if g is not None])
     total = torch.stack(list(norms.values())).sum()
     return {name: (norm / total).item() for name, norm in norms.items()}
-
-
-def _identity(length: int) -> nn.Linear:
-    layer = nn.Linear(length, length)
-    nn.init.eye_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -65,6 +65,12 @@ def between_blocks(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
     return SIMILARITIES[kind](teacher.float(), student.float()) * scale
 
 
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """−(T²/B) ΣΣ p log p of logits B×K at temperature T: what `ce` has above `kl`."""
+    log_p = (logits.float() / temperature).log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean() * temperature**2
+
+
 def with_labels(logits: Tensor, label: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy with the labels, summed over the images that have one, over the number of all images.
 

@@ -78,6 +78,6 @@ def _blocks(stream: Stream, data: DataSource, images: Images) -> list[Tensor]:
 
     def parts() -> Iterator[list[Tensor]]:
         for batch in data.in_order(images, 64):
-            yield [block.cpu() for block in stream(batch.image.to(stream.mean.device)).blocks]
+            yield [block.flatten(1).cpu() for block in stream(batch.image.to(stream.mean.device)).blocks]
 
     return [torch.cat(block) for block in zip(*parts(), strict=True)]

@@ -4,6 +4,7 @@ In: a network as the recipe names it, images uint8 B×3×H×W. Out: `Outputs(blo
 Never: trains, compares two networks, or knows where images come from.
 """
 
+from meco_timm.networks.alignment import pool_to_grid, standardise
 from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, some
 from meco_timm.networks.factory import is_place, make_network, weights_digest
 from meco_timm.networks.saving import export, weights_file_digest
@@ -18,8 +19,10 @@ __all__ = [
     "is_place",
     "known_by_name",
     "make_network",
+    "pool_to_grid",
     "read_class_names",
     "some",
+    "standardise",
     "student_stream",
     "teacher_stream",
     "weights_digest",

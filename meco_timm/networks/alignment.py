@@ -1,30 +1,35 @@
-"""4 · Maps of any shape → vectors of one length, by adaptive pooling, without parameters (paper, section 3.3).
+"""Feature maps of two networks in a form in which they can be compared (paper, section 3.3).
 
-Every function takes maps B×C×H×W of any C, H, W and gives B×length in float32, standardised per image (mean 0,
-variance 1 over the vector), so that blocks of any two networks have one scale and weights mean the same everywhere.
+`projection` keeps maps: positions are pooled to a grid, and the channels of student and teacher meet in a learned map
+per teacher (distillation/projections.py). The paper's forms are vectors of one length, by adaptive pooling without
+parameters. All are float32 and standardised per image (mean 0, variance 1 over all numbers of a block), so that blocks
+of any two networks have one scale and weights mean the same everywhere.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import isqrt
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRID = 4  # positions per side that `grid` keeps
+GRID = 4  # positions per side that `projection` and `grid` keep
 
 
 def flatten(maps: Tensor, length: int) -> Tensor:
-    """All C·H·W values in a row, pooled to `length` (the paper)."""
+    """B×C×H×W → B×length: all C·H·W values in a row, pooled (the paper)."""
     return F.adaptive_avg_pool1d(maps.flatten(1), length)
 
 
 def channel_mean(maps: Tensor, length: int) -> Tensor:
-    """H·W pooled to `length`, then the mean over channels (the paper's released code); pooling and mean commute."""
+    """B×C×H×W → B×length: H·W pooled to `length`, then the mean over channels (the paper's released code); pooling and
+    mean commute."""
     return F.adaptive_avg_pool1d(maps.mean(1).flatten(1), length)
 
 
 def grid(maps: Tensor, length: int) -> Tensor:
-    """Positions pooled to 4×4 and channels to length/16, apart, so that a value keeps its place in the image."""
+    """B×C×H×W → B×length: positions pooled to 4×4 and channels to length/16, apart, so that positions are kept."""
     groups = length // GRID**2
     if maps.shape[1] % groups:  # groups of channels overlap
         return F.adaptive_avg_pool3d(maps.unsqueeze(1), (groups, GRID, GRID)).flatten(1)
@@ -33,11 +38,12 @@ def grid(maps: Tensor, length: int) -> Tensor:
 
 
 def attention(maps: Tensor, length: int) -> Tensor:
-    """Energy per position: mean of squares over channels, pooled to √length × √length (Zagoruyko 2017)."""
+    """B×C×H×W → B×length: energy per position, the mean of squares over channels, pooled to √length × √length
+    (Zagoruyko 2017)."""
     return F.adaptive_avg_pool2d(maps.square().mean(1, keepdim=True), isqrt(length)).flatten(1)
 
 
-METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
+VECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "flatten": flatten,
     "channel_mean": channel_mean,
     "grid": grid,
@@ -45,9 +51,44 @@ METHODS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def align(maps: Tensor, method: str, length: int) -> Tensor:
-    """B×C×H×W → B×length, float32, mean 0 and variance 1 per image."""
-    return F.layer_norm(METHODS[method](maps.float(), length), (length,))
+def align(maps: Tensor, method: str, length: int, channels: int | None = None) -> Tensor:
+    """B×C×H×W → B×length, or with `projection` B×c×h×w with h and w at most 4, float32, standardised per image.
+
+    channels: with `projection`, c is at most so many (`reduce_channels`); None keeps all.
+    """
+    if method != "projection":
+        return standardise(VECTORS[method](maps.float(), length))
+    pooled = pool_to_grid(maps.float())
+    return standardise(pooled if channels is None else reduce_channels(pooled, channels))
+
+
+def standardise(block: Tensor) -> Tensor:
+    """B×… → the same shape, mean 0 and variance 1 over all numbers of an image."""
+    return F.layer_norm(block, block.shape[1:])
+
+
+def pool_to_grid(maps: Tensor, height: int = GRID, width: int = GRID) -> Tensor:
+    """B×C×H×W → B×C×min(H, height)×min(W, width); smaller maps are not repeated."""
+    size = min(maps.shape[2], height), min(maps.shape[3], width)
+    return F.adaptive_avg_pool2d(maps, size) if maps.shape[2:] != size else maps
+
+
+def reduce_channels(maps: Tensor, channels: int) -> Tensor:
+    """B×C×h×w → B×min(C, channels)×h×w by a fixed random orthogonal projection: distances between maps are kept on
+    average (Johnson and Lindenstrauss 1984)."""
+    if maps.shape[1] <= channels:
+        return maps
+    matrix = _orthogonal(maps.shape[1], channels).to(maps.device)
+    device = "cpu" if maps.is_meta else maps.device.type  # meta knows no autocast
+    with torch.autocast(device, enabled=False):  # as exact in a mixed-precision run
+        return torch.einsum("oc,bchw->bohw", matrix, maps)
+
+
+@lru_cache(maxsize=64)
+def _orthogonal(size: int, rows: int) -> Tensor:
+    """rows×size with orthonormal rows: a function of the two numbers alone."""
+    generator = torch.Generator().manual_seed(size * 65537 + rows)
+    return torch.linalg.qr(torch.randn(size, rows, generator=generator, dtype=torch.float64))[0].T.float().contiguous()
 
 
 def choose_blocks(available: int, wanted: int) -> list[int]:

@@ -25,9 +25,8 @@ NEVER = -1e4  # logit of a class that a teacher does not have: finite, so that n
 
 
 class Outputs(NamedTuple):
-    """blocks: one B×d per compared block, first block first. logits: B×K; None from a teacher of blocks only.
-
-    A teacher of logits only has no blocks.
+    """blocks: of each compared block, first block first, B×d by the paper's alignments, B×C×h×w by `projection`.
+    logits: B×K; None from a teacher of blocks only. A teacher of logits only has no blocks.
     """
 
     blocks: list[Tensor]
@@ -51,9 +50,12 @@ class Stream(nn.Module):
         data_config: dict[str, Any],
         gives: str = "all",
         class_map: list[int] | None = None,
+        channels: int | None = None,
     ):
         super().__init__()
         self.model, self.alignment, self.size = model, alignment, size
+        self.channels = channels  # most that a block's map keeps; None keeps all
+        self._block_shapes: list[tuple[int, ...]] | None = None
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
@@ -76,7 +78,8 @@ class Stream(nn.Module):
             logits = self._mapped(self.model.forward_head(final))
         else:
             maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
-        return Outputs([align(m, self.alignment.method, self.alignment.length) for m in maps], logits)
+        a = self.alignment
+        return Outputs([align(m, a.method, a.length, self.channels) for m in maps], logits)
 
     def logits(self, image: Tensor) -> Tensor:
         """image as for `forward` → logits B×K; the network must have a head."""
@@ -106,16 +109,27 @@ class Stream(nn.Module):
     @torch.no_grad()
     def multiply_adds(self) -> int:
         """Multiply-adds of one image at this stream's input size; counted once."""
-        if self._multiply_adds is not None:
-            return self._multiply_adds
-        image = torch.zeros(1, 3, self.size, self.size, device=self.mean.device)
+        if self._multiply_adds is None:
+            with FlopCounterMode(display=False) as counter:
+                self._try()
+            self._multiply_adds = counter.get_total_flops() // 2
+        return self._multiply_adds
+
+    @property
+    def block_shapes(self) -> list[tuple[int, ...]]:
+        """Of one image's blocks, first block first: (d,) each, or (C, h, w) with `projection`; found once."""
+        if self._block_shapes is None:
+            self._block_shapes = [tuple(block.shape[1:]) for block in self._try().blocks]
+        return self._block_shapes
+
+    @torch.no_grad()
+    def _try(self) -> Outputs:
+        """The outputs on one black image; the stream is left as it was."""
         was_training = self.training
         self.eval()
-        with FlopCounterMode(display=False) as counter:
-            self(image)
+        outputs = self(torch.zeros(1, 3, self.size, self.size, device=self.mean.device))
         self.train(was_training)
-        self._multiply_adds = counter.get_total_flops() // 2
-        return self._multiply_adds
+        return outputs
 
 
 def student_stream(
@@ -128,11 +142,12 @@ def student_stream(
     seed: int = 0,
     gives: str = "all",
     weightless: bool = False,
+    channels: int | None = None,
 ) -> Stream:
     """A trainable stream with a head for `classes` that sees `image_size` pixels.
 
     From the weights that the network names, with a new head where their classes are not as many; else from random
-    ones, a function of `seed`. `role` says where an error is; `gives` is a teacher's.
+    ones, a function of `seed`. `role` says where an error is; `gives` and `channels` are a teacher's.
 
     Raises:
         UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
@@ -151,7 +166,8 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
-    return _checked(Stream(model, alignment, size, _data_config(model, role), gives), network.model, role)
+    stream = Stream(model, alignment, size, _data_config(model, role), gives, channels=channels)
+    return _checked(stream, network.model, role)
 
 
 def teacher_stream(
@@ -181,7 +197,8 @@ def teacher_stream(
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
-    return _checked(Stream(model, alignment, size, _data_config(model, role), gives, mapped), teacher.model, role)
+    stream = Stream(model, alignment, size, _data_config(model, role), gives, mapped, alignment.channels)
+    return _checked(stream, teacher.model, role)
 
 
 def _data_config(model: Any, role: str) -> dict[str, Any]:
@@ -210,8 +227,8 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
         )
     device = next(stream.model.parameters()).device
     try:
-        with torch.no_grad():
-            stream.to(device).eval()(torch.zeros(1, 3, stream.size, stream.size, device=device))
+        stream.to(device).eval()
+        _ = stream.block_shapes
     except NotImplementedError as error:
         raise UserError(
             f"{role}: {name} has no head to classify with; as a teacher it can give blocks: {error}"

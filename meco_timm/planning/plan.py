@@ -17,7 +17,7 @@ from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.zoo import named_teachers, untrained_teachers
 
 WIDTH = 118
-BlockShapes = list[tuple[str, list[int]]]  # (module, C×H×W) of each block
+BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each
 ExtraLines = Callable[[Stream, dict[str, Stream]], list[str]]
 
 
@@ -27,8 +27,10 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
     Raises:
         UserError: a network cannot be made or does not fit the data or its images; the batch is too large.
     """
-    for loop in (recipe.loop, *(teacher.loop for teacher in recipe.teachers if teacher.train)):
-        check_batch(data.labelled, loop.batch_size, processes)  # the student alone and the teachers train on these
+    check_batch(data.alone, recipe.loop.batch_size, processes)
+    for teacher in recipe.teachers:
+        if teacher.train:
+            check_batch(data.labelled, teacher.loop.batch_size, processes)
     student = student_stream(
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
@@ -128,10 +130,10 @@ def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
 
 
 def _blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:
-    """`layer2 64×4×4 → 256` for each block of each network."""
+    """`layer2 64×8×8 → 16×4×4` for each block of each network."""
     table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
     for name, blocks in shapes.items():
-        cells = [f"{module} {'×'.join(map(str, shape))} → {recipe.alignment.length}" for module, shape in blocks]
+        cells = [f"{module} {'×'.join(map(str, shape))} → {'×'.join(map(str, to))}" for module, shape, to in blocks]
         table.add_row(name, *(cells or ["none: logits only"]))
     return table
 
@@ -143,7 +145,7 @@ def _block_shapes(stream: Stream) -> BlockShapes:
     image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
     maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
     names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
-    return [(name, list(m.shape[1:])) for name, m in zip(names, maps, strict=True)]
+    return [(name, list(m.shape[1:]), to) for name, m, to in zip(names, maps, stream.block_shapes, strict=True)]
 
 
 def _one_location_warnings(recipe: Recipe, shapes: dict[str, BlockShapes]) -> list[str]:
@@ -152,7 +154,7 @@ def _one_location_warnings(recipe: Recipe, shapes: dict[str, BlockShapes]) -> li
         return []
     lines = []
     for name, blocks in shapes.items():
-        if found := [str(i) for i, (_, shape) in enumerate(blocks) if shape[1:] == [1, 1]]:
+        if found := [str(i) for i, (_, shape, _) in enumerate(blocks) if shape[1:] == [1, 1]]:
             lines.append(
                 f"warning: block {', '.join(found)} of {name} is a 1×1 map, and `attention` compares locations: it "
                 "teaches nothing; write alignment.method=flatten, or use larger images"

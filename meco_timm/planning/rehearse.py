@@ -119,6 +119,7 @@ def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
         **{"source": str(folder), "subset": None, "image_column": None, "label_column": None},
         **{"train_split": "train", "test_split": None},
         "validation": HELD_OUT / count if settings.validation and count > 2 * HELD_OUT else 0.0,
+        "images": min(settings.images, max(len(classes), largest)) if settings.images else None,
         "labelled": min(settings.labelled, max(len(classes), largest)) if settings.labelled else None,
     }
 

@@ -154,7 +154,8 @@ class StepTimer:
         teacher_seconds = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
             targets = zoo.live(zoo.names[0], self.image)
-        training = self._training(Distiller(student, self.recipe, len(self.data.classes)), loop, lambda *_: targets)
+        distiller = Distiller(student, self.recipe, len(self.data.classes), zoo.block_shapes)
+        training = self._training(distiller, loop, lambda *_: targets)
         step = self._timed(self._step_of(training)) / self.batch
         label = self.sample.label.to(self.accelerator.device)
         shares = self._timed(lambda: gradient_shares(training._module, self.image, label, targets), once=True)

@@ -157,7 +157,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     """
     elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True, "data": {"workers", "verify"}}
     key = recipe.model_dump(mode="json", exclude=elsewhere)
-    key["data"] = _without_later(key["data"])
+    for section in ("data", "alignment", "discriminators"):
+        key[section] = _without_later(key[section])
     loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers)]
     for place, loop in zip((key, *key["teachers"]), loops, strict=True):
         place["loop"] = loop_key(loop)

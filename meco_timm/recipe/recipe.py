@@ -95,27 +95,43 @@ class Zoo(Section):
 
 
 class Alignment(Section):
-    """How feature maps of any shape become vectors of one length (alignment.py)."""
+    """How blocks of the student and of its teachers are brought into a form in which they can be compared."""
 
     blocks: Annotated[int, Field(ge=0)] = 4
     """Blocks compared per network, chosen by relative depth; 0 compares logits only. When it is not written: 4 where
     `losses.blocks` or a discriminator looks at blocks, else 0."""
-    method: Literal["flatten", "channel_mean", "grid", "attention"] = "grid"
-    """`flatten`: adaptive pooling of all values in a row (the paper). `channel_mean`: pooled over positions, mean over
-    channels (the released code). `grid`: channels and positions pooled apart, so positions are kept. `attention`:
-    energy per position, comparable between any two networks."""
+    method: Literal["projection", "flatten", "channel_mean", "grid", "attention"] = "grid"
+    """`projection`: maps pooled to 4 × 4 positions, and a learned 1 × 1 convolution per teacher and block from the
+    student's channels to the teacher's, thrown away after training. Without parameters: `flatten`: adaptive pooling of
+    all values in a row (the paper). `channel_mean`: pooled over positions, mean over channels (the released code).
+    `grid`: channels and positions pooled apart, so positions are kept. `attention`: energy per position, comparable
+    between any two networks."""
     length: Annotated[int, Field(ge=16)] = 256
-    """d, the aligned length: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`."""
+    """Numbers per block: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`. For `projection` the
+    most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection."""
     projection: bool = False
-    """A learned linear map on the student's side, thrown away after training."""
+    """Of the methods without parameters: a learned linear map on the student's side, one for all teachers, thrown away
+    after training."""
+    teachers: Literal["drawn", "all"] = "drawn"
+    """Of `projection` with `zoo.sampling: average`: whose blocks a step compares, those of one teacher drawn as by
+    `random`, or those of all."""
 
     @model_validator(mode="after")
     def _length_fits(self) -> "Alignment":
-        if self.method == "grid" and self.length % 16:
-            raise ValueError(f"length {self.length} is not a multiple of 16, which method grid needs (4 × 4 positions)")
+        if self.method in ("grid", "projection") and self.length % 16:
+            raise ValueError(
+                f"length {self.length} is not a multiple of 16, which method {self.method} needs (4 × 4 positions)"
+            )
+        if self.method == "projection" and self.projection:
+            raise ValueError("projection: true is for the other methods; method projection has its own per teacher")
         if self.method == "attention" and isqrt(self.length) ** 2 != self.length:
             raise ValueError(f"length {self.length} is not a square, which method attention needs")
         return self
+
+    @property
+    def channels(self) -> int | None:
+        """Most channels that a teacher's map keeps; None where maps become vectors."""
+        return self.length // 16 if self.method == "projection" else None
 
 
 class Losses(Section):
@@ -145,6 +161,11 @@ class Discriminators(Section):
     `cooperative`: what the paper's released code does, the student helps the discriminator. `none`."""
     on: Literal["blocks", "logits", "all"] = "all"
     """Which outputs have a discriminator."""
+    form: Literal["patch", "vector"] | None = None
+    """Of blocks: `patch` judges each position of a map by itself (1 × 1 convolutions, 64 wide), `vector` a block as a
+    whole (the paper). By default `patch` with alignment method `projection`, which it needs, else `vector`."""
+    condition: Literal["none", "logits"] = "none"
+    """`logits`: a discriminator also sees the teachers' softmax of the image, so it judges whether a block fits it."""
     weight: Positive = 0.1
     """Factor of the adversary's gradient on the student; the discriminators' own gradient is not scaled."""
     lr: Positive = 1e-3
@@ -212,6 +233,16 @@ class Recipe(Section):
         if losses.logits == 0 and losses.labels == 0:
             raise ValueError("logits and labels both have weight 0, so nothing would train the student's head")
         return losses
+
+    @model_validator(mode="after")
+    def _patches_need_maps(self) -> "Recipe":
+        maps = self.alignment.method == "projection"
+        if self.discriminators.form == "patch" and not maps:
+            raise ValueError("discriminators.form patch needs maps: write alignment.method=projection, or form vector")
+        if self.discriminators.form is None:
+            form = "patch" if maps else "vector"
+            self.discriminators = self.discriminators.model_copy(update={"form": form})
+        return self
 
     @model_validator(mode="after")
     def _block_weights(self) -> "Recipe":

@@ -14,7 +14,10 @@ Positive = Annotated[float, Field(gt=0)]
 FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
 # Keys added later: not part of fingerprints while they have this default, so that older runs and zoos stay valid.
-LATER_KEYS = {"class_weights": "none", "sampling": "natural"}
+LATER_KEYS = {
+    **{"class_weights": "none", "sampling": "natural", "images": None},
+    **{"teachers": "drawn", "form": "vector", "condition": "none"},
+}
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 
@@ -87,6 +90,9 @@ class Data(Section):
     labelled: Annotated[int, Field(gt=0)] | None = None
     """Number of training labels to keep (stratified by class, seeded). Teachers and the student alone train on
     these images; the student trains on all of them, since soft labels need no label. Validation labels are extra."""
+    images: Annotated[int, Field(gt=0)] | None = None
+    """Only so many training images for the student and the student alone (stratified by class, seeded): few images of
+    your own, and teachers that have learned from more. Teachers train on all; validation images are extra."""
     sampling: Literal["natural", "balanced"] = "natural"
     """Of trainings on labels (teachers, the student alone): `natural` shows every image once an epoch; `balanced` shows
     each class alike, images of rare classes several times an epoch, each time in another view, and of frequent ones
@@ -107,6 +113,8 @@ class Data(Section):
     def _unlabelled_are_seen(self) -> "Data":
         if self.unlabelled is not None and self.student_sees == "labelled":
             raise ValueError("unlabelled images are for the student, which sees only the labelled ones; drop one key")
+        if self.images is not None and self.labelled is not None:
+            raise ValueError("images limits what the student sees, labelled what the teachers do; drop one key")
         return self
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from meco_timm.data import Batch, DataSource, Images
-from meco_timm.networks import Outputs
+from meco_timm.distillation import Targets
 from meco_timm.recipe import Loop
 
-Teach = Callable[[Batch, Tensor, int], Outputs]
+Teach = Callable[[Batch, Tensor, int], Targets]
 
 
 class Job(NamedTuple):
@@ -40,11 +40,11 @@ class Job(NamedTuple):
 class Teaching(NamedTuple):
     """The teachers' side of a training run.
 
-    outputs: (batch on the CPU, its images on the device as the student sees them, step) → what the step learns from.
+    targets: (batch on the CPU, its images on the device as the student sees them, step) → what the step learns from.
     fingerprints: digest of each teacher's weights, by name; a checkpoint is resumed only with the same.
     """
 
-    outputs: Teach
+    targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
 
 

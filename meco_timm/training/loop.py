@@ -144,7 +144,7 @@ class Training:
             # For mixing, dropout and the like; after reading the batch, which without workers changes the generators.
             reseed(self.job.seed, "step", self.step, part, self.accelerator.process_index)
             image, label = self.mixing(batch.image, batch.label)
-            teacher = self.teaching.outputs(read, image, self.step) if self.teaching else None
+            teacher = self.teaching.targets(read, image, self.step) if self.teaching else None
             with self.accelerator.accumulate(self.objective):
                 with self.accelerator.autocast():  # accelerate does this itself, except with FSDP2
                     losses = self.objective(image, label, teacher)

@@ -7,7 +7,14 @@ Never: updates a frozen teacher, or uses the student.
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.store import layout
-from meco_timm.zoo.teachers import assemble_zoo, load_pretrained, named_teachers, student_alone, untrained_teachers
+from meco_timm.zoo.teachers import (
+    assemble_zoo,
+    load_pretrained,
+    named_teachers,
+    student_alone,
+    train_teachers,
+    untrained_teachers,
+)
 from meco_timm.zoo.zoo import Zoo, draw
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "precompute_outputs",
     "print_teachers",
     "student_alone",
+    "train_teachers",
     "untrained_teachers",
     "use_store",
 ]

@@ -8,6 +8,7 @@ processes and runs may write into one folder, each its own shards; an output tha
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,11 @@ Packed = dict[str, Tensor]  # N rows each
 
 
 class Layout(NamedTuple):
-    """How an output is packed into a row: `classes` logits (0: none) or the `topk` largest, then the aligned blocks."""
+    """How an output is packed into a row: `classes` logits (0: none) or the `topk` largest, then the aligned blocks,
+    whose shapes for one image are `blocks`."""
 
     classes: int
-    blocks: int
-    length: int
+    blocks: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     topk: int | None
     temperature: float
@@ -46,7 +47,7 @@ class Layout(NamedTuple):
     def bytes_per_view(self) -> int:
         """Bytes on disk of one image in one view, its 8-byte key included."""
         logits = self.classes if self.stored_topk is None else self.stored_topk + 1
-        return (logits + self.blocks * self.length) * self.dtype.itemsize + 4 * (self.stored_topk or 0) + 8
+        return (logits + sum(map(prod, self.blocks))) * self.dtype.itemsize + 4 * (self.stored_topk or 0) + 8
 
     def pack(self, outputs: Outputs) -> Packed:
         """On the CPU: `values` N×n and, for top-k storage, the `classes` N×k of the stored logits.
@@ -61,7 +62,7 @@ class Layout(NamedTuple):
             rest = logits[0].scatter(1, places, -torch.inf) / self.temperature
             share = rest.logsumexp(1, keepdim=True) - torch.tensor(float(self.classes - self.stored_topk)).log()
             logits, classes = [largest, self.temperature * share], {"classes": places.int().cpu()}
-        values = torch.cat([*logits, *(block.float() for block in outputs.blocks)], 1).to(self.dtype).cpu()
+        values = torch.cat([*logits, *(block.float().flatten(1) for block in outputs.blocks)], 1).to(self.dtype).cpu()
         if not values.isfinite().all():
             name = str(self.dtype).removeprefix("torch.")
             raise UserError(f"store.precision: a teacher's output is not finite in {name}. Write float32.")
@@ -71,15 +72,16 @@ class Layout(NamedTuple):
         """The outputs in float32 on `device`."""
         if device.type == "cuda":
             packed = {name: tensor.pin_memory() for name, tensor in packed.items()}
-        parts = {name: tensor.to(device, non_blocking=True) for name, tensor in packed.items()}
-        values = parts["values"].float()
-        logits = values[:, : values.shape[1] - self.blocks * self.length]
-        blocks = list(values[:, logits.shape[1] :].split(self.length, 1)) if self.blocks else []
+        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in packed.items()}
+        values = on_device["values"].float()
+        sizes = list(map(prod, self.blocks))
+        logits, *parts = values.split([values.shape[1] - sum(sizes), *sizes], 1)
+        blocks = [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks, strict=True)]
         if not self.classes:
             return Outputs(blocks, None)
         if self.stored_topk is not None:
             rest = logits[:, -1:].repeat(1, self.classes)
-            logits = rest.scatter(1, parts["classes"].long(), logits[:, :-1])
+            logits = rest.scatter(1, on_device["classes"].long(), logits[:, :-1])
         return Outputs(blocks, logits)
 
 

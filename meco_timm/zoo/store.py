@@ -111,11 +111,10 @@ def _check_or_create(folder: Path, expected: dict[str, Any]) -> None:
 
 def layout(recipe: Recipe, stream: Stream, classes: int) -> Layout:
     """How this teacher's outputs are stored."""
-    store, blocks = recipe.store, len(stream.taps)
+    store = recipe.store
     return Layout(
         classes if stream.has_logits else 0,
-        blocks,
-        recipe.alignment.length,
+        tuple(stream.block_shapes),
         getattr(torch, store.precision),
         store.topk,
         recipe.losses.temperature,
@@ -136,7 +135,7 @@ def describe(
         "transform": transform,
         "seed": seed,
         "pixels": _pixels(data.train, seed),
-        "alignment": recipe.alignment.model_dump(mode="json", exclude={"projection"}),
+        "alignment": recipe.alignment.model_dump(mode="json", include={"blocks", "method", "length"}),
         "outputs": outputs,
         "teachers": {name: _teacher(stream, weights[name]) for name, stream in streams.items()},
         "made_with": {name: version(name) for name in AUGMENTATION_LIBRARIES},

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from meco_timm.common import UserError, derive, get_logger
-from meco_timm.data import DataSource
+from meco_timm.data import DataSource, Images
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
 from meco_timm.recipe import Loop, Network, Recipe, Teacher, loop_key
@@ -23,6 +23,7 @@ from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
 
+ALONE = {"role": "student"}
 KEY_VERSION = 2  # increase it when trained networks would come out differently: older ones are then not reused
 
 
@@ -50,11 +51,7 @@ def assemble_zoo(
         UserError: a teacher cannot be loaded or does not fit the data set.
     """
     streams = load_pretrained(recipe, data) if pretrained is None else pretrained
-    with_weights = named_teachers(recipe)
-    for name, teacher in with_weights.items():
-        if teacher.train:
-            folder = _trained_teacher(name, teacher, recipe, data, accelerator)
-            with_weights[name] = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+    with_weights = train_teachers(recipe, data, accelerator)
 
     def load(name: str) -> Stream:
         role = f"teachers.{list(with_weights).index(name)}"
@@ -62,6 +59,16 @@ def assemble_zoo(
 
     streams = {name: streams.get(name) or load(name) for name in with_weights}
     return Zoo(streams, recipe, accelerator, load)
+
+
+def train_teachers(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> dict[str, Teacher]:
+    """The recipe's teachers by name; those that say `train` are trained, and become networks in a folder of the zoo."""
+    found = named_teachers(recipe)
+    for name, teacher in found.items():
+        if teacher.train:
+            folder = _trained_teacher(name, teacher, recipe, data, accelerator)
+            found[name] = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+    return found
 
 
 def untrained_teachers(recipe: Recipe, classes: list[str], weightless: bool = True) -> dict[str, Stream]:
@@ -87,7 +94,8 @@ def _untrained_teacher(teacher: Teacher, recipe: Recipe, classes: list[str], rol
     if teacher.size not in (None, size) or teacher.gives == "blocks":  # its training needs a stream of its own
         student_stream(teacher, LOGITS_ONLY, count, size, role=role, weightless=True)
     own_size = teacher.size or size
-    return student_stream(teacher, blocks, count, own_size, role=role, gives=teacher.gives, weightless=weightless)
+    options: dict[str, Any] = {"gives": teacher.gives, "weightless": weightless, "channels": blocks.channels}
+    return student_stream(teacher, blocks, count, own_size, role=role, **options)
 
 
 def _check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
@@ -130,9 +138,8 @@ def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSour
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
     """The baseline: the student's network, trained on the labels only from the same start with the same budget."""
-    role = {"role": "student"}
     folder = train_on_labels(
-        LabelTraining("student alone", role, recipe.student, recipe.loop, steps, recipe, data, accelerator)
+        LabelTraining("student alone", ALONE, recipe.student, recipe.loop, steps, recipe, data, accelerator)
     )
     return teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, data.classes).to(accelerator.device)
 
@@ -152,6 +159,11 @@ class LabelTraining(NamedTuple):
     @property
     def seed(self) -> int:
         return derive(self.recipe.seed, *(f"{name}={value}" for name, value in sorted(self.role.items())))
+
+    @property
+    def images(self) -> Images:
+        """Those whose labels it learns: the student alone has the student's."""
+        return self.data.alone if self.role == ALONE else self.data.labelled
 
 
 def train_on_labels(task: LabelTraining) -> Path:
@@ -187,8 +199,8 @@ def _train(task: LabelTraining, key: dict[str, Any], folder: Path, work: Path) -
     """Train the network in the folder `work` and export it, with its best weights, to `folder`."""
     data, loop, size = task.data, task.loop, task.recipe.data.image_size
     stream = student_stream(task.network, LOGITS_ONLY, len(data.classes), size, role=task.title, seed=task.seed)
-    weight = class_weights(loop.class_weights, data.labelled_counts)
-    job = Job(task.title, work, loop, data, data.labelled, task.steps, task.seed)
+    weight = class_weights(loop.class_weights, data.label_counts(task.images))
+    job = Job(task.title, work, loop, data, task.images, task.steps, task.seed)
     stream = Training(Supervised(stream, loop.label_smoothing, weight), job, task.accelerator).run()
     if task.accelerator.is_main_process:
         more: dict[str, Any] = {"made_by.json": key, "metrics.jsonl": (work / "metrics.jsonl").read_text()}
@@ -229,4 +241,5 @@ def training_key(task: LabelTraining) -> dict[str, Any]:
         "precision": task.accelerator.mixed_precision,
         "seed": task.recipe.seed,
         **task.role,
+        **({"images": len(task.images)} if task.images is task.data.alone and task.recipe.data.images else {}),
     }

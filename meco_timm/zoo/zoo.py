@@ -12,7 +12,7 @@ from torch import Tensor
 
 from meco_timm.common import derive, get_logger
 from meco_timm.data import Batch
-from meco_timm.distillation import mean_logits
+from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
 from meco_timm.networks import Outputs, Stream, weights_digest
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.frozen import freeze
@@ -47,6 +47,9 @@ class Zoo:
         load: Callable[[str], Stream] | None = None,
     ):
         self.names = list(streams)
+        self.block_shapes = [stream.block_shapes for stream in streams.values()]
+        self.per_teacher = recipe.alignment.method == "projection"
+        self.all_blocks = recipe.alignment.teachers == "all"
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
         self.streams = streams
         limit = recipe.zoo.resident or len(streams)
@@ -63,7 +66,7 @@ class Zoo:
         self._step = 0
         self._load = load or self.streams.__getitem__
 
-    def outputs(self, batch: Batch, image: Tensor, step: int) -> Outputs:
+    def targets(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Targets of step `step`: outputs of the drawn teacher, of one teacher per image, or the mean of all.
 
         `batch`: on the CPU. `image`: B×3×H×W uint8, its images on the device, as the student gets them.
@@ -71,10 +74,11 @@ class Zoo:
         self._step = step
         with torch.no_grad(), self.accelerator.autocast():
             if self.sampling == "average":
-                return self._average([self._outputs_of(name, batch, image) for name in self.names])
+                return self._average([self._outputs_of(name, batch, image) for name in self.names], step)
             if self.sampling == "random_image":
                 return self._per_image(batch, image, step)
-            return self._outputs_of(self._drawn(step), batch, image)
+            drawn = self._drawn(step)
+            return Targets.of(self._outputs_of(drawn, batch, image), self.names.index(drawn) if self.per_teacher else 0)
 
     @torch.no_grad()
     def precompute(self, batch: Batch) -> None:
@@ -135,19 +139,32 @@ class Zoo:
     def _drawn(self, step: int) -> str:
         return self.names[draw(self.seed, step, len(self.names), *self.scope)]
 
-    def _per_image(self, batch: Batch, image: Tensor, step: int) -> Outputs:
+    def _per_image(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Outputs of a teacher drawn for each image; every teacher runs on its share of the batch only."""
         drawn = torch.tensor([draw(self.seed, step, len(self.names), row) for row in batch.row.tolist()])
-        places = [(drawn == i).nonzero().squeeze(1) for i in range(len(self.names))]
-        shares = zip(self.names, places, strict=True)
-        parts = [self._outputs_of(name, batch, image, share) for name, share in shares if len(share)]
-        back = torch.cat(places).argsort().to(image.device, non_blocking=True)
-        blocks = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts), strict=True)]
-        logits = [part.logits for part in parts if part.logits is not None]
-        return Outputs(blocks, torch.cat(logits)[back] if logits else None)
+        places = {i: own for i in range(len(self.names)) if len(own := (drawn == i).nonzero().squeeze(1))}
+        parts = {i: self._outputs_of(self.names[i], batch, image, own) for i, own in places.items()}
+        back = torch.cat(list(places.values())).argsort().to(image.device, non_blocking=True)
+        logits = [part.logits for part in parts.values() if part.logits is not None]
+        if self.per_teacher:
+            blocks = [
+                TeacherBlocks(i, part.blocks, places[i].to(image.device, non_blocking=True))
+                for i, part in parts.items()
+                if part.blocks
+            ]
+        else:
+            whole = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts.values()), strict=True)]
+            blocks = [TeacherBlocks(0, whole)] if whole else []
+        return Targets(blocks, torch.cat(logits)[back] if logits else None)
 
-    def _average(self, outputs: list[Outputs]) -> Outputs:
-        """The mean of blocks over the teachers that give blocks, and of softmaxes over those that give logits."""
-        blocks = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
+    def _average(self, outputs: list[Outputs], step: int) -> Targets:
+        """The mean over those that give logits, and the blocks of the drawn one or of all, or their mean where all
+        share one alignment."""
         logits = [o.logits for o in outputs if o.logits is not None]
-        return Outputs(blocks, mean_logits(logits, self.temperature) if logits else None)
+        if self.per_teacher:
+            chosen = range(len(outputs)) if self.all_blocks else [self.names.index(self._drawn(step))]
+            blocks = [TeacherBlocks(i, outputs[i].blocks) for i in chosen if outputs[i].blocks]
+        else:
+            mean = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
+            blocks = [TeacherBlocks(0, mean)] if mean else []
+        return Targets(blocks, mean_logits(logits, self.temperature) if logits else None)

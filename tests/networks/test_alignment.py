@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from meco_timm.networks.alignment import METHODS, align, choose_blocks
+from meco_timm.networks.alignment import VECTORS, align, choose_blocks
 
 SHAPES = [(2, 3, 7, 5), (2, 16, 8, 8), (2, 100, 1, 1), (2, 5, 40, 40), (2, 1, 2, 3)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VECTORS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("length", [16, 64, 256])
 def test_any_map_becomes_a_standardised_vector(method, shape, length):
@@ -19,25 +19,25 @@ def test_any_map_becomes_a_standardised_vector(method, shape, length):
     aligned = align(maps, method, length)
     assert aligned.shape == (2, length)
     assert aligned.dtype == torch.float32
-    if len(METHODS[method](maps, length)[0].unique()) > 1:
+    if len(VECTORS[method](maps, length)[0].unique()) > 1:
         torch.testing.assert_close(aligned.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
         torch.testing.assert_close(aligned.var(1, unbiased=False), torch.ones(2), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VECTORS)
 def test_half_precision_maps_are_aligned_in_float32(method):
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.testing.assert_close(align(maps, method, 16), align(maps.float(), method, 16), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VECTORS)
 def test_the_scale_and_offset_of_maps_do_not_matter_where_pooling_is_linear(method):
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     changed = maps * 7 + (0 if method == "attention" else 3)  # attention takes squares, so only the scale
     torch.testing.assert_close(align(maps, method, 16), align(changed, method, 16), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VECTORS)
 def test_images_do_not_see_each_other(method):
     maps = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(align(maps, method, 16)[1:2], align(maps[1:2], method, 16))
@@ -72,11 +72,11 @@ def longhand(maps: Tensor, method: str, length: int) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VECTORS)
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_pooling_equals_the_reference_written_out(method, shape):
     maps = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(METHODS[method](maps, 64), longhand(maps, method, 64), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(VECTORS[method](maps, 64), longhand(maps, method, 64), atol=1e-6, rtol=1e-5)
 
 
 def test_blocks_are_the_ends_of_equal_parts():

@@ -23,18 +23,18 @@ def round_trip(layout: Layout, found: Outputs) -> Outputs:
 
 def test_all_logits_and_blocks_come_back():
     for dtype, error in ((torch.float32, 0.0), (torch.float16, 1e-2)):
-        found = round_trip(Layout(7, 2, 4, dtype, None, 4.0), outputs())
+        found = round_trip(Layout(7, ((4,),) * 2, dtype, None, 4.0), outputs())
         torch.testing.assert_close(found.logits, outputs().logits, atol=error, rtol=0)
         for block, wanted in zip(found.blocks, outputs().blocks, strict=True):
             torch.testing.assert_close(block, wanted, atol=error, rtol=0)
-    assert round_trip(Layout(0, 2, 4, torch.float16, None, 4.0), Outputs(outputs().blocks, None)).logits is None
-    assert round_trip(Layout(7, 0, 4, torch.float16, None, 4.0), Outputs([], outputs().logits)).blocks == []
+    assert round_trip(Layout(0, ((4,),) * 2, torch.float16, None, 4.0), Outputs(outputs().blocks, None)).logits is None
+    assert round_trip(Layout(7, (), torch.float16, None, 4.0), Outputs([], outputs().logits)).blocks == []
 
 
 def test_topk_probabilities_are_exact_and_the_rest_is_spread_evenly():
     """softmax(z/T): exact for the k largest; the rest of the mass is shared evenly by the others."""
     temperature, k = 3.0, 2
-    found = round_trip(Layout(7, 2, 4, torch.float32, k, temperature), outputs())
+    found = round_trip(Layout(7, ((4,),) * 2, torch.float32, k, temperature), outputs())
     wanted, p = ((z / temperature).softmax(1) for z in (outputs().logits, found.logits))
     largest = wanted.topk(k, 1).indices
     torch.testing.assert_close(p.gather(1, largest), wanted.gather(1, largest))
@@ -45,7 +45,7 @@ def test_topk_probabilities_are_exact_and_the_rest_is_spread_evenly():
 def test_a_class_outside_a_teachers_class_map_stays_masked():
     logits = outputs().logits.index_fill(1, torch.tensor([3]), NEVER)
     for k in (None, 2):
-        found = round_trip(Layout(7, 0, 4, torch.float16, k, 4.0), Outputs([], logits)).logits
+        found = round_trip(Layout(7, (), torch.float16, k, 4.0), Outputs([], logits)).logits
         assert found.isfinite().all()
         if k is None:
             assert (found[:, 3] == torch.tensor(NEVER).half()).all()
@@ -53,12 +53,12 @@ def test_a_class_outside_a_teachers_class_map_stays_masked():
 
 def test_values_that_overflow_the_precision_are_refused():
     with pytest.raises(UserError, match=r"store.precision: .* float16. Write float32"):
-        Layout(7, 0, 4, torch.float16, None, 4.0).pack(Outputs([], outputs().logits * 1e5))
+        Layout(7, (), torch.float16, None, 4.0).pack(Outputs([], outputs().logits * 1e5))
 
 
 @pytest.mark.parametrize("topk", [None, 3])
 def test_bytes_per_view_are_those_on_disk(tmp_path, topk):
-    layout = Layout(100, 2, 64, torch.float16, topk, 4.0)
+    layout = Layout(100, ((64,),) * 2, torch.float16, topk, 4.0)
     shards = OutputShards(tmp_path, layout, 1, 500, check=True)
     found = Outputs([torch.randn(500, 64) for _ in range(2)], torch.randn(500, 100))
     shards.add(torch.zeros(500, dtype=torch.long), torch.arange(500), layout.pack(found))
@@ -69,7 +69,7 @@ def test_bytes_per_view_are_those_on_disk(tmp_path, topk):
 
 def test_outputs_are_found_by_view_and_row_in_whatever_shard(tmp_path):
     """Added in pieces and out of order, partly written, partly not, and opened again."""
-    layout = Layout(1, 0, 4, torch.float32, None, 1.0)
+    layout = Layout(1, (), torch.float32, None, 1.0)
     shards, generator = OutputShards(tmp_path, layout, 3, 20, check=True), torch.Generator().manual_seed(0)
     keys = torch.cartesian_prod(torch.arange(3), torch.arange(20))[torch.randperm(60, generator=generator)]
 

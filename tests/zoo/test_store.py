@@ -114,7 +114,7 @@ def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, 
 
     def watched(self: Any, batches: Any) -> Any:
         if self.job.title == "student":
-            held.append(len(self.teaching.outputs.__self__.streams))
+            held.append(len(self.teaching.targets.__self__.streams))
         return step(self, batches)
 
     monkeypatch.setattr(pipeline.Training, "_one_step", watched)
@@ -175,14 +175,14 @@ def test_a_teacher_per_image_costs_one_and_is_a_function_of_step_and_image(base,
     seen: list[int] = []
     live = Zoo.live
     monkeypatch.setattr(Zoo, "live", lambda self, name, image: seen.append(len(image)) or live(self, name, image))
-    found = teachers.outputs(batch, batch.image, 3)
+    found = teachers.targets(batch, batch.image, 3)
     drawn = [zoo.draw(made.seed, 3, 2, int(row)) for row in batch.row]
     assert set(drawn) == {0, 1}
     assert sum(seen) == 16
     torch.testing.assert_close(found.logits, torch.stack([each[d][i] for i, d in enumerate(drawn)]))
     back = torch.arange(15, -1, -1)
     turned = type(batch)(*(part[back] for part in batch))
-    torch.testing.assert_close(teachers.outputs(turned, turned.image, 3).logits[back], found.logits)
+    torch.testing.assert_close(teachers.targets(turned, turned.image, 3).logits[back], found.logits)
 
 
 # Damage

@@ -70,10 +70,10 @@ def test_the_zoo_gives_the_outputs_of_the_drawn_teacher(made, data, accelerator)
     batch = next(iter(data.in_order(data.test, 4)))
     drawn = set()
     for step in range(8):
-        found, expected = zoo.outputs(batch, batch.image, step), streams[draw(made.seed, step, 2)](batch.image)
+        found, expected = zoo.targets(batch, batch.image, step), streams[draw(made.seed, step, 2)](batch.image)
         drawn.add(draw(made.seed, step, 2))
         assert torch.equal(found.logits, expected.logits)
-        assert all(torch.equal(a, b) for a, b in zip(found.blocks, expected.blocks, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found.blocks[0].blocks, expected.blocks, strict=True))
     assert drawn == {0, 1}
     assert not found.logits.requires_grad
 
@@ -91,7 +91,7 @@ def test_processes_have_one_teacher_a_step_or_each_its_own(made, data, accelerat
     ]
     zoos = [Zoo(streams, made, one) for one in several]
     drawn = [
-        [by_logits[zoo.outputs(batch, batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos
+        [by_logits[zoo.targets(batch, batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos
     ]
     together = sum(a == b for a, b in zip(*drawn, strict=True))
     assert together == 40 if scope == "all" else 8 < together < 32
@@ -103,9 +103,9 @@ def test_the_average_is_the_mean_of_all(made, data, accelerator):
     zoo = assemble_zoo(made, data, accelerator)
     batch = next(iter(data.in_order(data.test, 4)))
     each = [stream(batch.image) for stream in zoo.streams.values()]
-    found = zoo.outputs(batch, batch.image, 0)
+    found = zoo.targets(batch, batch.image, 0)
     torch.testing.assert_close(found.logits, mean_logits([o.logits for o in each], made.losses.temperature))
-    for block, parts in zip(found.blocks, zip(*(o.blocks for o in each), strict=True), strict=True):
+    for block, parts in zip(found.blocks[0].blocks, zip(*(o.blocks for o in each), strict=True), strict=True):
         torch.testing.assert_close(block, sum(parts) / 2)
 
 
@@ -114,7 +114,7 @@ def test_teachers_are_frozen_whatever_is_done_with_them(made, data, accelerator)
     before = {name: everything(stream) for name, stream in zoo.streams.items()}
     batch = next(iter(data.in_order(data.test, 8)))
     for step in range(4):
-        zoo.outputs(batch, batch.image, step)
+        zoo.targets(batch, batch.image, step)
     for name, stream in zoo.streams.items():
         assert not any(module.training for module in stream.modules())
         assert not any(p.requires_grad for p in stream.parameters())
@@ -209,5 +209,5 @@ def test_a_zoo_of_one_always_teaches(made, data, accelerator: Accelerator):
     one = made.model_copy(update={"teachers": made.teachers[1:]})
     zoo = Zoo(assemble_zoo(one, data, accelerator).streams, one, accelerator)
     batch = next(iter(data.in_order(data.test, 4)))
-    outputs = [zoo.outputs(batch, batch.image, step).logits for step in (0, 1)]
+    outputs = [zoo.targets(batch, batch.image, step).logits for step in (0, 1)]
     assert torch.equal(*outputs)

@@ -181,7 +181,7 @@ def test_offloaded_teachers_give_the_same_outputs(monkeypatch, sampling, limit):
     monkeypatch.setattr(Stream, "forward", watched)
     batch = Batch(images(), ROWS, ROWS, ROWS)
     for step in range(6):
-        found, wanted = (zoo.outputs(batch, batch.image, step) for zoo in (few, all_of_them))
+        found, wanted = (zoo.targets(batch, batch.image, step) for zoo in (few, all_of_them))
         assert torch.equal(found.logits, wanted.logits)
     assert all(there)
     assert len(there) >= 6
@@ -196,7 +196,7 @@ def test_the_next_teachers_are_loaded_ahead(limit):
         name = NAMES[draw(zoo.seed, step, 4)]
         assert zoo.offloader is not None
         assert step == 0 or name in zoo.offloader.on_device
-        zoo.outputs(batch, batch.image, step)
+        zoo.targets(batch, batch.image, step)
         coming = dict.fromkeys(NAMES[draw(zoo.seed, later, 4)] for later in range(step, step + 32))
         assert zoo.offloader.on_device == list(coming)[:limit]
 
