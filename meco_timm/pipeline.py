@@ -38,7 +38,18 @@ from meco_timm.training import (
     total_steps,
     write_inputs,
 )
-from meco_timm.zoo import Zoo, assemble_zoo, load_pretrained, precompute_outputs, student_alone, use_store
+from meco_timm.zoo import (
+    Zoo,
+    assemble_zoo,
+    check_lines,
+    check_local_teachers,
+    check_teachers,
+    load_pretrained,
+    precompute_outputs,
+    require_known_classes,
+    student_alone,
+    use_store,
+)
 
 logger = get_logger(__name__)
 result = get_logger(RESULT)
@@ -97,6 +108,8 @@ def plan(recipe: Recipe, utilisation: float | None = None, measure: bool = False
         lines = gpu_time_lines(recipe, student, teachers, data, processes, utilisation)
         if measure and not listed and processes == 1:
             lines += measured_time_lines(recipe, student, teachers, data)
+        if not listed:
+            lines += check_local_teachers(recipe, data, teachers) if measure else []
         note = f"note: {recipe.data.source} was not downloaded; its classes and counts are those it is published with"
         return [*lines, note] if listed else lines
 
@@ -118,10 +131,15 @@ def fill_store(recipe: Recipe) -> None:
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan)
+    pretrained = load_pretrained(recipe, data)
     verify(data, recipe.data, images_folder(recipe), accelerator)
+    checks = check_teachers(recipe, data, pretrained, accelerator)
+    require_known_classes(recipe, checks)
+    for line in check_lines(recipe, checks):
+        logger.info(line)
     seed = batch_seed(recipe)
     with explain_faults(Path(recipe.store.folder), accelerator):
-        zoo = assemble_zoo(recipe, data, accelerator)
+        zoo = assemble_zoo(recipe, data, accelerator, pretrained)
         use_store(zoo, recipe, data, seed, accelerator)
         precompute_outputs(zoo, recipe, data, seed, accelerator)
 
@@ -143,8 +161,11 @@ def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Ro
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=student_seed(recipe)
     )
     pretrained = load_pretrained(recipe, data)
-    _begin(recipe, folder, plan, accelerator)
     verify(data, recipe.data, images_folder(recipe), accelerator)
+    checks = check_teachers(recipe, data, pretrained, accelerator)
+    require_known_classes(recipe, checks)  # before the run folder is made, so that the recipe may still change
+    plan += "".join(f"{line}\n" for line in check_lines(recipe, checks))
+    _begin(recipe, folder, plan, accelerator)
     _check_inputs(recipe, folder, data, accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)

@@ -5,19 +5,33 @@ Never: changes weights, or selects weights on the test split.
 """
 
 from meco_timm.evaluation.agreement import block_agreement
+from meco_timm.evaluation.class_check import ClassCheck, balanced_sample, check_classes
 from meco_timm.evaluation.one_network import evaluate
 from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
-from meco_timm.evaluation.table import Evaluation, Row, make_table, print_table, styled_table, table_columns, validate
+from meco_timm.evaluation.table import (
+    Evaluation,
+    Row,
+    make_table,
+    predict_logits,
+    print_table,
+    styled_table,
+    table_columns,
+    validate,
+)
 
 __all__ = [
+    "ClassCheck",
     "Evaluation",
     "Predictions",
     "Row",
+    "balanced_sample",
     "block_agreement",
+    "check_classes",
     "evaluate",
     "load_predictions",
     "make_predictions",
     "make_table",
+    "predict_logits",
     "print_table",
     "save_predictions",
     "styled_table",

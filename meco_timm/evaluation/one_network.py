@@ -6,11 +6,16 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from timm.data import resolve_data_config
+from torch import Tensor
 
+from meco_timm.common import get_logger
 from meco_timm.data import DataSource, whole_split
+from meco_timm.evaluation.class_check import check_classes
 from meco_timm.evaluation.table import Row, table_row
-from meco_timm.networks import LOGITS_ONLY, make_network, teacher_stream
+from meco_timm.networks import LOGITS_ONLY, Stream, known_by_name, make_network, some, teacher_stream
 from meco_timm.recipe import Data, Teacher
+
+logger = get_logger(__name__)
 
 
 @torch.no_grad()
@@ -40,7 +45,26 @@ def evaluate(
         (stream.logits(b.image.to(device)).float().cpu(), b.label) for b in source.in_order(source.test, batch_size)
     ]
     logits, label = (torch.cat(column) for column in zip(*batches, strict=True))
+    _tell_of_order(teacher, stream, source.classes, logits, label)
     return table_row(teacher.model, [stream], logits, label, device)
+
+
+def _tell_of_order(teacher: Teacher, stream: Stream, classes: list[str], logits: Tensor, label: Tensor) -> None:
+    """Say so where the order of the network's classes is assumed, and where another fits better."""
+    if not teacher.classes and stream.class_map is None and not known_by_name(stream.model, classes):
+        logger.info(
+            "note: %s has %d classes without names; they are taken to be in the order of the data set: %s",
+            teacher.model, len(classes), some(classes, 5),
+        )  # fmt: skip
+    check = check_classes(logits, label, classes, stream.class_map)
+    if check.other:
+        logger.warning(
+            "%s: %s, but %.1f %% with its classes in %s (%s). Write its class names in that order into a file, one a "
+            "line, and name it with --classes (in a recipe: `classes:` of the teacher).",
+            teacher.model, check, check.other.accuracy, check.other.name, some(check.other.names, 3),
+        )  # fmt: skip
+    elif check.at_chance:
+        logger.warning("%s: %s: it does not know these classes, or has them in another order.", teacher.model, check)
 
 
 def _data_for(teacher: Teacher, source: str) -> Data:

@@ -1,7 +1,7 @@
 """The table of a run: each teacher, the true ensemble, student alone, student; accuracy, calibration and cost."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
@@ -106,6 +106,14 @@ def validate(stream: Stream, data: DataSource, accelerator: Accelerator, batch_s
     return {"top1": accuracy(logits[""], label), "nll": negative_log_likelihood(logits[""], label)}
 
 
+def predict_logits(
+    streams: Mapping[str, Stream], data: DataSource, images: Images, accelerator: Accelerator, batch_size: int = 64
+) -> tuple[dict[str, Tensor], Tensor]:
+    """As `predict`, of networks that may wait on the CPU."""
+    predictors = {name: _predictor([stream]) for name, stream in streams.items()}
+    return predict(predictors, data, images, accelerator, batch_size)
+
+
 def make_table(
     student: Stream,
     alone: Stream,
@@ -120,8 +128,7 @@ def make_table(
     """
     teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
     streams = {**teachers, "student alone": alone, "student": student}
-    predictors = {name: _predictor([stream]) for name, stream in streams.items()}
-    logits, label = predict(predictors, data, data.test, accelerator, batch_size)
+    logits, label = predict_logits(streams, data, data.test, accelerator, batch_size)
     members = {name: [stream] for name, stream in streams.items()}
     if teachers:
         members["true ensemble"] = list(teachers.values())

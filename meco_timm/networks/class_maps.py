@@ -46,7 +46,7 @@ def find_map(
     names = _read_names(setting, model.num_classes, role) if setting else names_of_teacher(model)
     found = _by_name(names or [], classes)
     if setting is None and missing == "error" and MISSING in found and in_order(found, model.num_classes):
-        return None  # equal counts, some names unknown: assume the same order, as all trainers do
+        return None  # equal counts, some names unknown: the same order is assumed, and measured before training
     absent = [name for name, place in zip(classes, found, strict=True) if place == MISSING]
     if len(absent) == len(classes) or (absent and missing == "error"):
         raise UserError(_no_map(model.num_classes, names, classes, absent, role))

@@ -156,6 +156,7 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     `zoo.loop` is part of the loops of the teachers that are trained; the others have none.
     """
     elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True, "data": {"workers", "verify"}}
+    elsewhere["teachers"] = {"__all__": {"trust"}}
     key = recipe.model_dump(mode="json", exclude=elsewhere)
     for section in ("data", "alignment", "discriminators"):
         key[section] = _without_later(key[section])

@@ -55,6 +55,9 @@ class Teacher(Network):
     missing: Literal["error", "mask"] = "error"
     """For a teacher that lacks classes of the data set: `error` refuses it, `mask` gives these classes no
     probability."""
+    trust: bool = False
+    """Use the teacher although its accuracy on labelled images is that of chance, or higher in another order of the
+    classes. Teachers that are not trained here are measured on up to 1,000 labelled images before the training."""
     loop: Loop = Loop()
     """Keys that differ from `zoo.loop` in this teacher's training."""
 
