@@ -336,7 +336,7 @@ def test_two_processes_fill_it_together_each_its_own_shards(base, tmp_path):
     folder, weights = tmp_path / "store", {"model": "test_vit", "weights": str(tmp_path / "vit.safetensors")}
     model = timm.create_model("test_vit", num_classes=3)
     save_file(model.state_dict(), weights["weights"])
-    recipe = with_store(base, folder) | {"teachers": [weights | {"size": 32}]}
+    recipe = with_store(base, folder) | {"teachers": [weights | {"size": 32, "trust": True}]}
     command = [*TORCHRUN, str(ROOT / "train.py"), write(recipe, tmp_path), "--store"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
