@@ -508,7 +508,10 @@ NETWORKS: dict[str, tuple[list[str], list[str]]] = {
         ["teachers.0=test_resnet.r160_in1k"],
         ["teachers.0: the teacher has 1000 classes", "the data set 3", "train:"],
     ),
-    "no such folder": (["teachers.0='local-dir:nowhere'"], ["teachers.0: local-dir:nowhere (relative to ", "is not a folder"]),
+    "no such folder": (
+        ["teachers.0='local-dir:nowhere'"],
+        ["teachers.0: local-dir:nowhere (relative to ", "is not a folder"],
+    ),
     "too many blocks": (["alignment.blocks=6"], ["alignment.blocks: ", "has 5 blocks to compare, not 6"]),
     "more blocks than a teacher has": (
         ["alignment.blocks=20", "student=vit_tiny_patch16_224"],
