@@ -11,7 +11,7 @@ from meco_timm.common import UserError
 from meco_timm.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from meco_timm.evaluation import evaluate
+    from meco_timm.evaluation import evaluate, predict
     from meco_timm.hub import publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.reporting import compare, report
@@ -26,6 +26,7 @@ __all__ = [
     "list_teachers",
     "load_recipe",
     "plan",
+    "predict",
     "publish",
     "report",
 ]
@@ -37,6 +38,7 @@ _ROOMS = {
     "fill_store": "pipeline",
     "list_teachers": "zoo",
     "plan": "pipeline",
+    "predict": "evaluation",
     "publish": "hub",
     "report": "reporting",
 }

@@ -117,6 +117,22 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(help="Image files, or folders of images.", show_default=False)],
+    top: Annotated[int, typer.Option(help="Classes per image.", min=1)] = 3,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, one line per image.")] = False,
+    classes: Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 64,
+    verbose: Verbose = None,
+) -> None:
+    """Name the classes of images, with their probabilities."""
+    from meco_timm.evaluation import iter_predictions, print_predictions
+
+    print_predictions(iter_predictions(model, files, top, classes, batch_size), csv)
+
+
+@app.command()
 def report(run: Run, verbose: Verbose = None) -> None:
     """Write report.html of a finished run again, from its folder only."""
     from meco_timm.reporting import report as write_report

@@ -6,12 +6,13 @@ Never: normalises images, or knows a network.
 
 from meco_timm.data.folders import Folder, listed, shown
 from meco_timm.data.hub_datasets import COUNTS, known_data
-from meco_timm.data.images import BadImages
+from meco_timm.data.images import BadImages, decode_file
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from meco_timm.data.manifest import Manifest, changes
 from meco_timm.data.sources import Split, read_manifest, read_source
 from meco_timm.data.verification import verify
 from meco_timm.data.views import numbered
+from meco_timm.data.walk import image_files
 
 __all__ = [
     "COUNTS",
@@ -24,6 +25,8 @@ __all__ = [
     "Split",
     "changes",
     "check_batch",
+    "decode_file",
+    "image_files",
     "known_data",
     "listed",
     "load_data",

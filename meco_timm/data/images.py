@@ -171,6 +171,15 @@ def decode(stored: dict[str, Any]) -> Image.Image:
         return image.convert("RGB")
 
 
+def decode_file(path: str) -> Image.Image:
+    """As `decode`, of a file.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: Pillow's, of an image that cannot be read.
+    """
+    return decode({"bytes": None, "path": path})
+
+
 def _grey(pixels: np.ndarray) -> Image.Image:
     """8 bits of 16; what lies beyond is clipped. Integers of 32 bits that fit into 8 are left as they are."""
     shift = 8 if pixels.dtype.itemsize == 2 or pixels.max(initial=0) > 255 else 0

@@ -72,6 +72,15 @@ def walk(folder: Path) -> Contents:
     return found
 
 
+def image_files(folder: Path) -> list[str]:
+    """Paths of all images below `folder` that are not hidden, sorted.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    return [str(folder / file.path) for file in walk(folder).images]
+
+
 @cache
 def image_endings() -> frozenset[str]:
     """Endings, in small letters and with the dot, of the files that Pillow opens, and not only recognises."""

@@ -6,6 +6,7 @@ Never: changes weights, or selects weights on the test split.
 
 from meco_timm.evaluation.agreement import block_agreement
 from meco_timm.evaluation.class_check import ClassCheck, balanced_sample, check_classes
+from meco_timm.evaluation.image_files import Prediction, iter_predictions, predict, print_predictions
 from meco_timm.evaluation.one_network import evaluate
 from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
 from meco_timm.evaluation.table import (
@@ -22,16 +23,20 @@ from meco_timm.evaluation.table import (
 __all__ = [
     "ClassCheck",
     "Evaluation",
+    "Prediction",
     "Predictions",
     "Row",
     "balanced_sample",
     "block_agreement",
     "check_classes",
     "evaluate",
+    "iter_predictions",
     "load_predictions",
     "make_predictions",
     "make_table",
+    "predict",
     "predict_logits",
+    "print_predictions",
     "print_table",
     "save_predictions",
     "styled_table",

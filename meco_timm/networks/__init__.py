@@ -5,15 +5,16 @@ Never: trains, compares two networks, or knows where images come from.
 """
 
 from meco_timm.networks.alignment import pool_to_grid, standardise
-from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, some
+from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, readable_names, some
 from meco_timm.networks.factory import is_place, make_network, weights_digest
 from meco_timm.networks.saving import export, weights_file_digest
-from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, student_stream, teacher_stream
+from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, data_config, student_stream, teacher_stream
 
 __all__ = [
     "LOGITS_ONLY",
     "Outputs",
     "Stream",
+    "data_config",
     "export",
     "imagenet",
     "is_place",
@@ -21,6 +22,7 @@ __all__ = [
     "make_network",
     "pool_to_grid",
     "read_class_names",
+    "readable_names",
     "some",
     "standardise",
     "student_stream",

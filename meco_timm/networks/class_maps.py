@@ -28,6 +28,14 @@ def names_of_teacher(model: Any) -> list[str] | None:
     return list(imagenet(subset).label_names()) if subset else None
 
 
+def readable_names(model: Any) -> list[str] | None:
+    """As `names_of_teacher`, but ImageNet's classes in words instead of WordNet's numbers."""
+    subset = infer_imagenet_subset(model)
+    if model.pretrained_cfg.get("label_names") or subset is None:
+        return names_of_teacher(model)
+    return list(imagenet(subset).label_descriptions())
+
+
 def find_map(
     model: Any, classes: list[str], setting: str | list[int | str] | None, missing: str, role: str
 ) -> list[int] | None:

@@ -166,7 +166,7 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
-    stream = Stream(model, alignment, size, _data_config(model, role), gives, channels=channels)
+    stream = Stream(model, alignment, size, data_config(model, role), gives, channels=channels)
     return _checked(stream, network.model, role)
 
 
@@ -197,11 +197,11 @@ def teacher_stream(
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
-    stream = Stream(model, alignment, size, _data_config(model, role), gives, mapped, alignment.channels)
+    stream = Stream(model, alignment, size, data_config(model, role), gives, mapped, alignment.channels)
     return _checked(stream, teacher.model, role)
 
 
-def _data_config(model: Any, role: str) -> dict[str, Any]:
+def data_config(model: Any, role: str) -> dict[str, Any]:
     """timm's data config; with one mean and std for a network of grey images."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
     channels = get_model_input_config(model)["input_size"][0]

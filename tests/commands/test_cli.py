@@ -19,7 +19,7 @@ from meco_timm.data.loading import load_data
 from meco_timm.recipe.sections import Data
 from meco_timm.reporting.results import read_results
 
-COMMANDS = ("plan", "train", "evaluate", "report", "compare", "publish", "teachers")
+COMMANDS = ("plan", "train", "evaluate", "predict", "report", "compare", "publish", "teachers")
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -61,7 +61,16 @@ def test_it_is_what_the_package_installs():
 
 
 def test_python_has_the_same():
-    assert set(meco_timm.__all__) >= {"distill", "load_recipe", "evaluate", "report", "compare", "publish", "plan"}
+    assert set(meco_timm.__all__) >= {
+        "distill",
+        "load_recipe",
+        "evaluate",
+        "predict",
+        "report",
+        "compare",
+        "publish",
+        "plan",
+    }
     assert all(callable(getattr(meco_timm, name)) for name in meco_timm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         meco_timm.nonsense  # noqa: B018
