@@ -46,7 +46,7 @@ def evaluate(
     ]
     logits, label = (torch.cat(column) for column in zip(*batches, strict=True))
     _tell_of_order(teacher, stream, source.classes, logits, label)
-    return table_row(teacher.model, [stream], logits, label, device)
+    return table_row(teacher.model, [stream], logits, label, device, source.classes)
 
 
 def _tell_of_order(teacher: Teacher, stream: Stream, classes: list[str], logits: Tensor, label: Tensor) -> None:

@@ -21,7 +21,11 @@ Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
 
 
 class Row(NamedTuple):
-    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s."""
+    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
+
+    per_class: accuracy of each class by name, per cent, None of a class without an image. balanced: their mean. Both
+    are None of runs that ended before they were measured.
+    """
 
     name: str
     top1: float
@@ -31,6 +35,8 @@ class Row(NamedTuple):
     parameters: int
     multiply_adds: int
     images_per_s: float
+    balanced: float | None = None
+    per_class: dict[str, float | None] | None = None
 
 
 class Evaluation(NamedTuple):
@@ -44,6 +50,22 @@ class Evaluation(NamedTuple):
 def accuracy(logits: Tensor, label: Tensor, k: int = 1) -> float:
     """Top-k accuracy of logits N×K against labels N, in per cent."""
     return 100 * (logits.topk(k, 1).indices == label[:, None]).any(1).double().mean().item()
+
+
+def class_accuracies(logits: Tensor, label: Tensor) -> list[float | None]:
+    """Share of the images of each of K classes whose largest logit is right, in per cent; None without an image.
+
+    Logits N×K, labels N.
+    """
+    counts = label.bincount(minlength=logits.shape[1])
+    right = label[logits.argmax(1) == label].bincount(minlength=logits.shape[1])
+    return [100 * r / n if n else None for r, n in zip(right.tolist(), counts.tolist(), strict=True)]
+
+
+def balanced_accuracy(accuracies: list[float | None]) -> float:
+    """Mean over the classes that have an image (balanced accuracy, Brodersen et al. 2010), in per cent."""
+    measured = [accuracy for accuracy in accuracies if accuracy is not None]
+    return sum(measured) / len(measured)
 
 
 def negative_log_likelihood(logits: Tensor, label: Tensor) -> float:
@@ -134,7 +156,7 @@ def make_table(
         members["true ensemble"] = list(teachers.values())
         logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
     order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
-    rows = [table_row(name, members[name], logits[name], label, accelerator.device) for name in order]
+    rows = [table_row(name, members[name], logits[name], label, accelerator.device, data.classes) for name in order]
     return Evaluation(rows, {name: logits[name] for name in order}, label)
 
 
@@ -161,16 +183,21 @@ def on_device(streams: list[Stream], device: torch.device) -> Iterator[None]:
         stream.to("cpu")
 
 
-def table_row(name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device) -> Row:
+def table_row(
+    name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device, classes: list[str]
+) -> Row:
     """The row of one network, or of the mean softmax of several; measures the speed."""
     with on_device(streams, device):
         speed = images_per_second(_predictor(streams), streams[0].size, device, min(64, len(label)))
+    accuracies = class_accuracies(logits, label)
     return Row(
         name,
         **quality(logits, label),  # type: ignore[arg-type]
         parameters=sum(s.parameter_count for s in streams),
         multiply_adds=sum(s.multiply_adds() for s in streams),
         images_per_s=speed,
+        balanced=balanced_accuracy(accuracies),
+        per_class=dict(zip(classes, accuracies, strict=True)),
     )
 
 
@@ -214,9 +241,12 @@ def table_columns(rows: list[Row]) -> list[list[str]]:
         return [head, *(cell(row) for row in rows)]
 
     top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
+    measured = all(row.balanced is not None for row in rows)
+    balanced = [column("balanced %", lambda r: f"{r.balanced:.2f}")] if measured else []
     return [
         column("", lambda r: r.name),
         column("top-1 %", lambda r: f"{r.top1:.2f}"),
+        *balanced,
         *top5,
         column("NLL", lambda r: f"{r.nll:.4f}"),
         column("ECE %", lambda r: f"{r.ece:.2f}"),

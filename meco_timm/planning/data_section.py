@@ -34,7 +34,15 @@ def data_section(recipe: Recipe, data: DataSource) -> DataSection:
     for folder in data.folders:
         where = f" in {shown(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
-    return DataSection(title, _class_table(data), lines)
+    return DataSection(title, _class_table(data), [*lines, *_untested(data)])
+
+
+def _untested(data: DataSource) -> Iterator[str]:
+    """Classes of which no accuracy can be measured."""
+    counts = data.class_counts()["test"]
+    names = [shown(name) for name, count in zip(data.classes, counts, strict=True) if not count]
+    if names:
+        yield f"warning: {len(names)} class(es) have no test image, so their accuracy is not measured: {listed(names)}"
 
 
 def _class_table(data: DataSource) -> Table:

@@ -4,6 +4,7 @@ In: run folders. Out: report.html, compare.html, charts.
 Never: runs a network, or needs the data.
 """
 
+from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.compare_page import compare
 from meco_timm.reporting.curves import similarity_chart
 from meco_timm.reporting.drawing import Chart, chart_style
@@ -26,6 +27,7 @@ __all__ = [
     "about_run",
     "builtin_template",
     "chart_style",
+    "class_table",
     "compare",
     "cost_chart",
     "metrics_by_teacher",

@@ -6,6 +6,7 @@ from typing import Any
 from meco_timm.common import write_text
 from meco_timm.evaluation import table_columns
 from meco_timm.recipe import to_yaml
+from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import (
@@ -21,6 +22,7 @@ from meco_timm.reporting.pages import render_page, thumbnail
 from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
 from meco_timm.zoo import named_teachers
 
+CLASSES = 50  # with an accuracy of their own in the report
 Section = tuple[str, str, list[Chart]]  # heading, introduction, charts
 
 
@@ -47,6 +49,7 @@ def report_page(results: Results) -> str:
             verdict=verdict(results),
             columns=columns,
             cells=cells,
+            per_class=class_table(results, CLASSES),
             recipe=results.recipe,
             predictions=results.predictions is not None,
             sections=_sections(results),

@@ -11,7 +11,9 @@ from meco_timm.data.loading import load_data
 from meco_timm.evaluation.table import (
     Row,
     accuracy,
+    balanced_accuracy,
     calibration_error,
+    class_accuracies,
     images_per_second,
     make_table,
     negative_log_likelihood,
@@ -161,3 +163,14 @@ def test_tables_for_people(rows, capsys):
     assert "Test split of shapes" in told
     assert all(row.name in told and f"{row.top1:.2f}" in told for row in rows)
     assert "top-5" not in told
+
+
+def test_accuracy_of_each_class_and_their_mean():
+    """8 of 8 of the first class right, 1 of 2 of the second, none of the third; the fourth has no image."""
+    label = torch.tensor([0] * 8 + [1, 1, 2])
+    predicted = torch.tensor([0] * 8 + [1, 0, 0])
+    logits = torch.nn.functional.one_hot(predicted, 4).float()
+    found = class_accuracies(logits, label)
+    assert found == [100, 50, 0, None]
+    assert balanced_accuracy(found) == pytest.approx(50)
+    assert accuracy(logits, label) == pytest.approx(100 * 9 / 11)
