@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
 from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import load_data
-from meco_timm.data.views import numbered
+from meco_timm.data.views import Steps, numbered
 from meco_timm.recipe.sections import Data
 
 
@@ -73,7 +73,7 @@ def sides_over(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[],
             reseed(numbered(0, 0).seed, row)
 
     return {
-        "ours": next_of(data.batches(data.train, args.batch, 0, 0, 10**6)),
+        "ours": next_of(data.batches(data.train, Steps(args.batch, 0, 0, 10**6))),
         "ImageFolder": next_of(endless),
         "decoded": decoded,
         "seeding": seeding,

@@ -2,6 +2,7 @@
 
 import os
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def text_of(plan: Plan) -> bytes:
     recipe["loop"] = {**recipe.get("loop", {}), "batch_size": 2}
     for number, value in plan.bends:
         paths = _paths(recipe)
-        _set(recipe, paths[number % len(paths)], value)
+        _set(recipe, paths[number % len(paths)], deepcopy(value))
     for number, key in enumerate(plan.unknown):
         sections = [recipe, *(v for v in recipe.values() if isinstance(v, dict))]
         sections[(plan.seed + number) % len(sections)][key] = 1

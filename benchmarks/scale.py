@@ -28,7 +28,7 @@ from benchmarks.form import Row, arguments, report
 from meco_timm.common.randomness import reseed
 from meco_timm.data.images import Images
 from meco_timm.data.loading import DataSource, load_data
-from meco_timm.data.views import BatchStream
+from meco_timm.data.views import BatchStream, Passes, Steps
 from meco_timm.distillation.distiller import Supervised
 from meco_timm.networks import LOGITS_ONLY
 from meco_timm.networks.streams import student_stream
@@ -78,7 +78,7 @@ def read(data: DataSource, share: Share) -> np.ndarray:
     """n×2 of (row, CRC) in the order of the batches."""
     images = data.train
     parts = share.batch, 3, 0, share.stop, share.rank, share.world
-    order = BatchStream(len(images), *parts, ends=images.ends, buffer=data.buffer)
+    order = BatchStream(Passes(len(images), ends=images.ends, buffer=data.buffer), Steps(*parts))
     loader = DataLoader(Undecoded(images), batch_sampler=order, collate_fn=list, num_workers=share.workers)
     return np.array([pair for batch in loader for pair in batch], dtype=np.int64)
 
@@ -108,7 +108,8 @@ def _read_aside(data: DataSource, share: Share) -> np.ndarray:
 def memory(data: DataSource, batch: int, epochs: int = 5) -> list[float]:
     """MiB of this process and two workers at the end of each epoch."""
     steps = len(data.train) // batch
-    order = BatchStream(len(data.train), batch, 3, 0, steps * epochs, ends=data.train.ends, buffer=data.buffer)
+    passes = Passes(len(data.train), ends=data.train.ends, buffer=data.buffer)
+    order = BatchStream(passes, Steps(batch, 3, 0, steps * epochs))
     loader = DataLoader(Undecoded(data.train), batch_sampler=order, collate_fn=list, num_workers=2)
     found = []
     for step, _ in enumerate(loader, 1):

@@ -16,6 +16,7 @@ from torch.utils.data import SequentialSampler, TensorDataset
 
 from benchmarks.step import stepping, training_of
 from meco_timm.data.loading import Batch, DataSource, load_data
+from meco_timm.data.views import Steps
 from meco_timm.networks.streams import Stream
 from meco_timm.pipeline import batch_seed
 from meco_timm.recipe.recipe import Recipe
@@ -183,4 +184,4 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
 
 def batches_of(args: argparse.Namespace, data: DataSource) -> list[Batch]:
     seed = batch_seed(recipe_of(args, 1, None))
-    return list(data.batches(data.train, args.batch, seed, 0, args.steps))
+    return list(data.batches(data.train, Steps(args.batch, seed, 0, args.steps)))

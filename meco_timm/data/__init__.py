@@ -4,14 +4,15 @@ In: a folder, parquet files, tars or a Hub id. Out: `Batch(image uint8 B×3×H×
 Never: normalises images, or knows a network.
 """
 
-from meco_timm.data.folders import Folder, listed, shown
+from meco_timm.data.folders import Folder
 from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.images import BadImages, decode_file
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from meco_timm.data.manifest import Manifest, changes
+from meco_timm.data.names import listed, shown
 from meco_timm.data.sources import Split, read_manifest, read_source
 from meco_timm.data.verification import verify
-from meco_timm.data.views import numbered
+from meco_timm.data.views import Steps, numbered
 from meco_timm.data.walk import image_files
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Images",
     "Manifest",
     "Split",
+    "Steps",
     "changes",
     "check_batch",
     "decode_file",

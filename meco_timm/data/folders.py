@@ -17,8 +17,6 @@
 Nothing is ever written there.
 """
 
-import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +24,11 @@ from typing import NamedTuple
 
 from meco_timm.common import UserError
 from meco_timm.data.metadata import find_labels
+from meco_timm.data.names import NAMED, check_alike, listed, shown, split_name
 from meco_timm.data.walk import Contents, File, walk
 
 BESIDE = "beside the class folders"
 BESIDE_SPLITS = "beside the folders of the splits"
-WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
-FILLERS = {"set", "split", "data", "dataset", "images", "image", "imgs", "img", "seg", "folder"}
-NAMED = 5  # names in a message
 
 
 class ImageFiles(NamedTuple):
@@ -85,30 +77,11 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
         parts = {split: ImageFiles(splits[split], part, labels.of(part)) for split, part in files.items()}
         labels.check(f for part in files.values() for f in part)
         _check_agreement(found, parts, labels.named, label_column)
-        _check_alike(_words(parts), found.root)
+        check_alike(_words(parts), found.root)
         return Folder(found.root, parts, found.skipped, found.others, labels.named, labels.column)
     parts = {split: _by_folder(found, splits[split], part) for split, part in files.items()}
-    _check_alike(_words(parts), found.root)
+    check_alike(_words(parts), found.root)
     return Folder(found.root, parts, found.skipped, found.others)
-
-
-def split_name(name: str) -> str | None:
-    """`train`, `validation` or `test` if a folder's name means one, and nothing else."""
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.casefold())]
-    words = [re.sub(r"(?<=.)(set|data|images)$", "", word) if word not in WORDS else word for word in words]
-    named = [word for word in words if word and word not in FILLERS]
-    return WORDS.get(named[0]) if len(named) == 1 else None
-
-
-def shown(name: str) -> str:
-    """A file's name as it can be printed anywhere."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def listed(names: list[str], limit: int = NAMED) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
 
 
 def top_folders(found: Contents, place: str = "") -> list[str]:
@@ -231,17 +204,6 @@ def _deeper(found: Contents, place: str, only: str) -> str:
     if len(inner) < 2:
         return ""
     return f" Did you mean {found.root}/{only}?" if not place else f" Move the folders in {shown(only)} one level up."
-
-
-def _check_alike(names: list[str], where: str) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
-        if other != name:
-            raise UserError(
-                f"data.source: {where}: the classes {other!r} and {name!r} differ only in case, spaces or the form of "
-                "their Unicode. If they are one class, put them together; if not, rename one."
-            )
 
 
 def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, label_column: str | None) -> None:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from meco_timm.common import UserError, derive, get_logger
+from meco_timm.common import UserError, get_logger
 from meco_timm.data.folders import Folder
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
 from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.shards import Shards
-from meco_timm.data.sources import Rows, Split, read_source, read_split, read_unlabelled
-from meco_timm.data.views import BatchStream, ChosenViews, shuffled, variety
+from meco_timm.data.sources import Rows, read_source, read_split, read_unlabelled
+from meco_timm.data.splitting import choose_rows, hold_out
+from meco_timm.data.views import BatchStream, ChosenViews, Passes, Steps, shuffled, variety
 from meco_timm.recipe import Data, fingerprint
 
 logger = get_logger(__name__)
@@ -75,39 +76,18 @@ class DataSource:
         found = images.labels[images.rows]
         return torch.from_numpy(np.bincount(found, minlength=len(self.classes)))
 
-    def batches(
-        self,
-        images: Images,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        rank: int = 0,
-        world: int = 1,
-        bad: BadImages | None = None,
-    ) -> Iterator[Batch]:
-        """Training batches `start` to `stop`. `bad` is told of images that cannot be read.
+    def batches(self, images: Images, steps: Steps, bad: BadImages | None = None) -> Iterator[Batch]:
+        """The training batches of `steps`. `bad` counts the images that cannot be read.
 
         Raises:
-            UserError: an image more than `data.max_bad` cannot be read, or a shard; it is named.
+            UserError: more images than `data.max_bad` cannot be read, or a shard cannot; names it.
         """
-        check_batch(images, batch_size, world)
-        order = BatchStream(
-            len(images),
-            batch_size,
-            seed,
-            start,
-            stop,
-            rank,
-            world,
-            self.repeats,
-            images.views,
-            images.ends,
-            self.buffer,
-            images.labels[images.rows] if images.balanced else None,
-        )
-        workers = self.workers if stop - start > 1 else 0
-        return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images, bad)
+        check_batch(images, steps.batch_size, steps.world)
+        labels = images.labels[images.rows] if images.balanced else None
+        passes = Passes(len(images), self.repeats, images.views, images.ends, self.buffer, labels)
+        workers = self.workers if steps.stop - steps.start > 1 else 0
+        loader = self._loader(images, batch_sampler=BatchStream(passes, steps), num_workers=workers)
+        return _checked(loader, images, bad)
 
     def chosen(self, images: Images, views: Tensor, rows: Tensor, batch_size: int, seed: int) -> Iterator[Batch]:
         """Views of images by number and row, N each, as `batches` with this seed shows them."""
@@ -166,12 +146,12 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     """
     classes, train, own_validation, test, *folders = read_source(settings)
     if test is None:
-        train, test = _hold_out(train, settings.test_fraction, seed)
+        train, test = hold_out(train, settings.test_fraction, seed)
     images, labels = train
     if own_validation is not None:
         images = _followed_by(images, own_validation.images)
         labels = np.concatenate([labels, own_validation.labels])
-    learns, labelled, validation = _choose_rows(labels, len(train.labels), len(classes), settings, seed)
+    learns, labelled, validation = choose_rows(labels, len(train.labels), len(classes), settings, seed)
     learns_labels = learns if settings.images else labelled
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]
@@ -208,44 +188,6 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     )
 
 
-def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """(the rest, a share of the images for the test)."""
-    images, labels = split
-    rows = np.arange(len(labels))
-    held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
-    rest = np.setdiff1d(rows, held_out)
-    return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
-
-
-def _choose_rows(
-    labels: np.ndarray, own: int, classes: int, settings: Data, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that the student learns from, those whose labels may be used, and those of the validation split: those from
-    row `own` on, or a share of all."""
-    rows = np.arange(len(labels))
-    validation = rows[own:]
-    if not len(validation):
-        size = round(settings.validation * len(rows))
-        validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
-    train = np.setdiff1d(rows, validation)
-    if settings.images is not None:
-        _check_number("images", settings.images, classes, len(train))
-        return _stratified(labels, train, settings.images, derive(seed, "images")), train, validation
-    if settings.labelled is None:
-        return train, train, validation
-    _check_number("labelled", settings.labelled, classes, len(train))
-    labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
-    return train if settings.student_sees == "all" else labelled, labelled, validation
-
-
-def _check_number(key: str, number: int, classes: int, images: int) -> None:
-    if not classes <= number <= images:
-        raise UserError(
-            f"data.{key}: {number} must lie between {classes} (one per class) and "
-            f"{images} (the training images without the validation split)."
-        )
-
-
 def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
     """Say so where shards hold few classes each, and the buffer is too small to mix them."""
     size = len(images)
@@ -275,26 +217,6 @@ def whole_split(settings: Data, split: str | None) -> DataSource:
     classes, found = read_split(settings, split or settings.test_split)
     images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
     return DataSource(classes, images, images, images, images, images, fingerprint(classes), settings.workers)
-
-
-def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
-    """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
-
-    `leave_one`: the last image of a class is taken last, so that the rest has one of each class.
-    """
-    if size == 0:
-        return rows[:0]
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(rows)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    sizes = np.bincount(labels[rows])
-    rank_in_class = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
-    share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)
-    share[rank_in_class == 0] -= 1 if size >= np.count_nonzero(sizes) else 0
-    if leave_one:
-        share[rank_in_class == np.repeat(sizes, sizes) - 1] = 2
-    return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
 
 
 def sample(split: Rows) -> list[Any]:

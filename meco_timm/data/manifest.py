@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meco_timm.data.folders import Folder, listed
+from meco_timm.data.folders import Folder
+from meco_timm.data.names import listed
 from meco_timm.recipe import fingerprint
 
 UNKNOWN = -1  # checksum of a file that was not read

@@ -68,69 +68,75 @@ def balanced_copies(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return copies
 
 
+class Steps(NamedTuple):
+    """Which batches: steps `start` to `stop`, the part of process `rank` of `world`. batch_size: images per process."""
+
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    rank: int = 0
+    world: int = 1
+
+
+class Passes(NamedTuple):
+    """How the epochs go through `size` images. repeats: views of an image within an epoch. views: epochs after which
+    the views repeat; None for never. ends, buffer: as of `shuffled`. labels: of the images if every class is to be
+    shown equally often (`balanced_copies`)."""
+
+    size: int
+    repeats: int = 1
+    views: int | None = None
+    ends: np.ndarray | None = None
+    buffer: int = 0
+    labels: np.ndarray | None = None
+
+
 class BatchStream(Sampler[list[tuple[View, int]]]):
-    """Endless shuffled passes over `size` images, cut into batches; every image once per epoch, no short batch.
+    """Endless shuffled passes, cut into batches; every image once per epoch, no short batch.
 
-    Batch s is a function of (seed, s): process `rank` of `world` takes its part of positions [s·B·world, (s+1)·B·world)
-    in the row of all epochs' orders (`shuffled`, with `ends` and `buffer`), so 2 processes × B see what 1 process × 2B
-    sees. Epoch e shows view e, or e mod `views`.
-
-    labels: of the images where each class is to be shown alike (`balanced_copies`); an image's second copy in an epoch
-    has a view of its own.
+    Batch s is a function of (seed, s): a process takes its part of positions [s·B·world, (s+1)·B·world) in the sequence
+    of all epochs' orders, so 2 processes × B see what 1 process × 2B sees. Epoch e shows view e, or e mod `views`. With
+    `labels`, an image's second copy in an epoch has a view of its own.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        rank: int = 0,
-        world: int = 1,
-        repeats: int = 1,
-        views: int | None = None,
-        ends: np.ndarray | None = None,
-        buffer: int = 0,
-        labels: np.ndarray | None = None,
-    ):
-        self.size, self.batch_size, self.seed, self.labels = size, batch_size, seed, labels
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
-        self.repeats, self.views = repeats, views
-        self.ends, self.buffer = ends, buffer
+    def __init__(self, passes: Passes, steps: Steps):
+        self.passes, self.steps = passes, steps
         self._epoch, self._views, self._order = -1, [PLAIN], np.zeros((1, 2), dtype=np.int64)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return self.steps.stop - self.steps.start
 
     def __iter__(self) -> Iterator[list[tuple[View, int]]]:
-        for step in range(self.start, self.stop):
-            first = (step * self.world + self.rank) * self.batch_size
-            yield [self._at(position) for position in range(first, first + self.batch_size)]
+        size, _, start, stop, rank, world = self.steps
+        for step in range(start, stop):
+            first = (step * world + rank) * size
+            yield [self._at(position) for position in range(first, first + size)]
 
     def _at(self, position: int) -> tuple[View, int]:
-        """(view, which image) at a position in the row of all epochs."""
-        image, repeat = divmod(position, self.repeats)
-        epoch, i = divmod(image, self.size)
+        """(view, which image) at a position in the sequence of all epochs."""
+        size, repeats, views, *_ = self.passes
+        image, repeat = divmod(position, repeats)
+        epoch, i = divmod(image, size)
         if self._epoch != epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
-            first = (epoch % self.views if self.views else epoch) * self.repeats
-            self._views = [numbered(self.seed, first + n, self.repeats) for n in range(self.repeats)]
+            first = (epoch % views if views else epoch) * repeats
+            self._views = [numbered(self.steps.seed, first + n, repeats) for n in range(repeats)]
         chosen, copy = self._order[i].tolist()
         view = self._views[repeat]
         return (view._replace(seed=derive(view.seed, "copy", copy)) if copy else view), chosen
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """(which image, which of its copies) at each position of an epoch, size×2."""
-        if self.labels is None:
-            order = shuffled(self.size, self.seed, epoch, self.ends, self.buffer)
+        size, _, _, ends, buffer, labels = self.passes
+        if labels is None:
+            order = shuffled(size, self.steps.seed, epoch, ends, buffer)
             return np.stack([order, np.zeros_like(order)], 1)
-        copies = balanced_copies(self.labels, self.seed, epoch)
+        copies = balanced_copies(labels, self.steps.seed, epoch)
         last = copies.cumsum()
-        ends = None if self.ends is None else np.append(0, last)[self.ends]
-        order = shuffled(self.size, self.seed, epoch, ends, self.buffer)
-        image = np.repeat(np.arange(self.size), copies)
-        return np.stack([image, np.arange(self.size) - (last - copies)[image]], 1)[order]
+        order = shuffled(size, self.steps.seed, epoch, None if ends is None else np.append(0, last)[ends], buffer)
+        image = np.repeat(np.arange(size), copies)
+        return np.stack([image, np.arange(size) - (last - copies)[image]], 1)[order]
 
 
 class ChosenViews(Sampler[list[tuple[View, int]]]):

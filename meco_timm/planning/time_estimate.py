@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from meco_timm.common import UserError
-from meco_timm.data import COUNTS, DataSource, known_data
+from meco_timm.data import COUNTS, DataSource, Steps, known_data
 from meco_timm.distillation import Distiller, Supervised, gradient_shares
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
 from meco_timm.planning.cost import format_duration, multiply_adds_per_second, run_parts
@@ -74,7 +74,7 @@ def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:
     if known_data(recipe.data):
         return COUNTS[recipe.data.source].per_second
     size = min(32, len(data.train))
-    batches = replace(data, workers=0).batches(data.train, size, recipe.seed, 0, 3)
+    batches = replace(data, workers=0).batches(data.train, Steps(size, recipe.seed, 0, 3))
     next(batches)
     start = time.perf_counter()
     next(batches)
@@ -117,7 +117,7 @@ class StepTimer:
     def __init__(self, recipe: Recipe, data: DataSource, batch: int, clock: Clock, folder: Path):
         self.recipe, self.data, self.batch, self.clock, self.folder = recipe, data, batch, clock, folder
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        batches = replace(data, workers=0).batches(data.train, batch, recipe.seed, 0, 1000)
+        batches = replace(data, workers=0).batches(data.train, Steps(batch, recipe.seed, 0, 1000))
         self.loading = self._timed(lambda: next(batches)) / batch  # seconds per image, in one process
         self.sample = next(batches)
         self.image = self.sample.image.to(self.accelerator.device)

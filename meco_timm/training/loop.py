@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from meco_timm.common import Ticker, UserError, derive, get_logger, reseed
-from meco_timm.data import BadImages, Batch
+from meco_timm.data import BadImages, Batch, Steps
 from meco_timm.distillation import gradient_shares
 from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
@@ -175,9 +175,8 @@ class Training:
         parts, a = self.settings.accumulation, self.accelerator
         seed, size = derive(self.job.seed, "batches"), self.settings.batch_size
         start, stop = self.step * parts, self.job.steps * parts
-        return self.job.data.batches(
-            self.job.images, size, seed, start, stop, a.process_index, a.num_processes, self.bad
-        )
+        steps = Steps(size, seed, start, stop, a.process_index, a.num_processes)
+        return self.job.data.batches(self.job.images, steps, self.bad)
 
     def _validate(self) -> dict[str, float]:
         return self.validation.run(self.ema.module if self.ema else self.shards.gather(self._module), self.step)

@@ -14,7 +14,8 @@ from helpers.data import load, refused
 
 import train
 from meco_timm.common.errors import UserError
-from meco_timm.data.folders import read_folder, split_name
+from meco_timm.data.folders import read_folder
+from meco_timm.data.names import split_name
 
 SHARED = Path(os.environ.get("MECO_SHARED", ROOT.parent / "shared"))
 MAKE = SHARED / "cases/make_folders.py"

@@ -15,6 +15,7 @@ from timm.data.readers.img_extensions import add_img_extensions
 
 from meco_timm.common.errors import UserError
 from meco_timm.data.images import BadImages, decode
+from meco_timm.data.views import Steps
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -92,7 +93,7 @@ def damaged(tmp_path: Path) -> Path:
 def test_the_next_that_can_be_read_stands_in(damaged, caplog, workers):
     data = load(damaged, workers=workers, max_bad=2, validation=0.0)
     bad = BadImages(2)
-    batches = list(data.batches(data.train, 6, 0, 0, 12, bad=bad))
+    batches = list(data.batches(data.train, Steps(6, 0, 0, 12), bad))
     row = torch.cat([batch.row for batch in batches])
     counts = np.bincount(row[:36], minlength=36)
     assert counts[[15, 16, 17]].tolist() == [0, 0, 3]  # twelve circles come first

@@ -14,6 +14,7 @@ from helpers.data import load, refused, seen
 from PIL import Image
 
 from meco_timm.data.loading import NO_LABEL, BatchStream
+from meco_timm.data.views import Passes, Steps
 
 
 def png(label: int, seed: int = 0, mode: str = "RGB") -> dict[str, Any]:
@@ -183,7 +184,7 @@ def test_the_identity_knows_images_labels_and_splits(shapes, tmp_path):
 
 
 def positions(size: int, batch: int, start: int, stop: int, **rank: int) -> list[list[int]]:
-    return [[i for _, i in step] for step in BatchStream(size, batch, 3, start, stop, **rank)]
+    return [[i for _, i in step] for step in BatchStream(Passes(size), Steps(batch, 3, start, stop, **rank))]
 
 
 def test_every_image_once_per_epoch():
@@ -197,13 +198,13 @@ def test_every_image_once_per_epoch():
 def test_a_batch_is_a_function_of_seed_and_step():
     whole = positions(13, 4, 0, 20)
     assert positions(13, 4, 7, 20) == whole[7:]
-    assert [[i for _, i in step] for step in BatchStream(13, 4, 4, 0, 20)] != whole
+    assert [[i for _, i in step] for step in BatchStream(Passes(13), Steps(4, 4, 0, 20))] != whole
     assert all(len(step) == 4 for step in whole)
 
 
 def test_two_processes_see_what_one_with_twice_the_batch_sees():
-    whole = list(BatchStream(13, 6, 3, 0, 20))
-    parts = [list(BatchStream(13, 3, 3, 0, 20, rank=rank, world=2)) for rank in (0, 1)]
+    whole = list(BatchStream(Passes(13), Steps(6, 3, 0, 20)))
+    parts = [list(BatchStream(Passes(13), Steps(3, 3, 0, 20, rank=rank, world=2))) for rank in (0, 1)]
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
 
 
@@ -249,7 +250,7 @@ def test_evaluation_sees_plain_images_once_and_in_order(shapes):
 
 def test_images_are_bytes_not_normalised(shapes):
     data = load(shapes)
-    batch = next(iter(data.batches(data.train, 4, 0, 0, 1)))
+    batch = next(iter(data.batches(data.train, Steps(4, 0, 0, 1))))
     assert batch.image.dtype == torch.uint8
     assert batch.image.max() > 150
     assert batch.label.dtype == batch.row.dtype == torch.int64
@@ -258,7 +259,7 @@ def test_images_are_bytes_not_normalised(shapes):
 def test_balanced_batches_show_each_class_alike_and_each_copy_in_a_view_of_its_own():
     """20, 5 and 2 images of three classes, 9 of each in an epoch of 27."""
     labels = np.repeat([0, 1, 2], [20, 5, 2])
-    steps = list(BatchStream(27, 9, 3, 0, 6, labels=labels))
+    steps = list(BatchStream(Passes(27, labels=labels), Steps(9, 3, 0, 6)))
     for epoch in (steps[:3], steps[3:]):
         shown = [key for step in epoch for key in step]
         counts = Counter(i for _, i in shown)
@@ -272,9 +273,9 @@ def test_balanced_batches_show_each_class_alike_and_each_copy_in_a_view_of_its_o
 @pytest.mark.parametrize("ends", [None, np.array([8, 15, 27])])
 def test_balanced_batches_are_functions_of_seed_and_step_on_any_number_of_processes(ends):
     options = {"labels": np.repeat([0, 1, 2], [20, 5, 2]), "ends": ends, "buffer": 6}
-    whole = list(BatchStream(27, 6, 3, 0, 20, **options))
-    assert list(BatchStream(27, 6, 3, 7, 20, **options)) == whole[7:]
-    parts = [list(BatchStream(27, 3, 3, 0, 20, rank=rank, world=2, **options)) for rank in (0, 1)]
+    whole = list(BatchStream(Passes(27, **options), Steps(6, 3, 0, 20)))
+    assert list(BatchStream(Passes(27, **options), Steps(6, 3, 7, 20))) == whole[7:]
+    parts = [list(BatchStream(Passes(27, **options), Steps(3, 3, 0, 20, rank=rank, world=2))) for rank in (0, 1)]
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
 
 

@@ -26,7 +26,7 @@ from meco_timm.common.errors import UserError
 from meco_timm.data import tars
 from meco_timm.data.images import Images
 from meco_timm.data.shards import RowGroups
-from meco_timm.data.views import BatchStream, shuffled, variety
+from meco_timm.data.views import BatchStream, Passes, Steps, shuffled, variety
 from meco_timm.distillation.distiller import Supervised
 from meco_timm.evaluation import table
 from meco_timm.networks import LOGITS_ONLY
@@ -319,7 +319,7 @@ def test_a_resumed_order_goes_on_at_the_very_image(made):
     images: Images = data.train
 
     def order(start: int, stop: int) -> list[Any]:
-        return list(BatchStream(len(images), 7, 3, start, stop, ends=images.ends, buffer=8))
+        return list(BatchStream(Passes(len(images), ends=images.ends, buffer=8), Steps(7, 3, start, stop)))
 
     assert order(0, 5) + order(5, 40) == order(0, 40)
 
@@ -331,12 +331,13 @@ ASK = """
 import sys
 from meco_timm.data.loading import load_data
 from meco_timm.common.errors import UserError
+from meco_timm.data.views import Steps
 from meco_timm.recipe.sections import Data
 for source in sys.argv[1:]:
     for streaming in (True, False):
         try:
             data = load_data(Data(source=source, streaming=streaming, image_size=32, workers=0), 0)
-            rows = [row for batch in data.batches(data.train, 9, 0, 0, 6) for row in batch.row.tolist()]
+            rows = [row for batch in data.batches(data.train, Steps(9, 0, 0, 6)) for row in batch.row.tolist()]
             print(source, streaming, len(data.classes), len(data.test), sorted(rows) == data.train.rows.tolist())
         except UserError as error:
             print(source, streaming, error)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from benchmarks import resume
 from meco_timm.data.loading import load_data
+from meco_timm.data.views import Steps
 from meco_timm.recipe.sections import Data
 
 ROOT = Path(__file__).parents[2]
@@ -225,5 +226,5 @@ def test_an_image_with_nan_reaches_no_network_as_nan(tmp_path):
     settings = {"source": str(tmp_path), "image_size": 32, "workers": 0, "validation": 0.0}
     data = load_data(Data.model_validate(settings), seed=0)
     assert len(data.train) == 17
-    for batch in data.batches(data.train, 17, seed=0, start=0, stop=1):
+    for batch in data.batches(data.train, Steps(17, seed=0, start=0, stop=1)):
         assert batch.image.dtype == torch.uint8

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from meco_timm.common.errors import UserError
 from meco_timm.common.randomness import derive
 from meco_timm.data.loading import Batch, DataSource, load_data
+from meco_timm.data.views import Steps
 from meco_timm.distillation.distiller import Distiller, Supervised
 from meco_timm.networks.streams import Outputs, Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network, Recipe
@@ -76,7 +77,7 @@ def test_a_run_is_the_loop_written_out(tmp_path, data):
     found = state(training(tmp_path, data, settings).run().model)
     by_hand = stream()
     by_hand.train()
-    for batch in data.batches(data.train, 8, derive(7, "batches"), 0, 3):
+    for batch in data.batches(data.train, Steps(8, derive(7, "batches"), 0, 3)):
         loss = nn.functional.cross_entropy(by_hand.model((batch.image / 255 - by_hand.mean) / by_hand.std), batch.label)
         for p, g in zip(by_hand.parameters(), torch.autograd.grad(loss, list(by_hand.parameters())), strict=True):
             p.data -= 0.01 * g

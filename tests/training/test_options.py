@@ -15,6 +15,7 @@ from conftest import ROOT, tree, write
 import train
 from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import BatchStream
+from meco_timm.data.views import Passes, Steps
 from meco_timm.distillation.distiller import Supervised
 from meco_timm.distillation.losses import with_labels
 from meco_timm.networks.streams import student_stream
@@ -63,7 +64,7 @@ def test_shares_of_classes_as_labels():
 
 
 def test_repeated_views_stand_in_one_batch_and_differ():
-    first, second = list(BatchStream(6, 6, 0, 0, 2, repeats=3))
+    first, second = list(BatchStream(Passes(6, repeats=3), Steps(6, 0, 0, 2)))
     images = [i for _, i in first]
     assert len(set(images)) == 2
     assert all(images.count(i) == 3 for i in images)

@@ -23,6 +23,7 @@ import train
 from meco_timm import pipeline
 from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
+from meco_timm.data.views import Steps
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo import output_shards, zoo
 from meco_timm.zoo.output_shards import OutputShards
@@ -144,7 +145,7 @@ def test_what_training_meets_is_kept_and_read_the_next_time(base, tmp_path, monk
 def test_views_repeat_after_so_many_epochs(base):
     made = Recipe.model_validate(base | {"store": {"views": VIEWS}})
     data = load_data(made.data, made.seed, made.store.views)
-    batches = list(data.batches(data.train, 9, 5, 0, 9))  # three epochs of 27 images
+    batches = list(data.batches(data.train, Steps(9, 5, 0, 9)))  # three epochs of 27 images
     first, second, third = (torch.cat([b.image[b.row.argsort()] for b in batches[i : i + 3]]) for i in (0, 3, 6))
     by_row = [torch.cat([b.row for b in batches[i : i + 3]]) for i in (0, 3, 6)]
     views = [{int(v) for b in batches[i : i + 3] for v in b.view} for i in (0, 3, 6)]
@@ -159,7 +160,7 @@ def test_views_repeat_after_so_many_epochs(base):
 def test_chosen_views_are_those_that_training_shows(base):
     made = Recipe.model_validate(base | {"data": base["data"] | {"augmentation": {"repeats": 2}}})
     data = load_data(made.data, made.seed, 3)
-    shown = list(data.batches(data.train, 9, 5, 0, 20))
+    shown = list(data.batches(data.train, Steps(9, 5, 0, 20)))
     view, row = (torch.cat([getattr(batch, key) for batch in shown]) for key in ("view", "row"))
     assert set(view.tolist()) == set(range(6))
     chosen = torch.cat([batch.image for batch in data.chosen(data.train, view, row, 7, 5)])
@@ -169,7 +170,7 @@ def test_chosen_views_are_those_that_training_shows(base):
 def test_a_teacher_per_image_costs_one_and_is_a_function_of_step_and_image(base, monkeypatch):
     """Live: each image goes through the teacher that is drawn for it, and through no other."""
     teachers, data, made = opened(base | {"zoo": base["zoo"] | {"sampling": "random_image"}})
-    batch = next(data.batches(data.train, 16, 5, 0, 1))
+    batch = next(data.batches(data.train, Steps(16, 5, 0, 1)))
     with torch.no_grad():
         each = [stream(batch.image).logits for stream in teachers.streams.values()]
     seen: list[int] = []

@@ -1,0 +1,65 @@
+"""Which images are for training, validation and the test, and whose labels may be used: stratified and seeded."""
+
+import numpy as np
+
+from meco_timm.common import UserError, derive
+from meco_timm.data.sources import Split
+from meco_timm.recipe import Data
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """(the rest, a share of the images for the test)."""
+    images, labels = split
+    rows = np.arange(len(labels))
+    held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
+    rest = np.setdiff1d(rows, held_out)
+    return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
+
+
+def choose_rows(
+    labels: np.ndarray, own: int, classes: int, settings: Data, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that the student learns from, those whose labels may be used, and those of the validation split: those from
+    row `own` on, or a share of all."""
+    rows = np.arange(len(labels))
+    validation = rows[own:]
+    if not len(validation):
+        size = round(settings.validation * len(rows))
+        validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
+    train = np.setdiff1d(rows, validation)
+    if settings.images is not None:
+        _check_number("images", settings.images, classes, len(train))
+        return _stratified(labels, train, settings.images, derive(seed, "images")), train, validation
+    if settings.labelled is None:
+        return train, train, validation
+    _check_number("labelled", settings.labelled, classes, len(train))
+    labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
+    return train if settings.student_sees == "all" else labelled, labelled, validation
+
+
+def _check_number(key: str, number: int, classes: int, images: int) -> None:
+    if not classes <= number <= images:
+        raise UserError(
+            f"data.{key}: {number} must lie between {classes} (one per class) and "
+            f"{images} (the training images without the validation split)."
+        )
+
+
+def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
+    """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
+
+    `leave_one`: the last image of a class is taken last, so that the rest has one of each class.
+    """
+    if size == 0:
+        return rows[:0]
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(rows)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels[rows])
+    rank_in_class = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
+    share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)
+    share[rank_in_class == 0] -= 1 if size >= np.count_nonzero(sizes) else 0
+    if leave_one:
+        share[rank_in_class == np.repeat(sizes, sizes) - 1] = 2
+    return np.sort(by_class[np.argsort(share, kind="stable")[:size]])
