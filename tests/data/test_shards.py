@@ -328,7 +328,9 @@ def test_a_resumed_order_goes_on_at_the_very_image(made):
 
 
 ASK = """
-import sys
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.WARNING)
+logging.getLogger("meco_timm").setLevel(logging.INFO)
 from meco_timm.data.loading import load_data
 from meco_timm.common.errors import UserError
 from meco_timm.data.views import Steps
