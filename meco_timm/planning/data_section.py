@@ -34,7 +34,14 @@ def data_section(recipe: Recipe, data: DataSource) -> DataSection:
     for folder in data.folders:
         where = f" in {shown(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
-    return DataSection(title, _class_table(data), [*lines, *_untested(data)])
+    return DataSection(title, _class_table(data), [*lines, *_untested(data), *_twice_balanced(recipe)])
+
+
+def _twice_balanced(recipe: Recipe) -> Iterator[str]:
+    """Two remedies for rare classes at once."""
+    loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers if teacher.train)]
+    if recipe.data.sampling == "balanced" and any(loop.class_weights == "balanced" for loop in loops):
+        yield ("warning: data.sampling and loop.class_weights are both balanced, so rare classes count twice; use one")
 
 
 def _untested(data: DataSource) -> Iterator[str]:

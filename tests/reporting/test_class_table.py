@@ -61,3 +61,11 @@ def test_the_plan_names_classes_without_a_test_image(tmp_path: Path):
     recipe: dict[str, Any] = base_recipe(tmp_path / "data", tmp_path)
     text = " ".join(plan(load_recipe(write(recipe, tmp_path))).split())
     assert "warning: 1 class(es) have no test image, so their accuracy is not measured: cross" in text
+
+
+def test_the_plan_warns_of_two_remedies_at_once(recipe, tmp_path):
+    path = write(recipe, tmp_path)
+    both = ["data.sampling=balanced", "loop.class_weights=balanced"]
+    assert "both balanced, so rare classes count twice" in " ".join(plan(load_recipe(path, both)).split())
+    for one in both:
+        assert "count twice" not in plan(load_recipe(path, [one]))
