@@ -39,7 +39,8 @@ RECIPE: dict[str, Any] = {
     "teachers": [{"train": "test_resnet"}, {"train": "test_vit"}],
     "student": {"model": "test_efficientnet", "args": {"drop_rate": 0.1}},
     "zoo": {"sampling": "random", "loop": {"steps": 40}},
-    "losses": {"blocks": 0.3},
+    "alignment": {"method": "projection", "length": 64},
+    "losses": {"blocks": 3.0},
     "discriminators": {"adversary": "minimax"},
     "loop": {
         "steps": 60, "batch_size": 16, "ema": 0.9, "mixup": 0.2, "random_erasing": 0.2, "validations": 6,

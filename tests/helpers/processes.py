@@ -36,7 +36,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
             "data": {"source": source, "image_size": 32, "workers": 0, "validation": 0},
             "teachers": ["test_resnet.r160_in1k", "test_vit.r160_in1k"],  # random weights below: any teacher will do
             "student": "test_vit2",  # layer norm: batch norm would see each process's part only
-            "alignment": {"length": 32},
+            "alignment": {"method": "projection", "length": 64},
             "zoo": {"sampling": "random"},
             "losses": {"labels": 0.5, "blocks": 0.3},
             "discriminators": {"adversary": "minimax"},

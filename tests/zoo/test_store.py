@@ -89,7 +89,8 @@ def losses_of(recipe: dict[str, Any], folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
-def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, monkeypatch, sampling):
+@pytest.mark.parametrize("method", ["grid", "projection"])
+def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, monkeypatch, sampling, method):
     """50 steps, float16, to 1e-3 of their size: a student with layer norm.
 
     Batch norm over eight images makes of any rounding difference a hundred times as much within these steps.
@@ -99,6 +100,8 @@ def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, 
     monkeypatch.setattr("meco_timm.reporting.about_run", lambda *arguments: {})
     recipe = base | {"student": "test_vit2", "zoo": base["zoo"] | {"sampling": sampling}}
     recipe["loop"] = base["loop"] | {"steps": 50}
+    if method == "projection":
+        recipe["alignment"], full = {"blocks": 2, "method": method, "length": 64}, tmp_path / "maps"
     live = losses_of(recipe | {"store": {"views": VIEWS}}, tmp_path / "live")
     stored = losses_of(with_store(recipe, full), tmp_path / "stored")
     assert len(live) == len(stored) == 50
@@ -106,6 +109,23 @@ def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, 
     for step, (wanted, found) in enumerate(zip(live, stored, strict=True)):
         for name, value in wanted.items():
             assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-3), (step, name)
+
+
+@pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
+def test_maps_in_float32_come_back_to_the_bit(base, tmp_path, sampling):
+    recipe = base | {"alignment": {"blocks": 2, "method": "projection", "length": 16 * 1024}}  # no channel is left out
+    recipe["zoo"] = base["zoo"] | {"sampling": sampling}
+    live, data, _ = opened(recipe)
+    stored, _, _ = opened(with_store(recipe, tmp_path / "store", precision="float32"))
+    batch = next(iter(data.batches(data.train, 8, 0, 0, 1)))
+    for _ in range(2):  # computed, then read
+        found, wanted = (zoo.targets(batch, batch.image, 1) for zoo in (stored, live))
+        assert torch.equal(found.logits, wanted.logits)
+        assert [t.teacher for t in found.blocks] == [t.teacher for t in wanted.blocks]
+        assert wanted.blocks
+        for mine, its in zip(found.blocks, wanted.blocks, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine.blocks, its.blocks, strict=True))
+            assert mine.images is None or torch.equal(mine.images, its.images)
 
 
 def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, monkeypatch, capsys):
