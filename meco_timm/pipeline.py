@@ -19,6 +19,7 @@ from meco_timm.evaluation import (
     make_table,
     save_predictions,
     styled_table,
+    verdict,
 )
 from meco_timm.networks import Stream, export, student_stream
 from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
@@ -276,6 +277,7 @@ def _finish(
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     """Print the table, and where the report and the student are."""
     result.info(styled_table(rows, f"\nTest split of {recipe.data.source}"))
+    result.info("\n%s", verdict(rows))
     if not folder.report.exists():
         from meco_timm.reporting import report
 

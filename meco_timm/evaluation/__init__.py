@@ -19,6 +19,7 @@ from meco_timm.evaluation.table import (
     table_columns,
     validate,
 )
+from meco_timm.evaluation.verdict import verdict
 
 __all__ = [
     "ClassCheck",
@@ -42,4 +43,5 @@ __all__ = [
     "styled_table",
     "table_columns",
     "validate",
+    "verdict",
 ]
