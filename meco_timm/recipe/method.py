@@ -1,0 +1,97 @@
+"""Sections of a recipe that say how a student is compared with its teachers: `alignment`, `losses`, `discriminators`.
+
+Nothing here imports torch.
+"""
+
+from math import isqrt
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from meco_timm.recipe.sections import Fraction, NotNegative, Positive, Section
+
+Similarity = Literal["l1", "l2", "kl", "ce"]
+
+
+class Alignment(Section):
+    """How blocks of the student and of its teachers are brought into a form in which they can be compared."""
+
+    blocks: Annotated[int, Field(ge=0)] = 4
+    """Blocks compared per network, chosen by relative depth; 0 compares logits only. When it is not written: 4 where
+    `losses.blocks` or a discriminator looks at blocks, else 0."""
+    method: Literal["projection", "flatten", "channel_mean", "grid", "attention"] = "grid"
+    """`projection`: maps pooled to 4 × 4 positions, and a learned 1 × 1 convolution per teacher and block from the
+    student's channels to the teacher's, thrown away after training. Without parameters: `flatten`: adaptive pooling of
+    all values in a row (the paper). `channel_mean`: pooled over positions, mean over channels (the released code).
+    `grid`: channels and positions pooled apart, so positions are kept. `attention`: energy per position, comparable
+    between any two networks."""
+    length: Annotated[int, Field(ge=16)] = 256
+    """Numbers per block: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`. For `projection` the
+    most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection."""
+    projection: bool = False
+    """Of the methods without parameters: a learned linear map on the student's side, one for all teachers, thrown away
+    after training."""
+    teachers: Literal["drawn", "all"] = "drawn"
+    """Of `projection` with `zoo.sampling: average`: whose blocks a step compares, those of one teacher drawn as by
+    `random`, or those of all."""
+
+    @model_validator(mode="after")
+    def _length_fits(self) -> "Alignment":
+        if self.method in ("grid", "projection") and self.length % 16:
+            raise ValueError(
+                f"length {self.length} is not a multiple of 16, which method {self.method} needs (4 × 4 positions)"
+            )
+        if self.method == "projection" and self.projection:
+            raise ValueError("projection: true is for the other methods; method projection has its own per teacher")
+        if self.method == "attention" and isqrt(self.length) ** 2 != self.length:
+            raise ValueError(f"length {self.length} is not a square, which method attention needs")
+        return self
+
+    @property
+    def channels(self) -> int | None:
+        """Most channels that a teacher's map keeps; None where maps become vectors."""
+        return self.length // 16 if self.method == "projection" else None
+
+
+class Losses(Section):
+    """Similarity between teacher and student (losses.py)."""
+
+    similarity: Literal["l1", "l2", "kl", "ce", "dist"] = "ce"
+    """Between softened logits. The paper found `ce` best of its four; `dist` compares correlations instead."""
+    temperature: Positive = 4.0
+    """Softens both sides; `ce`, `kl` and `dist` are multiplied by its square."""
+    logits: NotNegative = 1.0
+    """Weight of the logits' similarity."""
+    block_similarity: Similarity = "l2"
+    """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
+    softmax."""
+    blocks: NotNegative | list[NotNegative] = 0.0
+    """Weight of the blocks' similarity: one for all or a list, first block first. 0, the default, compares logits
+    only; 0.3 is a fair start."""
+    labels: NotNegative = 0.0
+    """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""
+
+
+class Discriminators(Section):
+    """Small classifiers that tell teacher outputs from student outputs; the student is trained against them."""
+
+    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "none"
+    """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
+    `cooperative`: what the paper's released code does, the student helps the discriminator. `none`."""
+    on: Literal["blocks", "logits", "all"] = "all"
+    """Which outputs have a discriminator."""
+    form: Literal["patch", "vector"] | None = None
+    """Of blocks: `patch` judges each position of a map by itself (1 × 1 convolutions, 64 wide), `vector` a block as a
+    whole (the paper). By default `patch` with alignment method `projection`, which it needs, else `vector`."""
+    condition: Literal["none", "logits"] = "none"
+    """`logits`: a discriminator also sees the teachers' softmax of the image, so it judges whether a block fits it."""
+    weight: Positive = 0.1
+    """Factor of the adversary's gradient on the student; the discriminators' own gradient is not scaled."""
+    lr: Positive = 1e-3
+    """Learning rate of the discriminators."""
+    spectral_norm: bool = False
+    """Divide weights by their largest singular value: a weaker discriminator, whose gradient does not vanish."""
+    smoothing: Fraction = 0.0
+    """One-sided label smoothing: the target for teacher outputs is 1 − `smoothing`."""
+    r1: NotNegative = 0.0
+    """Weight of the R1 penalty on the discriminators' gradient at teacher outputs, which also weakens them."""
