@@ -2,7 +2,7 @@
 
 bare    a loop by hand over the same networks: frozen teacher, KL between logits, AdamW; images come normalised
 logits  our step, logits only: alignment.blocks=0, no adversary
-full    our step with the recipe's defaults: four blocks, a discriminator on each and on the logits, clipping
+full    our step in MEAL's form: four projected blocks, a discriminator by position on each, clipping
 
     OMP_NUM_THREADS=1 python -m benchmarks.step
 """
@@ -53,21 +53,23 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
         "teachers": [{"model": args.teacher}],
         "student": args.student,
         "zoo": {"sampling": "random"},
-        "losses": {"similarity": "kl", "blocks": 0.3},
-        "discriminators": {"adversary": "minimax"},
+        "alignment": {"method": "projection", "length": 1024},
+        "losses": {"similarity": "kl", "blocks": 3.0},
+        "discriminators": {"adversary": "minimax", "on": "blocks"},
         "loop": {"steps": 1_000_000, "warmup": 0.0, "batch_size": args.batch},
     }
     return Recipe.model_validate(told | changes)
 
 
-def stream(model: Any, settings: Recipe) -> Stream:
-    return Stream(model, settings.alignment, settings.data.image_size, resolve_data_config(model=model))
+def stream(model: Any, settings: Recipe, channels: int | None = None) -> Stream:
+    config = resolve_data_config(model=model)
+    return Stream(model, settings.alignment, settings.data.image_size, config, channels=channels)
 
 
 def zoo_of(teachers: Iterable[Any], settings: Recipe) -> Zoo:
-    return Zoo(
-        {str(i): stream(teacher, settings) for i, teacher in enumerate(teachers)}, settings, Accelerator(cpu=True)
-    )
+    channels = settings.alignment.channels
+    streams = {str(i): stream(teacher, settings, channels) for i, teacher in enumerate(teachers)}
+    return Zoo(streams, settings, Accelerator(cpu=True))
 
 
 def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
