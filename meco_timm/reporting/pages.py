@@ -11,7 +11,7 @@ from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined, Temp
 from markupsafe import Markup
 from PIL import Image
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, located
 
 THUMBNAIL = 160  # pixels of the longer side
 
@@ -73,7 +73,7 @@ def read_template(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise UserError(f"publish.card: the template {path} cannot be read: {reason}.") from None
+        raise UserError(f"publish.card: the template {located(path)} cannot be read: {reason}.") from None
 
 
 def builtin_template(name: str) -> str:

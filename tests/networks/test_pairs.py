@@ -331,8 +331,8 @@ def test_three_teachers_of_three_sizes_and_three_normalisations(recipe, tmp_path
     large = {"input_size": (3, 224, 224), **CLIP}
     recipe["teachers"] = [
         {"train": "test_resnet", "loop": {"steps": 2}},
-        {"model": local_dir(tmp_path / "vit", vit, list(CLASSES[::-1]))},
-        {"model": local_dir(tmp_path / "cnn", cnn, list(CLASSES), large)},
+        {"model": local_dir(tmp_path / "vit", vit, list(CLASSES[::-1])), "trust": True},
+        {"model": local_dir(tmp_path / "cnn", cnn, list(CLASSES), large), "trust": True},
     ]
     recipe["zoo"]["sampling"] = "average"
     recipe["loop"] |= {"steps": 2}
