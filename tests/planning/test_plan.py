@@ -179,7 +179,7 @@ def test_a_run_saves_its_plan(recipe, tmp_path, monkeypatch, capsys):
         train.main([path])
     assert (tmp_path / "run/plan.txt").read_text() in capsys.readouterr().err
     assert (tmp_path / "run/plan.txt").read_text() == plan(load_recipe(path))
-    assert tree(tmp_path) == {"recipe.yaml", "run/plan.txt", "run/recipe.yaml"}
+    assert {"recipe.yaml", "run/plan.txt", "run/recipe.yaml"} <= tree(tmp_path)
 
 
 # Warnings
