@@ -28,7 +28,7 @@ from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.table import accuracy, predict
 from meco_timm.networks.streams import Stream
-from meco_timm.pipeline import batch_seed
+from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.teachers import assemble_zoo
 

@@ -18,8 +18,8 @@ from benchmarks.step import stepping, training_of
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
 from meco_timm.networks.streams import Stream
-from meco_timm.pipeline import batch_seed
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import use_store
 from meco_timm.zoo.teachers import assemble_zoo
 

@@ -2,26 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from accelerate import Accelerator
 from huggingface_hub import get_token
 
-from meco_timm.common import RESULT, UserError, derive, get_logger, reseed
+from meco_timm.common import RESULT, UserError, get_logger, reseed
 from meco_timm.data import DataSource, known_data, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import (
-    Evaluation,
     Row,
     block_agreement,
-    make_predictions,
     make_table,
-    save_predictions,
     styled_table,
     verdict,
 )
-from meco_timm.networks import Stream, export, student_stream
+from meco_timm.networks import Stream, student_stream
 from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.training import (
@@ -29,6 +25,7 @@ from meco_timm.training import (
     RunFolder,
     Teaching,
     Training,
+    batch_seed,
     check_inputs,
     check_launch,
     explain_faults,
@@ -36,18 +33,17 @@ from meco_timm.training import (
     inputs_of,
     make_accelerator,
     move_aside,
+    record_inputs,
+    student_seed,
     total_steps,
-    write_inputs,
 )
 from meco_timm.zoo import (
     Zoo,
     assemble_zoo,
-    check_lines,
     check_local_teachers,
-    check_teachers,
+    checked_teachers,
     load_pretrained,
     precompute_outputs,
-    require_known_classes,
     student_alone,
     use_store,
 )
@@ -132,11 +128,8 @@ def fill_store(recipe: Recipe) -> None:
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan)
-    pretrained = load_pretrained(recipe, data)
-    verify(data, recipe.data, images_folder(recipe), accelerator)
-    checks = check_teachers(recipe, data, pretrained, accelerator)
-    require_known_classes(recipe, checks)
-    for line in check_lines(recipe, checks):
+    pretrained, checked = _checked_inputs(recipe, data, accelerator)
+    for line in checked:
         logger.info(line)
     seed = batch_seed(recipe)
     with explain_faults(Path(recipe.store.folder), accelerator):
@@ -145,29 +138,15 @@ def fill_store(recipe: Recipe) -> None:
         precompute_outputs(zoo, recipe, data, seed, accelerator)
 
 
-def student_seed(recipe: Recipe) -> int:
-    """Seed of the student's initial weights and of its training."""
-    return derive(recipe.seed, "role=student")
-
-
-def batch_seed(recipe: Recipe) -> int:
-    """Seed of the student's batches and their views, which a store depends on."""
-    return derive(student_seed(recipe), "batches")
-
-
 def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
-    student = student_stream(
-        recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, seed=student_seed(recipe)
-    )
-    pretrained = load_pretrained(recipe, data)
-    verify(data, recipe.data, images_folder(recipe), accelerator)
-    checks = check_teachers(recipe, data, pretrained, accelerator)
-    require_known_classes(recipe, checks)  # before the run folder is made, so that the recipe may still change
-    plan += "".join(f"{line}\n" for line in check_lines(recipe, checks))
+    size, seed = recipe.data.image_size, student_seed(recipe)
+    student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
+    pretrained, checked = _checked_inputs(recipe, data, accelerator)  # before the run folder is made
+    plan += "".join(f"{line}\n" for line in checked)
     _begin(recipe, folder, plan, accelerator)
-    _check_inputs(recipe, folder, data, accelerator)
+    record_inputs(folder.path, inputs_of(recipe, data), accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
@@ -175,6 +154,17 @@ def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Ro
     alone = student_alone(recipe, steps, data, accelerator)
     student = _train_student(run, student, zoo)
     return _evaluate(run, student, alone, zoo.unfrozen())
+
+
+def _checked_inputs(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
+    """Teachers that need no training, and what the plan says of them; every image is decoded once.
+
+    Raises:
+        UserError: an image cannot be read, or a teacher does not know the classes.
+    """
+    pretrained = load_pretrained(recipe, data)
+    verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)
+    return pretrained, checked_teachers(recipe, data, pretrained, accelerator)
 
 
 def _open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> RunFolder:
@@ -196,20 +186,6 @@ def _finished_rows(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) 
         folder.drop_checkpoints()  # the run may have been killed after it wrote its results
         logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
     return rows
-
-
-def images_folder(recipe: Recipe) -> Path:
-    """Where the result of decoding every image once is stored."""
-    return Path(recipe.zoo.folder) / ".images"
-
-
-def _check_inputs(recipe: Recipe, folder: RunFolder, data: DataSource, accelerator: Accelerator) -> None:
-    """A run that was interrupted goes on with the same data and weights only; those of a new one are written down."""
-    inputs = inputs_of(recipe, data)
-    check_inputs(folder.path, inputs)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_inputs(folder.path, inputs)
 
 
 def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerator) -> None:
@@ -249,29 +225,14 @@ def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stre
     """Evaluate all networks on the test split; the main process writes the results."""
     evaluated = make_table(student, alone, teachers, run.data, run.accelerator)
     if run.accelerator.is_main_process:
-        from meco_timm.reporting import about_run  # imports matplotlib, which training does not need
+        from meco_timm.hub import finish_run  # imports matplotlib, which training does not need
+        from meco_timm.reporting import about_run
 
         agreement = block_agreement(student, alone, teachers, run.data, run.accelerator)
         about = about_run(run.recipe, run.data, teachers, run.steps, run.accelerator)
-        _finish(run, student, evaluated, agreement, about)
+        finish_run(run.folder, run.recipe, run.data, student, evaluated, agreement, about)
     run.accelerator.wait_for_everyone()
     return evaluated.rows
-
-
-def _finish(
-    run: Run, student: Stream, evaluated: Evaluation, agreement: dict[str, np.ndarray], about: dict[str, Any]
-) -> None:
-    """Write the predictions, the student with its model card, and the table last: it marks the run as finished."""
-    from meco_timm.hub import card_files  # both import matplotlib, which training does not need
-    from meco_timm.reporting import Results, read_metrics
-
-    folder, data = run.folder, run.data
-    predictions = make_predictions(evaluated, data, agreement)
-    metrics = read_metrics(folder.path / "metrics.jsonl")
-    results = Results(folder, run.recipe, evaluated.rows, about, metrics, predictions)
-    save_predictions(predictions, folder.predictions)
-    export(student, folder.student, data.classes, run.recipe.data, card_files(results, data.classes))
-    folder.finish(evaluated.rows, about)
 
 
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:

@@ -5,10 +5,12 @@ Never: changes the student.
 """
 
 from meco_timm.hub.card import card_files
+from meco_timm.hub.finish import finish_run
 from meco_timm.hub.publishing import publish, publish_settings
 
 __all__ = [
     "card_files",
+    "finish_run",
     "publish",
     "publish_settings",
 ]

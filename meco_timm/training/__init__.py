@@ -7,8 +7,8 @@ Never: depends on which teachers there are, or what the losses mean.
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.training.checkpoint import Interrupted, listen
 from meco_timm.training.faults import explain_faults
-from meco_timm.training.inputs import check_inputs, inputs_of, write_inputs
-from meco_timm.training.job import Job, Teaching, total_steps
+from meco_timm.training.inputs import check_inputs, inputs_of, record_inputs
+from meco_timm.training.job import Job, Teaching, batch_seed, student_seed, total_steps
 from meco_timm.training.loop import Training
 from meco_timm.training.run_folder import RunFolder, find_run_folder, move_aside
 from meco_timm.training.sharding import check_launch
@@ -19,6 +19,7 @@ __all__ = [
     "RunFolder",
     "Teaching",
     "Training",
+    "batch_seed",
     "check_inputs",
     "check_launch",
     "explain_faults",
@@ -27,6 +28,7 @@ __all__ = [
     "listen",
     "make_accelerator",
     "move_aside",
+    "record_inputs",
+    "student_seed",
     "total_steps",
-    "write_inputs",
 ]

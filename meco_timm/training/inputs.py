@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from accelerate import Accelerator
+
 from meco_timm.common import UserError, write_content
 from meco_timm.data import DataSource, Manifest, changes, read_manifest
 from meco_timm.networks import weights_file_digest
@@ -33,6 +35,18 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
         write_content(folder / MANIFEST, inputs.manifest.bytes())
     if inputs.weights:
         write_content(folder / WEIGHTS, inputs.weights)
+
+
+def record_inputs(folder: Path, inputs: Inputs, accelerator: Accelerator) -> None:
+    """A run that was interrupted goes on with the same data and weights only; those of a new one are written down.
+
+    Raises:
+        UserError: as `check_inputs`.
+    """
+    check_inputs(folder, inputs)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_inputs(folder, inputs)
 
 
 def check_inputs(folder: Path, inputs: Inputs) -> None:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from meco_timm.common import derive
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distillation import Targets
-from meco_timm.recipe import Loop
+from meco_timm.recipe import Loop, Recipe
 
 Teach = Callable[[Batch, Tensor, int], Targets]
 
@@ -46,6 +47,16 @@ class Teaching(NamedTuple):
 
     targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
+
+
+def student_seed(recipe: Recipe) -> int:
+    """Seed of the student's initial weights and of its training."""
+    return derive(recipe.seed, "role=student")
+
+
+def batch_seed(recipe: Recipe) -> int:
+    """Seed of the student's batches and their views, which a store depends on."""
+    return derive(student_seed(recipe), "batches")
 
 
 def total_steps(settings: Loop, images: int, processes: int) -> int:

@@ -4,7 +4,7 @@ In: the recipe's teachers. Out: a teacher's `Outputs` for a batch, computed or r
 Never: updates a frozen teacher, or uses the student.
 """
 
-from meco_timm.zoo.class_checks import check_lines, check_local_teachers, check_teachers, require_known_classes
+from meco_timm.zoo.class_checks import check_local_teachers, checked_teachers
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.store import layout
@@ -21,9 +21,8 @@ from meco_timm.zoo.zoo import Zoo, draw
 __all__ = [
     "Zoo",
     "assemble_zoo",
-    "check_lines",
     "check_local_teachers",
-    "check_teachers",
+    "checked_teachers",
     "draw",
     "layout",
     "list_teachers",
@@ -31,7 +30,6 @@ __all__ = [
     "named_teachers",
     "precompute_outputs",
     "print_teachers",
-    "require_known_classes",
     "student_alone",
     "train_teachers",
     "untrained_teachers",

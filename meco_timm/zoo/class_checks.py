@@ -68,6 +68,19 @@ def require_known_classes(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> N
         raise UserError("\n".join(problems))
 
 
+def checked_teachers(
+    recipe: Recipe, data: DataSource, streams: Mapping[str, Stream], accelerator: Accelerator
+) -> list[str]:
+    """Measure these teachers, refuse those that do not know the classes, and give the plan's lines.
+
+    Raises:
+        UserError: as `check_teachers` and `require_known_classes`.
+    """
+    checks = check_teachers(recipe, data, streams, accelerator)
+    require_known_classes(recipe, checks)
+    return check_lines(recipe, checks)
+
+
 def _problems(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> dict[str, str]:
     """What is wrong, by name of the teacher."""
     roles = {name: f"teachers.{i}" for i, name in enumerate(named_teachers(recipe))}

@@ -1,0 +1,34 @@
+"""The files of a finished run: predictions, the student with its card, the table."""
+
+from typing import Any
+
+import numpy as np
+
+from meco_timm.data import DataSource
+from meco_timm.evaluation import Evaluation, make_predictions, save_predictions
+from meco_timm.hub.card import card_files
+from meco_timm.networks import Stream, export
+from meco_timm.recipe import Recipe
+from meco_timm.reporting import Results, read_metrics
+from meco_timm.training import RunFolder
+
+
+def finish_run(
+    folder: RunFolder,
+    recipe: Recipe,
+    data: DataSource,
+    student: Stream,
+    evaluated: Evaluation,
+    agreement: dict[str, np.ndarray],
+    about: dict[str, Any],
+) -> None:
+    """Write the predictions, the student with its model card, and the table last: it marks the run as finished.
+
+    agreement: similarity of blocks by pair of networks (`block_agreement`). about: facts of the run (`about_run`).
+    """
+    predictions = make_predictions(evaluated, data, agreement)
+    metrics = read_metrics(folder.path / "metrics.jsonl")
+    results = Results(folder, recipe, evaluated.rows, about, metrics, predictions)
+    save_predictions(predictions, folder.predictions)
+    export(student, folder.student, data.classes, recipe.data, card_files(results, data.classes))
+    folder.finish(evaluated.rows, about)
