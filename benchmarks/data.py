@@ -2,13 +2,15 @@
 
 JPEG files, drawn at random, decoded, augmented and collated into batches; ours also seeds each image's augmentation, so
 that it is a function of (seed, view, image): `seeding` is what that costs. `decoded` is the limit: the files opened and
-decoded, nothing more.
+decoded, nothing more; `verified` is the check of images before a training. `--walk N` also counts N empty image files.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.data
+    OMP_NUM_THREADS=1 python -m benchmarks.data --walk 200000
 """
 
 import argparse
+import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -23,7 +25,9 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
 from meco_timm.common.randomness import reseed
+from meco_timm.data.folders import read_folder
 from meco_timm.data.loading import load_data
+from meco_timm.data.verification import Content
 from meco_timm.data.views import Steps, numbered
 from meco_timm.recipe.sections import Data
 
@@ -72,12 +76,33 @@ def sides_over(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[],
         for row in range(args.batch):
             reseed(numbered(0, 0).seed, row)
 
+    content = Content([{"image": {"bytes": None, "path": path}} for path in paths])
+
+    def verified() -> None:
+        assert not any(one.fault for one in content.__getitems__(list(range(len(paths)))))
+
     return {
         "ours": next_of(data.batches(data.train, Steps(args.batch, 0, 0, 10**6))),
         "ImageFolder": next_of(endless),
         "decoded": decoded,
         "seeding": seeding,
+        "verified": verified,
     }
+
+
+def seconds_to_walk(folder: Path, files: int, classes: int = 1000) -> float:
+    """CPU seconds to find and count so many image files in class folders; they are hard links to empty files."""
+    for number in range(files):
+        place = folder / f"class {number % classes}"
+        if number < classes:
+            place.mkdir(parents=True)
+            first = place / "0.jpg"  # a file of its own per folder: file systems limit the links to one
+            first.touch()
+        else:
+            os.link(place / "0.jpg", place / f"{number}.jpg")
+    began = time.process_time()
+    assert len(read_folder(folder).splits["train"].files) == files
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -87,17 +112,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels of the batch (default %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images per batch (default %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="batches of each side in a round (default %(default)s)")
+    parser.add_argument("--walk", type=int, default=0, help="also find and count so many files (default %(default)s)")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
         sides = sides_over(draw(Path(scratch), args.images, args.side), args)
         torch.manual_seed(0)
         seconds = by_turns(sides, args.rounds, args.steps)
+        walked = {"walk_seconds": seconds_to_walk(Path(scratch) / "many", args.walk)} if args.walk else {}
     rows: list[Row] = []
     for side in sides:
         speed = [args.batch / s for s in seconds[side]]
         rows.append({"side": side, "images per CPU s": median(speed), "min – max": spread(speed)})
     figures = {"ratio": ratio(seconds, "ImageFolder", "ours"), "seeding_share": ratio(seconds, "seeding", "ours")}
+    figures |= {"verify_ratio": ratio(seconds, "decoded", "verified"), **walked}
     report("data", rows, figures, args.json)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path, PurePath
 
+LONGEST = 255  # bytes of a file's name
 LOCAL = "local-dir:"  # timm's prefix of a checkpoint's folder
 
 
@@ -9,8 +10,10 @@ def expand(path: str) -> str:
     """Replace a leading `~` or `~user` by the home folder, also after `local-dir:`.
 
     Raises:
-        ValueError: there is no such user.
+        ValueError: there is no such user, or no file can have this name.
     """
+    if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST for part in path.split("/")):
+        raise ValueError(f"no file can have this name: it has a NUL character, or a part of over {LONGEST} bytes")
     prefix = LOCAL if path.startswith(LOCAL) else ""
     try:
         return prefix + str(Path(path.removeprefix(LOCAL)).expanduser()) if path[len(prefix) :][:1] == "~" else path

@@ -82,11 +82,15 @@ def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:
 
 
 def measured_time_lines(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource) -> list[str]:
-    """Line with the time on this device, from a few steps; no line if measuring them would take too long."""
+    """Line with the time on this device, from a few steps; no line if measuring them would take too long, and a warning
+    if an image of these steps cannot be read: the plan is of use without a measured time."""
     batch = timing_batch_size(recipe, student, teachers)
     if batch < 2:
         return []
-    seconds = measured_seconds(recipe, data, batch)
+    try:
+        seconds = measured_seconds(recipe, data, batch)
+    except UserError as error:
+        return [f"warning: no time was measured: {error}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
     parts = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     return [f"here    {format_duration(sum(seconds.values()))} on {device}, from a few measured steps: {parts}"]

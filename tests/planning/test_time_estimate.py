@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
-from conftest import ROOT, refused, write
+from conftest import ROOT, base_recipe, image_folder, refused, write
 
 import train
 from meco_timm import load_recipe, pipeline
@@ -113,3 +113,11 @@ def test_memory_by_precision_and_optimizer(recipe):
     assert bytes_of("bf16") == pytest.approx(18 * own + 2 * frozen, rel=0.03)
     settings.loop.optimizer, settings.loop.ema = "momentum", 0.99
     assert bytes_of("float32") == pytest.approx((12 + 4) * own + 4 * frozen, rel=0.03)
+
+
+def test_a_broken_image_does_not_keep_the_plan_back(tmp_path, capsys):
+    folder = image_folder(tmp_path / "data", train_images=4)
+    for file in (folder / "train").rglob("*.png"):
+        file.write_bytes(b"junk")
+    assert train.main([write(base_recipe(folder, tmp_path), tmp_path), "--plan"]) == 0
+    assert "warning: no time was measured: data.source: " in " ".join(capsys.readouterr().out.split())
