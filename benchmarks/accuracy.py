@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from benchmarks.form import Row, commit, report, table
-from meco_timm.common.files import write_json
+from meco_timm.common import log_to_screen, write_json
 from meco_timm.recipe.reading import load_recipe, recipe_key
 
 # Half-widths of 95 % intervals of a mean of n paired differences, in standard errors: Student's t with n - 1 degrees.
@@ -70,7 +70,12 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
         return known
     began = time.process_time()
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    with (folder / "logs" / f"{name}.log").open("a") as log, contextlib.redirect_stdout(log):
+    with (
+        (folder / "logs" / f"{name}.log").open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+        log_to_screen(),
+    ):
         rows = {row.name: row._asdict() for row in distill(recipe)}
     lines = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
     shares = [record for record in lines if any(key.startswith("gradient_share") for key in record)]

@@ -35,7 +35,7 @@ from meco_timm.common.errors import UserError
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Network, Teacher
 
-ALIGNMENT = Alignment(blocks=3)  # every network of timm has as many
+ALIGNMENT = Alignment(method="grid", length=256, blocks=3)  # every network of timm has as many
 CLASSES = 10
 BATCH = 2
 OTHER_SIZE = 40  # pixels of the images that arrive, unlike any network's own

@@ -56,7 +56,7 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
 def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: torch.Tensor) -> None:
     """Give the zoo so many teachers whose outputs, here random, are all stored."""
     plan = layout(settings, zoo.streams["0"], CLASSES)
-    zoo.names, shards = names, {}
+    zoo.names, zoo.block_shapes, shards = names, zoo.block_shapes * len(names), {}
     for name in names:
         shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
         outputs = Outputs([torch.randn(len(rows), *shape) for shape in plan.blocks], torch.randn(len(rows), CLASSES))

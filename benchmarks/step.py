@@ -53,9 +53,7 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
         "teachers": [{"model": args.teacher}],
         "student": args.student,
         "zoo": {"sampling": "random"},
-        "alignment": {"method": "projection", "length": 1024},
-        "losses": {"similarity": "kl", "blocks": 3.0},
-        "discriminators": {"adversary": "minimax", "on": "blocks"},
+        "losses": {"similarity": "kl"},
         "loop": {"steps": 1_000_000, "warmup": 0.0, "batch_size": args.batch},
     }
     return Recipe.model_validate(told | changes)

@@ -87,7 +87,7 @@ def base_recipe(source: Path | str, folder: Path) -> dict[str, Any]:
         "alignment": {"blocks": 2, "method": "grid", "length": 32},
         "zoo": {"folder": str(folder / "zoo"), "sampling": "random"},
         "losses": {"blocks": 0.3},
-        "discriminators": {"adversary": "minimax"},
+        "discriminators": {"adversary": "minimax", "on": "all"},
         "loop": {"steps": 4, "batch_size": 8, "lr": 2e-3, "validations": 2, "log_every": 1},
     }
 

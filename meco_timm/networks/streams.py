@@ -223,7 +223,7 @@ def _checked(stream: Stream, name: str, role: str) -> Stream:
     if not (stream.taps or stream.has_logits):
         raise UserError(
             f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing. "
-            "Have blocks compared, for example with losses.blocks=0.3."
+            "Have blocks compared, for example with losses.blocks=3."
         )
     device = next(stream.model.parameters()).device
     try:

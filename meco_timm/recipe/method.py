@@ -19,15 +19,16 @@ class Alignment(Section):
     blocks: Annotated[int, Field(ge=0)] = 4
     """Blocks compared per network, chosen by relative depth; 0 compares logits only. When it is not written: 4 where
     `losses.blocks` or a discriminator looks at blocks, else 0."""
-    method: Literal["projection", "flatten", "channel_mean", "grid", "attention"] = "grid"
+    method: Literal["projection", "flatten", "channel_mean", "grid", "attention"] = "projection"
     """`projection`: maps pooled to 4 × 4 positions, and a learned 1 × 1 convolution per teacher and block from the
     student's channels to the teacher's, thrown away after training. Without parameters: `flatten`: adaptive pooling of
     all values in a row (the paper). `channel_mean`: pooled over positions, mean over channels (the released code).
     `grid`: channels and positions pooled apart, so positions are kept. `attention`: energy per position, comparable
     between any two networks."""
-    length: Annotated[int, Field(ge=16)] = 256
+    length: Annotated[int, Field(ge=16)] = 1024
     """Numbers per block: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`. For `projection` the
-    most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection."""
+    most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection. When it is not
+    written: 1024 for `projection`, else 256."""
     projection: bool = False
     """Of the methods without parameters: a learned linear map on the student's side, one for all teachers, thrown away
     after training."""
@@ -37,6 +38,8 @@ class Alignment(Section):
 
     @model_validator(mode="after")
     def _length_fits(self) -> "Alignment":
+        if self.method != "projection" and "length" not in self.model_fields_set:
+            self.length = 256
         if self.method in ("grid", "projection") and self.length % 16:
             raise ValueError(
                 f"length {self.length} is not a multiple of 16, which method {self.method} needs (4 × 4 positions)"
@@ -65,9 +68,9 @@ class Losses(Section):
     block_similarity: Similarity = "l2"
     """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
     softmax."""
-    blocks: NotNegative | list[NotNegative] = 0.0
-    """Weight of the blocks' similarity: one for all or a list, first block first. 0, the default, compares logits
-    only; 0.3 is a fair start."""
+    blocks: NotNegative | list[NotNegative] = 3.0
+    """Weight of the blocks' similarity: one for all or a list, first block first; 0 compares logits only. When it is
+    not written: 3 with `alignment.method: projection`, 0.3 with the others, 0 with `alignment.blocks: 0`."""
     labels: NotNegative = 0.0
     """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""
 
@@ -75,10 +78,11 @@ class Losses(Section):
 class Discriminators(Section):
     """Small classifiers that tell teacher outputs from student outputs; the student is trained against them."""
 
-    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "none"
+    adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "minimax"
     """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
-    `cooperative`: what the paper's released code does, the student helps the discriminator. `none`."""
-    on: Literal["blocks", "logits", "all"] = "all"
+    `cooperative`: what the paper's released code does, the student helps the discriminator. `none`. When it is not
+    written: `minimax` where `alignment.method` is `projection` and the blocks have a weight, else `none`."""
+    on: Literal["blocks", "logits", "all"] = "blocks"
     """Which outputs have a discriminator."""
     form: Literal["patch", "vector"] | None = None
     """Of blocks: `patch` judges each position of a map by itself (1 × 1 convolutions, 64 wide), `vector` a block as a

@@ -75,7 +75,7 @@ class Teacher(Network):
 class Zoo(Section):
     """How teachers are sampled, and how those that need it are trained and kept."""
 
-    sampling: Literal["random", "random_image", "average"] = "average"
+    sampling: Literal["random", "random_image", "average"] = "random"
     """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
     step, drawn from (seed, step, image): each teacher gets its part of the batch, which is slow where parts are
     small; free of cost from a store. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
@@ -152,10 +152,25 @@ class Recipe(Section):
         return losses
 
     @model_validator(mode="after")
-    def _patches_need_maps(self) -> "Recipe":
+    def _resolve_method(self) -> "Recipe":
+        """What is not written follows from what is: weights from the alignment, the adversary from both."""
+        maps, blocks = self.alignment.method == "projection", self.alignment.blocks
+        if "blocks" not in self.losses.model_fields_set:
+            self.losses = self.losses.model_copy(update={"blocks": (3.0 if maps else 0.3) if blocks else 0.0})
+        if "adversary" not in self.discriminators.model_fields_set and not (maps and self.losses.blocks):
+            self.discriminators = self.discriminators.model_copy(update={"adversary": "none"})
+        return self
+
+    @model_validator(mode="after")
+    def _discriminators_fit(self) -> "Recipe":
         maps = self.alignment.method == "projection"
         if self.discriminators.form == "patch" and not maps:
             raise ValueError("discriminators.form patch needs maps: write alignment.method=projection, or form vector")
+        d = self.discriminators
+        if d.adversary != "none" and d.on == "blocks" and not self.alignment.blocks:
+            raise ValueError(
+                "discriminators.on blocks has nothing to judge, since alignment.blocks is 0: write on: logits"
+            )
         if self.discriminators.form is None:
             form = "patch" if maps else "vector"
             self.discriminators = self.discriminators.model_copy(update={"form": form})

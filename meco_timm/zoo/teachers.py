@@ -109,7 +109,7 @@ def _check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
     if unused:
         raise UserError(
             f"teachers: {', '.join(unused)}: gives blocks only, but no loss compares blocks. Write for example "
-            "losses.blocks=0.3."
+            "losses.blocks=3."
         )
     if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
         raise UserError(

@@ -22,7 +22,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "student": "test_efficientnet",
         "alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH},
         "losses": {"blocks": 0.3},
-        "discriminators": {"adversary": "minimax"},
+        "discriminators": {"adversary": "minimax", "on": "all"},
     }
     return Recipe.model_validate(tree | changes)
 
@@ -55,7 +55,9 @@ def moved(distiller: nn.Module, losses: dict[str, Tensor]) -> dict[str, bool]:
 
 def test_the_total_is_the_weighted_sum_written_out(stream):
     settings = {"logits": 0.7, "blocks": [0.1, 0.4], "labels": 0.3, "similarity": "kl", "temperature": 2.0}
-    distiller = make_distiller(stream, losses=settings, discriminators={"adversary": "minimax", "weight": 0.2})
+    distiller = make_distiller(
+        stream, losses=settings, discriminators={"adversary": "minimax", "on": "all", "weight": 0.2}
+    )
     image, label, teacher = batch()
     found = distiller(image, label, teacher)
     student = stream(image)
@@ -87,7 +89,7 @@ def test_only_the_total_carries_a_gradient(stream):
 @pytest.mark.parametrize("projection", [True, False])
 def test_all_that_is_trainable_learns(stream, word, projection):
     changes = {"alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH, "projection": projection}}
-    distiller = make_distiller(stream, discriminators={"adversary": word}, **changes)
+    distiller = make_distiller(stream, discriminators={"adversary": word, "on": "all"}, **changes)
     learns = moved(distiller, distiller(*batch()))
     families = {name.split(".")[0] for name in learns}
     assert families == {"student", *["projections"] * projection, *["discriminators"] * (word != "none")}
@@ -114,7 +116,7 @@ def test_no_adversary_means_no_discriminator_and_no_term(stream):
 def step_of_the_student(stream: Stream, word: str) -> dict[str, Tensor]:
     """The student's gradients from the adversary alone: all similarity but a vanishing one switched off."""
     changes = {"losses": {"logits": 1e-12, "blocks": 0.0}}
-    distiller = make_distiller(stream, discriminators={"adversary": word, "weight": 1.0}, **changes)
+    distiller = make_distiller(stream, discriminators={"adversary": word, "on": "all", "weight": 1.0}, **changes)
     moved(distiller, distiller(*batch()))
     return {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
 
@@ -167,7 +169,7 @@ def test_a_teacher_of_blocks_only_or_logits_only_gives_its_part(stream):
 @pytest.mark.parametrize("word", ["minimax", "none"])
 def test_gradient_shares_are_those_of_each_term_alone(stream, word):
     settings = {"blocks": [0.1, 0.4], "labels": 0.3}
-    distiller = make_distiller(stream, losses=settings, discriminators={"adversary": word})
+    distiller = make_distiller(stream, losses=settings, discriminators={"adversary": word, "on": "all"})
     before = {name: value.clone() for name, value in distiller.state_dict().items()}
     found = gradient_shares(distiller, *batch())
     after = distiller.state_dict()

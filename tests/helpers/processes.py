@@ -39,7 +39,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
             "alignment": {"method": "projection", "length": 64},
             "zoo": {"sampling": "random"},
             "losses": {"labels": 0.5, "blocks": 0.3},
-            "discriminators": {"adversary": "minimax"},
+            "discriminators": {"adversary": "minimax", "on": "all"},
             "loop": {"steps": STEPS, "batch_size": batch_size, "accumulation": accumulation, "lr": 1e-3},
         }
     )  # fmt: skip

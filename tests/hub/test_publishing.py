@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import ROOT, contents, tree, write
+from conftest import ROOT, contents, draw_image, tree, write
 from helpers.hub import TOKEN, Fault, files
 from safetensors.torch import load_file, save_file
 
@@ -105,6 +105,7 @@ def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path):
     names = ["hf-hub:me/student", "hf-hub:me/student@old", f"hf-hub:me/student@{commit}"]
     card = tmp_path / "card.md"
     card.write_bytes(files(hub)["README.md"])
+    draw_image(0, seed=0).save(tmp_path / "photo.jpg")  # that the card's lines open
     python("-I", "-c", STRANGER, str(tmp_path / "logits.pt"), str(card), *names)
     images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     here = timm.create_model(f"local-dir:{run / 'student'}", pretrained=True).eval()(images).detach()

@@ -254,7 +254,7 @@ def test_a_teacher_gives_what_the_recipe_lets_it_give(normal):
 @pytest.mark.parametrize("word", ["minimax", "non_saturating", "cooperative"])
 def test_what_a_teacher_does_not_give_is_not_compared(headless, normal, word):
     """Nor has it an adversary; and every parameter still has a gradient, as many devices at once need."""
-    recipe = pair_recipe(discriminators={"adversary": word})
+    recipe = pair_recipe(discriminators={"adversary": word, "on": "all"})
     images = random_images(32, 4)
     cases = {
         "blocks": (teach(headless), {"0", "1"}),
@@ -312,11 +312,11 @@ def test_a_teacher_that_would_teach_nothing_is_refused(headless, normal, recipe,
     assert "teachers.1:" in refused(capsys, write(recipe, tmp_path))
     recipe["teachers"] = [normal, {"model": normal, "gives": "blocks"}]
     assert "gives blocks only, but alignment.blocks is 0" in refused(capsys, write(recipe, tmp_path))
-    recipe["alignment"]["blocks"], recipe["losses"], recipe["discriminators"] = 2, {}, {}
+    recipe["alignment"]["blocks"], recipe["losses"], recipe["discriminators"] = 2, {"blocks": 0}, {}
     recipe["teachers"] = [normal, headless]
     told = refused(capsys, write(recipe, tmp_path))
     assert "gives blocks only, but no loss compares blocks" in told
-    assert "losses.blocks=0.3" in told
+    assert "losses.blocks=3" in told
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 

@@ -105,7 +105,7 @@ def test_the_average_costs_all_teachers_and_a_random_one_their_mean(recipe, tmp_
 def test_the_size_of_a_store_and_the_time_to_precompute_it_are_estimated(recipe, tmp_path, monkeypatch):
     """Size as on disk: 3 logits and 2 blocks of 32 in float16, and a key, of 2 teachers; time from a measured speed."""
     monkeypatch.setattr(cost, "multiply_adds_per_second", lambda: 1e6)
-    overrides = [f"store={{folder: {tmp_path / 'store'}, views: 5}}", "alignment={blocks: 2, length: 32}"]
+    overrides = [f"store={{folder: {tmp_path / 'store'}, views: 5}}", "alignment={blocks: 2, method: grid, length: 32}"]
     text = " ".join(planned(recipe, tmp_path, *overrides).split())
     size = 2 * (2 * (3 + 2 * 32) + 8)
     assert f"{27 * 5 * size / 1e9:.3g} GB when complete: {27 * 5} views × {size} bytes" in text

@@ -20,25 +20,39 @@ def sections(section: type[Section] = Section) -> list[type[Section]]:
     return [s for child in section.__subclasses__() for s in (child, *sections(child))]
 
 
-def test_what_the_ablation_found_is_the_default():
-    """The mean of the teachers, soft labels only: LOG.md."""
+def test_the_default_is_the_papers_method_in_the_form_that_was_measured_best():
+    """A random teacher, projected blocks, discriminators by position, soft labels only: LOG.md."""
     recipe = make()
     assert recipe.losses.similarity == "ce"
     assert recipe.losses.labels == 0
-    assert recipe.block_weights == []
-    assert recipe.discriminators.adversary == "none"
-    assert recipe.zoo.sampling == "average"
+    assert (recipe.alignment.method, recipe.alignment.length, recipe.block_weights) == ("projection", 1024, [3.0] * 4)
+    d = recipe.discriminators
+    assert (d.adversary, d.on, d.form, d.weight) == ("minimax", "blocks", "patch", 0.1)
+    assert recipe.zoo.sampling == "random"
     assert recipe.loop.epochs == 100
     assert recipe.loop.steps is None
 
 
-def test_blocks_are_looked_at_where_something_compares_them():
-    assert make().alignment.blocks == 0
+def test_blocks_are_computed_where_something_compares_them():
+    assert make().alignment.blocks == 4
     assert make(alignment={"blocks": 3}).alignment.blocks == 3
-    assert make(losses={"blocks": 0.3}).alignment.blocks == 4
+    assert make(losses={"blocks": 0.0}).alignment.blocks == 0
     assert make(losses={"blocks": [0.0, 0.0, 0.0, 0.0]}).alignment.blocks == 4
     for on, blocks in {"blocks": 4, "all": 4, "logits": 0}.items():
-        assert make(discriminators={"adversary": "minimax", "on": on}).alignment.blocks == blocks
+        found = make(losses={"blocks": 0.0}, discriminators={"adversary": "minimax", "on": on})
+        assert found.alignment.blocks == blocks
+
+
+def test_what_is_not_written_follows_from_what_is():
+    logits = make(losses={"blocks": 0.0})
+    assert (logits.discriminators.adversary, logits.discriminators.form) == ("none", "patch")
+    vectors = make(alignment={"method": "grid"})
+    assert (vectors.alignment.length, vectors.losses.blocks) == (256, 0.3)
+    assert (vectors.discriminators.adversary, vectors.discriminators.form) == ("none", "vector")
+    nothing = make(alignment={"blocks": 0})
+    assert (nothing.losses.blocks, nothing.discriminators.adversary) == (0.0, "none")
+    for recipe in (make(), logits, vectors, nothing):  # written out, it reads back as it is
+        assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda s: s.__name__)

@@ -110,7 +110,7 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "student": "test_resnet",
         "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
         "losses": {"blocks": 0.3},
-        "discriminators": {"adversary": "minimax"},
+        "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream(alignment=recipe.alignment), recipe, 3)
@@ -406,7 +406,7 @@ def test_each_parameter_has_its_rate_and_decay():
         "student": "test_vit",
         "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
         "losses": {"blocks": 0.3},
-        "discriminators": {"adversary": "minimax"},
+        "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
     distiller = Distiller(stream("test_vit", recipe.alignment), recipe, 3)

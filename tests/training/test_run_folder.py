@@ -37,7 +37,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
 def begun(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A recipe whose run was cut off after two of the student's four steps; its teacher's weights lie in a file."""
     save_weights(tmp_path / "teacher.safetensors", seed=0)
-    recipe["teachers"] = [{"model": "test_vit", "weights": str(tmp_path / "teacher.safetensors")}]
+    recipe["teachers"] = [{"model": "test_vit", "weights": str(tmp_path / "teacher.safetensors"), "trust": True}]
     recipe["loop"] |= {"checkpoint_steps": 2, "patience": 4}
     path = write(recipe, tmp_path)
     interrupted(monkeypatch, path)

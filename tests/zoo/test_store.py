@@ -118,7 +118,7 @@ def test_maps_in_float32_come_back_to_the_bit(base, tmp_path, sampling):
     recipe["zoo"] = base["zoo"] | {"sampling": sampling}
     live, data, _ = opened(recipe)
     stored, _, _ = opened(with_store(recipe, tmp_path / "store", precision="float32"))
-    batch = next(iter(data.batches(data.train, 8, 0, 0, 1)))
+    batch = next(data.batches(data.train, Steps(8, seed=0, start=0, stop=1)))
     for _ in range(2):  # computed, then read
         found, wanted = (zoo.targets(batch, batch.image, 1) for zoo in (stored, live))
         assert torch.equal(found.logits, wanted.logits)
@@ -388,7 +388,7 @@ def test_a_disk_that_is_really_full(base, tmp_path):
     """A store of 40 kB: filling ends with plain words, and what is there is whole."""
     folder = tmp_path / "store"
     folder.mkdir()
-    recipe = with_store(base, folder) | {"alignment": {"blocks": 2, "length": 256}}
+    recipe = with_store(base, folder) | {"alignment": {"blocks": 2, "method": "grid", "length": 256}}
     command = f"{sys.executable} {ROOT / 'train.py'} {write(recipe, tmp_path)} --store"
     script = f"mount -t tmpfs -o size=40k tmpfs {folder}\n{command} && exit 9; cp -r {folder} {tmp_path}/kept"
     done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
