@@ -17,10 +17,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import UserError, get_logger, write_json
-from meco_timm.data import DataSource, Images, numbered
+from meco_timm.common import UserError, get_logger, write_content, write_json
+from meco_timm.data import DataSource, Images, Manifest, changes, numbered
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Recipe, changed_keys, fingerprint
+from meco_timm.zoo.lookup import MANIFEST
 from meco_timm.zoo.output_shards import SHARD_BYTES, Layout, OutputShards
 
 logger = get_logger(__name__)
@@ -81,6 +82,7 @@ def open_store(
     folder, expected = Path(recipe.store.folder or ""), describe(recipe, data, streams, weights, seed)
     with a.main_process_first():
         _check_or_create(folder, expected)
+        _check_images(folder, data.manifest)
     views, rows = (recipe.store.views or 0) * data.repeats, len(data.train.split)
     with a.local_main_process_first():
         shards = {
@@ -107,6 +109,21 @@ def _check_or_create(folder: Path, expected: dict[str, Any]) -> None:
     _check_same(folder, stored, expected)
     if expected["teachers"].keys() - stored["teachers"].keys():
         write_json(file, {**stored, "teachers": {**stored["teachers"], **expected["teachers"]}})
+
+
+def _check_images(folder: Path, manifest: Manifest) -> None:
+    """Check that the stored outputs are of these images; a store from before images were recorded takes these."""
+    before = Manifest.read(folder / MANIFEST)
+    if before and manifest.entries and (difference := changes(before, manifest)):
+        raise UserError(
+            f"store.folder: {folder} holds outputs of other images: {difference}. Choose another folder, or put the "
+            "images back."
+        )
+    if manifest.entries and not before:
+        try:
+            write_content(folder / MANIFEST, manifest.bytes())
+        except OSError as error:
+            logger.warning("%s cannot be written: %s; changed images will not be noticed", folder, error.strerror)
 
 
 def layout(recipe: Recipe, stream: Stream, classes: int) -> Layout:

@@ -23,6 +23,7 @@ import train
 from meco_timm import pipeline
 from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
+from meco_timm.data.manifest import Manifest
 from meco_timm.data.views import Steps
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo import output_shards, zoo
@@ -277,6 +278,20 @@ def test_other_images_another_order_or_version_are_refused(base, copied):
         changed(copied, **changes)
         with pytest.raises(UserError, match=rf"it differs in .*{next(iter(changes))}"):
             missing(copied, base)
+
+
+def test_outputs_of_an_image_that_has_changed_are_refused(base, copied):
+    manifest = Manifest.read(copied / "data.parquet")
+    assert manifest is not None
+    assert len(manifest.entries) == 48
+    name = "train/dash/003.png"
+    manifest.entries[name] = manifest.entries[name]._replace(size=1)
+    (copied / "data.parquet").write_bytes(manifest.bytes())
+    with pytest.raises(UserError, match=r"holds outputs of other images: 1 image has another content .*003\.png"):
+        missing(copied, base)
+    (copied / "data.parquet").unlink()  # a store from before images were recorded
+    missing(copied, base)
+    assert Manifest.read(copied / "data.parquet") is not None
 
 
 def test_a_library_that_draws_otherwise_is_told_by_the_pixels(base, copied):
