@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.data import resolve_data_config
 from timm.models import get_model_input_config
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from meco_timm.common import UserError
@@ -124,10 +125,15 @@ class Stream(nn.Module):
 
     @torch.no_grad()
     def _try(self) -> Outputs:
-        """The outputs on one black image; the stream is left as it was."""
+        """The outputs on one black image; the stream is left as it was.
+
+        The weights are detached: a view of a parameter, as the query of an attention pool, requires a gradient also
+        under `no_grad`, but has no graph, at which the hooks of `FlopCounterMode` fail.
+        """
         was_training = self.training
         self.eval()
-        outputs = self(torch.zeros(1, 3, self.size, self.size, device=self.mean.device))
+        weights = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        outputs = functional_call(self, weights, torch.zeros(1, 3, self.size, self.size, device=self.mean.device))
         self.train(was_training)
         return outputs
 

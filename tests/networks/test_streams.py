@@ -139,6 +139,13 @@ def test_cost_is_counted_at_the_streams_size():
     assert small.training
 
 
+def test_cost_of_a_network_that_pools_with_a_learned_query():
+    stream = make("test_vit3")  # its query is a view of a parameter, as in SigLIP
+    layer = stream.model.attn_pool.mlp.fc1
+    assert stream.multiply_adds() > layer.in_features * layer.out_features
+    assert all(parameter.requires_grad for parameter in stream.parameters())
+
+
 def refused(name: str, size: int = 32, alignment: Alignment = ALIGNMENT, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         student_stream(Network(model=name, **options), alignment, 3, size)
