@@ -50,33 +50,33 @@ class Read(NamedTuple):
 
 
 class BadImages:
-    """Images of one training that could not be read, by row; `shown`: whether this process tells of them."""
+    """Images of one training that could not be read, by row; `shown`: whether this process logs them."""
 
     def __init__(self, allowed: int, shown: bool = True):
         self.allowed, self.shown = allowed, shown
-        self.told: dict[int, str] = {}
+        self.faults: dict[int, str] = {}
 
-    def add(self, faults: Iterable[tuple[int, str]]) -> None:
+    def add(self, found: Iterable[tuple[int, str]]) -> None:
         """Raises: UserError: they are more than allowed; names them."""
-        for row, fault in faults:
-            if row not in self.told:
-                self.told[row] = fault
+        for row, fault in found:
+            if row not in self.faults:
+                self.faults[row] = fault
                 if self.shown:
                     logger.warning("%s; the next image stands in for it", fault)
-        if len(self.told) > self.allowed:
-            raise _too_many(list(self.told.values()), self.allowed)
+        if len(self.faults) > self.allowed:
+            raise _too_many(list(self.faults.values()), self.allowed)
 
     def count(self, accelerator: Accelerator) -> dict[str, int]:
         """How many all processes have met, for metrics, where any are allowed; all call it at the same step."""
         if self.allowed and accelerator.num_processes > 1:
-            self.add(sorted(gather_object(list(self.told.items()))))
-        return {"bad_images": len(self.told)} if self.allowed else {}
+            self.add(sorted(gather_object(list(self.faults.items()))))
+        return {"bad_images": len(self.faults)} if self.allowed else {}
 
     def tell(self, title: str) -> None:
         """The end of the training `title`."""
-        if self.told and self.shown:
+        if self.faults and self.shown:
             message = "%s: %d training image(s) could not be read; others stood in for them"
-            logger.info(message, title, len(self.told))
+            logger.info(message, title, len(self.faults))
 
 
 def _too_many(faults: list[str], allowed: int) -> UserError:

@@ -2,8 +2,8 @@
 
 Images travel un-normalised: uint8, B×3×H×W. Every network normalises for itself (streams.py). A training batch is a
 function of (seed, step) and an image's augmentation a function of (seed, view, index), one view per epoch, so that
-neither the number of workers nor an interruption changes what is seen. Views may repeat after some epochs: then what
-the teachers say of them can be kept (store.py).
+neither the number of workers nor an interruption changes what is seen. Views may repeat after some epochs, so that the
+teachers' outputs can be stored (store.py).
 """
 
 import signal

@@ -52,11 +52,11 @@ def fetch(locations: list[str]) -> None:
         OSError: one cannot be had.
     """
     places = [place for location in locations if (place := place_of(location))]
-    lacking = [place.path for place in places if not _is_here(place)]
-    if lacking:
+    missing = [place.path for place in places if not _is_here(place)]
+    if missing:
         repo, revision, _ = places[0]
-        logger.info("data    %s: %d tar(s), which have no index, are fetched before the start", repo, len(lacking))
-        snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=lacking)
+        logger.info("data    %s: %d tar(s), which have no index, are fetched before the start", repo, len(missing))
+        snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=missing)
 
 
 def _is_here(place: Place) -> bool:
@@ -75,12 +75,12 @@ def stamp(location: str) -> list[Any]:
     """What changes when the file does, without reading it: its name, bytes, and on the Hub the digest there."""
     if (place := place_of(location)) is None:
         return [Path(location).name, os.path.getsize(location)]
-    told = HfFileSystem().info(location)
-    return [Path(place.path).name, told["size"], (told.get("lfs") or {}).get("sha256") or told.get("blob_id")]
+    info = HfFileSystem().info(location)
+    return [Path(place.path).name, info["size"], (info.get("lfs") or {}).get("sha256") or info.get("blob_id")]
 
 
 def remembered(location: str, what: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`find()`, or what it gave for this file before: kept beside the Hub's cache, found anew for a changed file."""
+    """The result of `find()`, cached on disk beside the Hub's cache by file and stamp: a changed file is read again."""
     now = stamp(location) if place_of(location) else [*stamp(location), os.stat(location).st_mtime_ns]
     folder = Path(constants.HF_HOME) / "meco_timm"
     file = folder / f"{fingerprint([os.path.abspath(location), what])}-{fingerprint(now)}.npz"
@@ -131,5 +131,5 @@ def refusal(error: BaseException | None, source: str) -> str | None:
 def unreadable(error: Exception, location: str) -> UserError:
     """A shard that cannot be read or fetched."""
     place = place_of(location)
-    told = refusal(error, place.repo) if place else None
-    return UserError(f"data.source: {location}: {told or f'the shard cannot be read: {error}'}")
+    reason = refusal(error, place.repo) if place else None
+    return UserError(f"data.source: {location}: {reason or f'the shard cannot be read: {error}'}")

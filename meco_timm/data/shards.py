@@ -26,17 +26,17 @@ class RowGroups:
 
     def __init__(self, limit: int):
         self.limit, self.rows = limit, 0
-        self.kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self.groups: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
 
     def get(self, key: tuple[str, int], read: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
-        if key in self.kept:
-            self.kept.move_to_end(key)
+        if key in self.groups:
+            self.groups.move_to_end(key)
         else:
-            self.kept[key] = read()
-            self.rows += len(self.kept[key])
-            while self.rows > self.limit and len(self.kept) > 1:
-                self.rows -= len(self.kept.popitem(last=False)[1])
-        return self.kept[key]
+            self.groups[key] = read()
+            self.rows += len(self.groups[key])
+            while self.rows > self.limit and len(self.groups) > 1:
+                self.rows -= len(self.groups.popitem(last=False)[1])
+        return self.groups[key]
 
 
 class Shard(Protocol):

@@ -140,8 +140,8 @@ def _open_with_datasets(settings: Data, name: str, key: str) -> dict[str, Any]:
         kind = type(builder).__module__.rpartition(".")[2]
         return {str(split): Located(kind, list(files)) for split, files in (builder.config.data_files or {}).items()}
     except Exception as error:  # the library raises many kinds; all of them mean that the source cannot be used
-        told = refusal(error, settings.source) or f"{settings.source}: cannot be loaded: {_last_line(error)}"
-        raise UserError(f"data.{key}: {told}") from error
+        reason = refusal(error, settings.source) or f"{settings.source}: cannot be loaded: {_last_line(error)}"
+        raise UserError(f"data.{key}: {reason}") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -46,14 +46,14 @@ def open_table(kind: str, files: list[str], image: str | None, label: str | None
 def _each(function: Callable[[str], Any], files: list[str]) -> list[Any]:
     """function(file) of every file, many at a time."""
 
-    def told(file: str) -> Any:
+    def call(file: str) -> Any:
         try:
             return function(file)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(error, file) from None
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        return list(pool.map(told, files))
+        return list(pool.map(call, files))
 
 
 def _parquet_table(files: list[str]) -> Table:
@@ -67,21 +67,22 @@ def _parquet_table(files: list[str]) -> Table:
 
     def groups(file: str) -> dict[str, np.ndarray]:
         with opened(file) as source:
-            told = pq.read_metadata(source)
-        return {"rows": np.array([told.row_group(i).num_rows for i in range(told.num_row_groups)], dtype=np.int64)}
+            metadata = pq.read_metadata(source)
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return {"rows": np.array(sizes, dtype=np.int64)}
 
-    def known(file: str, what: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def cached(file: str, what: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return remembered(file, what, find) if place_of(file) else find()
 
     def images(name: str, keep: int) -> Shards:
-        rows = _each(lambda file: known(file, "groups", lambda: groups(file))["rows"], files)
+        rows = _each(lambda file: cached(file, "groups", lambda: groups(file))["rows"], files)
         largest = max((int(group) for shard in rows for group in shard), default=0)
         found: list[Shard] = [ParquetShard(file, name, r) for file, r in zip(files, rows, strict=True)]
         return Shards(found, keep + 2 * largest)  # a window seldom begins and ends with a row group
 
     def values(name: str) -> np.ndarray:
         return np.concatenate(
-            _each(lambda file: known(file, f"column {name}", lambda: column(file, name))["values"], files)
+            _each(lambda file: cached(file, f"column {name}", lambda: column(file, name))["values"], files)
         )
 
     features = datasets.Features.from_arrow_schema(_each(schema, files[:1])[0])

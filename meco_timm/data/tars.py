@@ -64,8 +64,8 @@ def _scan(path: str, image: str | None, label: str | None) -> dict[str, np.ndarr
     if all(word is not None for word in words):
         return found | {"label": np.array(words, dtype=np.str_)}
     if any(word is not None for word in words):
-        lacking = next(key for key, word in zip(taken, words, strict=True) if word is None)
-        raise UserError(f"data.source: {path}: {lacking} has no label, while other samples have one.")
+        unlabelled = next(key for key, word in zip(taken, words, strict=True) if word is None)
+        raise UserError(f"data.source: {path}: {unlabelled} has no label, while other samples have one.")
     return found
 
 
@@ -103,9 +103,9 @@ def _label(tar: tarfile.TarFile, key: str, sample: Sample, wanted: str | None) -
         return content(str(wanted))
     if wanted is None and "cls" in sample:
         return content("cls")
-    told = json.loads(content("json")) if "json" in sample else {}
+    fields = json.loads(content("json")) if "json" in sample else {}
     name = "label" if wanted in (None, "json") else wanted
-    if name in told:
-        return str(told[name])
+    if name in fields:
+        return str(fields[name])
     folder = key.rpartition("/")[0].rpartition("/")[2]
     return folder or None if wanted is None else None

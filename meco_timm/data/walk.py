@@ -161,7 +161,7 @@ def _add_file(found: Contents, entry: "os.DirEntry[str]", path: str, hidden: boo
 
 def _file(entry: "os.DirEntry[str]", path: str) -> File | None:
     try:
-        told = entry.stat()
+        status = entry.stat()
     except OSError:  # a link that leads nowhere: an image that cannot be read
         return File(path, -1, 0)
-    return File(path, told.st_size, told.st_mtime_ns) if stat.S_ISREG(told.st_mode) else None
+    return File(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

@@ -128,7 +128,7 @@ def print_predictions(found: Iterable[Prediction], as_csv: bool = False) -> None
             ]
             writer.writerow([one.file, *cells])
         else:
-            told = ", ".join(f"{name} {share:.1%}" for name, share in zip(one.classes, one.shares, strict=True))
-            print(f"{one.file}: {told}")
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(one.classes, one.shares, strict=True))
+            print(f"{one.file}: {shares}")
     if faults:
         raise UserError("\n".join([f"predict: {len(faults)} image(s) cannot be read:", *faults[:NAMED]]))

@@ -207,7 +207,7 @@ class Training:
             "scaler": a.scaler.state_dict() if a.scaler else None,
             "ema": self.ema.state_dict() if self.ema else None,
             "skipped": self.skipped,
-            "bad_images": self.bad.told,
+            "bad_images": self.bad.faults,
             "best": tuple(self.validation.best) if self.validation.best else None,
         }
         self.checkpoints.save(self.step, state)
@@ -230,7 +230,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         self.validation.best = Best(*state["best"]) if state["best"] else None
         self.step, self.skipped = state["step"], state["skipped"].to(self.accelerator.device)
-        self.bad.told = dict(state.get("bad_images", {}))
+        self.bad.faults = dict(state.get("bad_images", {}))
         if self.step > self.job.steps or (self.step == self.job.steps and self.validation.best is None):
             raise UserError(f"loop.steps: {self.job.title} is already at step {self.step}. Write a larger number.")
         logger.info("%s: continuing from step %d", self.job.title, self.step)

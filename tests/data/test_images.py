@@ -103,7 +103,7 @@ def test_the_next_that_can_be_read_stands_in(damaged, caplog, workers):
     expected = seen(stands, stands.train, stop=6, batch=6, seed=0)
     where = expected.row.tolist().index(17)
     assert torch.equal(torch.cat([b.image for b in batches])[:36][row[:36] == 17][0], expected.image[where])
-    assert len(bad.told) == 2  # each once, in two epochs
+    assert len(bad.faults) == 2  # each once, in two epochs
     said = caplog.text
     assert said.count("003.png: the image cannot be read") == said.count("004.png: the image cannot be read") == 1
 
