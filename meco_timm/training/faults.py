@@ -1,12 +1,15 @@
 """Failures of the environment as messages for the user: a full disk, a dead loader process, a lost process."""
 
 import errno
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch.utils.data._utils import signal_handling
 
 from meco_timm.common import UserError
 
@@ -27,7 +30,17 @@ def explain_faults(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         message = _of_disk(error, folder) or _of_loader(error) or _of_process(error, accelerator.num_processes)
         if message is None:
             raise
+        if _of_loader(error):
+            _ignore_dead_loaders()
         raise UserError(message) from error
+
+
+def _ignore_dead_loaders() -> None:
+    """torch's handler raises at any moment for each loader process that dies, also while the message is printed. The
+    next `DataLoader` installs it again."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal_handling._SIGCHLD_handler_set = False
 
 
 def _of_disk(error: Exception, folder: Path) -> str | None:
