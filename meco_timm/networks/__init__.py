@@ -7,11 +7,13 @@ Never: trains, compares two networks, or knows where images come from.
 from meco_timm.networks.alignment import pool_to_grid, standardise
 from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_names, readable_names, some
 from meco_timm.networks.factory import is_place, make_network, weights_digest
+from meco_timm.networks.live import LogitsOnly, name_of, student_of, teacher_of
 from meco_timm.networks.saving import export, weights_file_digest
 from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, data_config, student_stream, teacher_stream
 
 __all__ = [
     "LOGITS_ONLY",
+    "LogitsOnly",
     "Outputs",
     "Stream",
     "data_config",
@@ -20,12 +22,15 @@ __all__ = [
     "is_place",
     "known_by_name",
     "make_network",
+    "name_of",
     "pool_to_grid",
     "read_class_names",
     "readable_names",
     "some",
     "standardise",
+    "student_of",
     "student_stream",
+    "teacher_of",
     "teacher_stream",
     "weights_digest",
     "weights_file_digest",

@@ -61,7 +61,7 @@ class Stream(nn.Module):
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
         self.has_logits = gives != "blocks"
-        self.dtype = torch.float32  # of the network's weights
+        self.dtype = next((p.dtype for p in model.parameters()), torch.float32)  # of the network's weights
         self._multiply_adds: int | None = None
         self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
         self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
@@ -112,7 +112,7 @@ class Stream(nn.Module):
         """Multiply-adds of one image at this stream's input size; counted once."""
         if self._multiply_adds is None:
             with FlopCounterMode(display=False) as counter:
-                self._try()
+                self.try_out()
             self._multiply_adds = counter.get_total_flops() // 2
         return self._multiply_adds
 
@@ -120,11 +120,11 @@ class Stream(nn.Module):
     def block_shapes(self) -> list[tuple[int, ...]]:
         """Of one image's blocks, first block first: (d,) each, or (C, h, w) with `projection`; found once."""
         if self._block_shapes is None:
-            self._block_shapes = [tuple(block.shape[1:]) for block in self._try().blocks]
+            self._block_shapes = [tuple(block.shape[1:]) for block in self.try_out().blocks]
         return self._block_shapes
 
     @torch.no_grad()
-    def _try(self) -> Outputs:
+    def try_out(self) -> Outputs:
         """The outputs on one black image; the stream is left as it was.
 
         The weights are detached: a view of a parameter, as the query of an attention pool, requires a gradient also
@@ -173,7 +173,7 @@ def student_stream(
     if model.num_classes != classes:
         model.reset_classifier(classes)
     stream = Stream(model, alignment, size, data_config(model, role), gives, channels=channels)
-    return _checked(stream, network.model, role)
+    return checked(stream, network.model, role)
 
 
 def teacher_stream(
@@ -197,19 +197,32 @@ def teacher_stream(
             f"{role}: the config of {teacher.model} contradicts itself: the network has {model.num_classes} classes, "
             f"its weights {in_weights}. Its head would be random."
         )
+    return teacher_around(model, size, teacher, alignment, classes, data_config(model, role), role)
+
+
+def teacher_around(
+    model: Any,
+    size: int,
+    teacher: Teacher,
+    alignment: Alignment,
+    classes: list[str],
+    config: dict[str, Any],
+    role: str,
+) -> Stream:
+    """The stream of a network that has its weights; `config`: timm's data config, `size` its input size."""
     gives = teacher.gives
     if gives != "blocks" and not model.num_classes:
         if gives == "logits":
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
-    stream = Stream(model, alignment, size, data_config(model, role), gives, mapped, alignment.channels)
-    return _checked(stream, teacher.model, role)
+    stream = Stream(model, alignment, size, config, gives, mapped, alignment.channels)
+    return checked(stream, teacher.model, role)
 
 
-def data_config(model: Any, role: str) -> dict[str, Any]:
-    """timm's data config; with one mean and std for a network of grey images."""
-    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+def data_config(model: Any, role: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """timm's data config; with one mean and std for a network of grey images. `given`: its keys that differ."""
+    config = resolve_data_config(given, pretrained_cfg=model.pretrained_cfg, model=model)
     channels = get_model_input_config(model)["input_size"][0]
     if channels not in (1, 3):
         raise UserError(f"{role}: the network takes images of {channels} channels; they can have 3, or 1 (grey).")
@@ -219,10 +232,10 @@ def data_config(model: Any, role: str) -> dict[str, Any]:
     return config
 
 
-def _checked(stream: Stream, name: str, role: str) -> Stream:
+def checked(stream: Stream, name: str, role: str) -> Stream:
     """Check the stream with one image, so that errors are found before any training."""
     available = len(stream.model.feature_info)
-    if stream.alignment.blocks > available:
+    if stream.taps and stream.alignment.blocks > available:
         raise UserError(
             f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )

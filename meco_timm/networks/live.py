@@ -1,0 +1,194 @@
+"""A stream around a network that the caller already has: a timm model, or any module that classifies images.
+
+Blocks are compared of networks with timm's `forward_intermediates`, `forward_head` and `feature_info`. Of any other
+module only the logits are used: its `forward`, float images B×3×H×W → B×K.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import get_model_input_config
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from meco_timm.common import UserError, get_logger
+from meco_timm.networks.streams import Stream, checked, data_config, teacher_around
+from meco_timm.recipe import Alignment, Teacher
+
+logger = get_logger(__name__)
+
+OF_TIMM = ("forward_intermediates", "forward_head", "feature_info", "pretrained_cfg", "num_classes")
+NORMALISATION = ("mean", "std")
+
+
+class LogitsOnly(nn.Module):
+    """A module of which only `forward` is used, with the attributes that streams read from a timm network."""
+
+    feature_info = ()
+
+    def __init__(self, network: nn.Module, classes: int, config: dict[str, Any]):
+        super().__init__()
+        self.network, self.num_classes = network, classes
+        self.pretrained_cfg = {"num_classes": classes, **config}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x B×3×H×W, normalised → logits B×K."""
+        return self.network(x)
+
+
+def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None) -> Stream:
+    """A trainable stream around a timm network, which is trained in place.
+
+    config: timm's data config, for keys that are not the network's own (`input_size`, `mean`, `std`).
+
+    Raises:
+        UserError: not a timm network, too many blocks, or an input size that it cannot take.
+    """
+    model: Any = _unwrapped(module)
+    role = "student"
+    if not is_timm(model):
+        raise UserError(
+            f"{role}: {name_of(model)} is not a timm network: it has no {_absent(model)[0]}. Create the student with "
+            "timm.create_model."
+        )
+    if not model.num_classes:
+        raise UserError(f"{role}: {name_of(model)} has no head to classify with: create it with num_classes=K.")
+    stream = Stream(model, alignment, input_size(model, config, role), data_config(model, role, config))
+    checked(stream, name_of(model), role)
+    check_logits(stream, role)
+    return stream
+
+
+def teacher_of(
+    module: nn.Module,
+    teacher: Teacher,
+    alignment: Alignment,
+    classes: list[str],
+    *,
+    role: str = "teachers.0",
+    config: dict[str, Any] | None = None,
+) -> Stream:
+    """The stream of a teacher that is there already. It is frozen in place when a zoo is made of it.
+
+    teacher: its settings: `size`, `gives`, `classes`, `missing`; `model` is its name. classes: names of the data set's.
+    config: as of `student_of`; a module without timm's `pretrained_cfg` needs it, or gets ImageNet's mean and std.
+
+    Raises:
+        UserError: it gives something else than logits B×K, or its classes do not match (class_maps.py).
+    """
+    model: Any = _unwrapped(module)
+    config = dict(config or {})
+    if teacher.size:
+        config["input_size"] = (3, teacher.size, teacher.size)
+    _note_state(model, teacher.model, role)
+    if not is_timm(model):
+        model, teacher = _logits_only(model, teacher, alignment, config, role)
+    stream = teacher_around(
+        model, input_size(model, config, role), teacher, alignment, classes, data_config(model, role, config), role
+    )
+    check_logits(stream, role)
+    return stream
+
+
+def name_of(module: nn.Module) -> str:
+    """timm's name of the architecture, else the name of the class."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    return str(config.get("architecture") or type(module).__name__)
+
+
+def is_timm(module: nn.Module) -> bool:
+    """Whether it has all that blocks and logits from one forward need."""
+    return not _absent(module)
+
+
+def input_size(model: nn.Module, config: dict[str, Any] | None, role: str) -> int:
+    """Height and width in pixels.
+
+    Raises:
+        UserError: they differ.
+    """
+    _, height, width = (config or {}).get("input_size") or get_model_input_config(model)["input_size"]
+    if height != width:
+        raise UserError(f"{role}: images of {height} × {width} are not square, which streams need.")
+    return int(height)
+
+
+def check_logits(stream: Stream, role: str) -> None:
+    """Raises: UserError: the network gives a tuple, a dict or a map instead of logits B×K."""
+    if stream.has_logits:
+        classes_of(stream.try_out().logits, name_of(stream.model), role)
+
+
+def classes_of(output: Any, name: str, role: str) -> int:
+    """The number of classes K of logits 1×K.
+
+    Raises:
+        UserError: `output` is something else.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output.shape[1]
+    if isinstance(output, Tensor):
+        what = f"a tensor of {output.ndim} dimensions"
+    elif isinstance(output, dict):
+        what = f"a dict ({', '.join(map(str, output))})"
+    else:
+        what = f"a {type(output).__name__}"
+    raise UserError(
+        f"{role}: {name} gives {what} instead of logits, one tensor B×K. Write a module around it whose forward "
+        "returns the logits."
+    )
+
+
+def _unwrapped(module: nn.Module) -> Any:
+    """The network in torch's wrappers; any other module around it may change what it gives, and stays."""
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        return _unwrapped(module.module)
+    return getattr(module, "_orig_mod", module)  # of torch.compile
+
+
+def _absent(module: nn.Module) -> list[str]:
+    return [name for name in OF_TIMM if not hasattr(module, name)]
+
+
+def _logits_only(
+    module: nn.Module, teacher: Teacher, alignment: Alignment, config: dict[str, Any], role: str
+) -> tuple[LogitsOnly, Teacher]:
+    """The module in timm's form, and its settings with `gives: logits`."""
+    own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
+    if teacher.gives == "blocks":
+        raise UserError(f"{role}: {teacher.model} has no {_absent(module)[0]}, so it gives logits only, not blocks.")
+    if missing := [key for key in NORMALISATION if key not in own]:
+        logger.warning(
+            f"{role}: {teacher.model} has no pretrained_cfg: its images get ImageNet's {' and '.join(missing)}. Give "
+            "its own if they differ."
+        )
+    if alignment.blocks:
+        logger.info("%s: %s has no %s, so it gives logits only", role, teacher.model, _absent(module)[0])
+    size = input_size(module, own, role)
+    own["input_size"] = (3, size, size)
+    count = classes_of(_output(module, size, teacher.model, role), teacher.model, role)
+    return LogitsOnly(module, count, own), teacher.model_copy(update={"gives": "logits"})
+
+
+@torch.no_grad()
+def _output(module: nn.Module, size: int, name: str, role: str) -> Any:
+    """What its forward gives for one image; the module is left as it was."""
+    modes = {part: part.training for part in module.modules()}
+    parameter = next(module.parameters(), torch.empty(0))
+    try:
+        return module.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    except Exception as error:  # whatever a module of the caller's raises, its entry is the cause
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{role}.size: {name} cannot take images of {size} × {size}: {reason}") from error
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _note_state(module: nn.Module, name: str, role: str) -> None:
+    """Say once that a teacher is changed: it is put into eval mode, frozen, and moved to the training's device."""
+    state = ["in train mode"] * module.training
+    state += ["with gradients"] * any(p.requires_grad for p in module.parameters())
+    if state:
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        logger.info("%s: %s (%s, on %s) is frozen on the training's device", role, name, ", ".join(state), device)
