@@ -1,7 +1,7 @@
 """Compress an ensemble of timm models into one timm model.
 
 from meco_timm import distill, load_recipe
-rows = distill(load_recipe("recipes/quickstart.yaml", ["seed=1"]))
+rows = distill(load_recipe("quickstart", ["seed=1"]))
 """
 
 from importlib import import_module
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from meco_timm.reporting import compare, report
     from meco_timm.zoo import list_teachers
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "UserError",
+    "__version__",
     "compare",
     "distill",
     "evaluate",

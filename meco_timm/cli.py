@@ -1,7 +1,7 @@
 """The console command `meco-timm`; every subcommand calls one function of the Python API.
 
 torch is imported only when a command runs, so that --help and errors in a recipe appear at once. To train on several
-devices, start train.py with `accelerate launch`.
+devices: `accelerate launch -m meco_timm RECIPE`, or train.py in a clone of the repository.
 """
 
 import sys
@@ -20,7 +20,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipePath = Annotated[Path, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.", show_default=False)]
+RecipePath = Annotated[
+    Path, typer.Argument(help="A recipe: a file, or a name that `meco-timm recipes` lists.", show_default=False)
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to change, for example loop.lr=5e-4.")]
 Verbose = Annotated[
     bool | None,
@@ -33,6 +35,22 @@ Verbose = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The recipe to write to this folder.", show_default=False)] = None,
+    verbose: Verbose = None,
+) -> None:
+    """List the recipes that come with the package, or write one to the current folder, to be edited."""
+    from meco_timm.recipe import RECIPES, purpose, shipped_recipes, write_recipe
+
+    if name is not None:
+        print(write_recipe(name, Path()))
+        return
+    for title, file in shipped_recipes().items():
+        print(f"{title:<24}{purpose(file)}")
+    print(f"\nEdit one: meco-timm recipes NAME. Run one: accelerate launch -m meco_timm NAME\nFolder: {RECIPES}")
 
 
 @app.command()
@@ -67,7 +85,7 @@ def train(
 ) -> None:
     """Train the teachers, distil the student, evaluate all networks and write the report, in one process.
 
-    On several devices: accelerate launch train.py RECIPE.
+    On several devices: accelerate launch -m meco_timm RECIPE.
     """
     from meco_timm.recipe import load_recipe
 

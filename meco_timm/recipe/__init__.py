@@ -7,8 +7,10 @@ Never: imports torch, opens data or networks.
 from meco_timm.recipe.reading import changed_keys, fingerprint, load_recipe, loop_key, public_yaml, recipe_key, to_yaml
 from meco_timm.recipe.recipe import Alignment, Network, Publish, Recipe, Teacher
 from meco_timm.recipe.sections import WATCHING, Data, Loop
+from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
 
 __all__ = [
+    "RECIPES",
     "WATCHING",
     "Alignment",
     "Data",
@@ -22,6 +24,9 @@ __all__ = [
     "load_recipe",
     "loop_key",
     "public_yaml",
+    "purpose",
     "recipe_key",
+    "shipped_recipes",
     "to_yaml",
+    "write_recipe",
 ]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from meco_timm.common import UserError, did_you_mean, located, public
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import LATER_KEYS, WATCHING, Loop
+from meco_timm.recipe.shipped import recipe_file, shipped_recipes
 from meco_timm.recipe.yaml_text import Path_, parse_yaml
 
 COMMAND_LINE = "command line"
@@ -28,11 +29,12 @@ def read_recipe_text(path: str | Path) -> str:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"{located(path)}: there is no such recipe.{did_you_mean(path, near)}") from None
+        hint = did_you_mean(path, near) or did_you_mean(path.stem, [*shipped_recipes()])
+        raise UserError(f"{located(path)}: there is no such recipe.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
     if not text.strip():
-        raise UserError(f"{path}: the recipe is empty. Start from recipes/quickstart.yaml.")
+        raise UserError(f"{path}: the recipe is empty. Start from one that `meco-timm recipes` lists.")
     return text
 
 
@@ -130,12 +132,15 @@ def _overridden(path: Path_, message: str, lines: dict[Path_, Any]) -> bool:
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read the recipe in the file `path`, changed by `key.sub=value` overrides.
 
+    `path` may be the name of a recipe that comes with the package, as `quickstart`; a file of that name goes first.
+
     Raises:
         UserError: one line per error, with file, line, key, and what to write instead.
     """
+    path = recipe_file(path)
     raw, lines = parse_yaml(read_recipe_text(path), str(path))
     if raw is None:
-        raise UserError(f"{path}: the recipe is empty. Start from recipes/quickstart.yaml.")
+        raise UserError(f"{path}: the recipe is empty. Start from one that `meco-timm recipes` lists.")
     if not isinstance(raw, dict):
         raise UserError(f"{path}:1: a recipe is a mapping of sections (data:, teachers:, student:, …), not a list.")
     for argument in overrides:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from meco_timm.common import expand
+from meco_timm.recipe.shipped import shipped_data
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -51,7 +52,7 @@ class Augmentation(Section):
 class Data(Section):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
 
-    source: FilePath
+    source: Annotated[FilePath, AfterValidator(shipped_data)]
     """A Hub id (`zalando-datasets/fashion_mnist`), a folder of class folders (directly, or under `train/` and
     `test/`), or a folder of parquet files or webdataset tars named `train*` and `test*`. Where labels are numbers, a
     file `classes.txt` in it may name the classes, one a line."""

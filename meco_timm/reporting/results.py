@@ -108,7 +108,7 @@ def read_results(path: str | Path) -> Results:
     if not folder.table.exists():
         raise UserError(
             f"{path}: the run has not finished (it has no table.json). Continue it with "
-            f"accelerate launch train.py {folder.path / 'recipe.yaml'}"
+            f"accelerate launch -m meco_timm {folder.path / 'recipe.yaml'}"
         )
     try:
         recipe = Recipe.model_validate(yaml.safe_load((folder.path / "recipe.yaml").read_text(encoding="utf-8")))

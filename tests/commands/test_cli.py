@@ -19,7 +19,7 @@ from meco_timm.data.loading import load_data
 from meco_timm.recipe.sections import Data
 from meco_timm.reporting.results import read_results
 
-COMMANDS = ("plan", "train", "evaluate", "predict", "report", "compare", "publish", "teachers")
+COMMANDS = ("recipes", "plan", "train", "evaluate", "predict", "report", "compare", "publish", "teachers")
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -54,6 +54,16 @@ def test_help_is_quick_and_imports_no_torch():
     )
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     assert time.monotonic() - started < 5  # in half a second on an idle machine
+
+
+def test_recipes_are_listed_with_their_purpose_or_written(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = output_of(capsys, "recipes").splitlines()
+    assert [line.split()[0] for line in lines[:12]] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    assert "quickstart              Quickstart: three small teachers" in lines[10]
+    assert output_of(capsys, "recipes", "quickstart") == "quickstart.yaml\n"
+    assert load_recipe("quickstart.yaml") == load_recipe("quickstart")
+    assert "quickstart.yaml (relative to " in error_of(capsys, "recipes", "quickstart")
 
 
 def test_it_is_what_the_package_installs():

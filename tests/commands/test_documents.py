@@ -42,7 +42,8 @@ class _Parsed(Exception):
 def check_recipe(words: list[str]) -> None:
     """RECIPE, overrides and options of train.py."""
     arguments = train.parser().parse_intermixed_args(words)
-    load_recipe(ROOT / arguments.recipe, arguments.overrides)
+    file = ROOT / arguments.recipe
+    load_recipe(file if file.is_file() else arguments.recipe, arguments.overrides)
 
 
 def check_module(words: list[str]) -> None:
@@ -81,8 +82,8 @@ def check_console(words: list[str]) -> None:
 
 
 def check_launched(words: list[str]) -> None:
-    """train.py under `accelerate launch` or torchrun, whose own options their parsers read."""
-    script = words.index("train.py")
+    """train.py or `-m meco_timm` under `accelerate launch` or torchrun, whose own options their parsers read."""
+    script = words.index("train.py" if "train.py" in words else "meco_timm")
     if words[0] == "accelerate":
         config = launch_command_parser().parse_args(words[2:]).config_file
         assert config is None or (ROOT / config).is_file()

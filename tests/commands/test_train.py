@@ -361,7 +361,9 @@ def test_the_plan_is_told_and_nothing_is_written(recipe, tmp_path, capsys):
 
 def test_help_and_no_arguments(capsys):
     assert train.main(["--help"]) == 0
-    assert "train.py recipes/quickstart.yaml" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith("usage: train.py ")
+    assert "accelerate launch -m meco_timm quickstart" in text
     assert train.main([]) == 2
 
 
@@ -434,7 +436,7 @@ def wrong_text(text: str | None) -> Callable[[Path], str]:
     ("text", "told"),
     [
         (None, "recipe.yaml: there is no such recipe."),
-        ("", "recipe.yaml: the recipe is empty. Start from recipes/quickstart.yaml."),
+        ("", "recipe.yaml: the recipe is empty. Start from one that `meco-timm recipes` lists."),
         ("# only a comment\n", "recipe.yaml: the recipe is empty."),
         ("---\n", "recipe.yaml: the recipe is empty."),
     ],
