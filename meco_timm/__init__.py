@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meco_timm.hub import publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.reporting import compare, report
-    from meco_timm.zoo import list_teachers
+    from meco_timm.zoo import list_teachers, rank_teachers
 
 __version__ = "0.2.0.dev0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "plan",
     "predict",
     "publish",
+    "rank_teachers",
     "report",
 ]
 
@@ -43,6 +44,7 @@ _ROOMS = {
     "plan": "pipeline",
     "predict": "evaluation",
     "publish": "hub",
+    "rank_teachers": "zoo",
     "report": "reporting",
 }
 

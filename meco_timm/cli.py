@@ -203,6 +203,31 @@ def teachers(
     print_teachers(list_teachers(folder), folder)
 
 
+@app.command()
+def zoo(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    images: Annotated[
+        int | None, typer.Option(min=2, help="At most so many labelled images; default: all of the validation split.")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="More networks: a file with one a line, or a pattern of timm names with weights.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download the candidates without asking.")] = False,
+    verbose: Verbose = None,
+) -> None:
+    """Rank the teachers of a recipe: what each adds to the ensemble, and which suffice; train nothing."""
+    from meco_timm.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from meco_timm.zoo import find_candidates, print_candidates, print_ranking, rank_teachers
+
+    found = find_candidates(candidates) if candidates else []
+    if print_candidates(found) and not yes:
+        typer.confirm("Download them?", abort=True)
+    print_ranking(rank_teachers(loaded, images, [candidate.name for candidate in found]), str(loaded.data.source))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; on a UserError print the message and return 2."""
     try:

@@ -4,8 +4,9 @@ In: streams and a data source. Out: table rows, predictions, similarity of block
 Never: changes weights, or selects weights on the test split.
 """
 
-from meco_timm.evaluation.agreement import block_agreement
+from meco_timm.evaluation.agreement import block_agreement, evenly_spread, kernel_cka
 from meco_timm.evaluation.class_check import ClassCheck, balanced_sample, check_classes
+from meco_timm.evaluation.contributions import Change, Contributions, Difference, contributions
 from meco_timm.evaluation.image_files import Prediction, iter_predictions, predict, print_predictions
 from meco_timm.evaluation.one_network import evaluate
 from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
@@ -13,6 +14,7 @@ from meco_timm.evaluation.table import (
     Evaluation,
     Row,
     make_table,
+    on_device,
     predict_logits,
     print_table,
     styled_table,
@@ -22,7 +24,10 @@ from meco_timm.evaluation.table import (
 from meco_timm.evaluation.verdict import verdict
 
 __all__ = [
+    "Change",
     "ClassCheck",
+    "Contributions",
+    "Difference",
     "Evaluation",
     "Prediction",
     "Predictions",
@@ -30,11 +35,15 @@ __all__ = [
     "balanced_sample",
     "block_agreement",
     "check_classes",
+    "contributions",
     "evaluate",
+    "evenly_spread",
     "iter_predictions",
+    "kernel_cka",
     "load_predictions",
     "make_predictions",
     "make_table",
+    "on_device",
     "predict",
     "predict_logits",
     "print_predictions",

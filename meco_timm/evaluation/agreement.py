@@ -23,7 +23,11 @@ def cka(a: Tensor, b: Tensor) -> float:
 
     1 for equal features up to rotation and scale, about 0 for unrelated ones; nan if either is constant.
     """
-    a, b = (x.double() @ x.double().T for x in (a, b))
+    return kernel_cka(*(x.double() @ x.double().T for x in (a, b)))
+
+
+def kernel_cka(a: Tensor, b: Tensor) -> float:
+    """As `cka`, from the features' kernels, n×n: products of the features of two images."""
     norm = _hsic(a, a) * _hsic(b, b)
     return _hsic(a, b) / norm**0.5 if norm > 0 else float("nan")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meco_timm.data import DataSource, Images
 from meco_timm.distillation import mean_logits
+from meco_timm.evaluation.ensemble import binned_calibration_error
 from meco_timm.networks import Stream
 
 Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
@@ -79,9 +80,7 @@ def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
     Logits N×K, labels N; `bins` of equal width.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
-    gap = (predicted == label).double() - confidence
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    return 100 * torch.zeros(bins, dtype=torch.double).index_add_(0, place, gap).abs().sum().item() / len(label)
+    return binned_calibration_error(confidence, predicted == label, bins)
 
 
 def quality(logits: Tensor, label: Tensor) -> dict[str, float | None]:

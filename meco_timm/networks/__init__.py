@@ -9,10 +9,11 @@ from meco_timm.networks.class_maps import imagenet, known_by_name, read_class_na
 from meco_timm.networks.factory import is_place, make_network, weights_digest
 from meco_timm.networks.live import LogitsOnly, name_of, student_of, teacher_of
 from meco_timm.networks.saving import export, weights_file_digest
-from meco_timm.networks.streams import LOGITS_ONLY, Outputs, Stream, data_config, student_stream, teacher_stream
+from meco_timm.networks.streams import LOGITS_ONLY, NEVER, Outputs, Stream, data_config, student_stream, teacher_stream
 
 __all__ = [
     "LOGITS_ONLY",
+    "NEVER",
     "LogitsOnly",
     "Outputs",
     "Stream",

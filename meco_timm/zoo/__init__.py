@@ -4,9 +4,12 @@ In: the recipe's teachers. Out: a teacher's `Outputs` for a batch, computed or r
 Never: updates a frozen teacher, or uses the student.
 """
 
+from meco_timm.zoo.candidates import find_candidates, print_candidates
 from meco_timm.zoo.class_checks import check_local_teachers, checked_teachers
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.precompute import precompute_outputs, use_store
+from meco_timm.zoo.ranking import Ranking, rank_teachers
+from meco_timm.zoo.ranking_table import print_ranking
 from meco_timm.zoo.store import layout
 from meco_timm.zoo.teachers import (
     assemble_zoo,
@@ -19,17 +22,22 @@ from meco_timm.zoo.teachers import (
 from meco_timm.zoo.zoo import Zoo, draw
 
 __all__ = [
+    "Ranking",
     "Zoo",
     "assemble_zoo",
     "check_local_teachers",
     "checked_teachers",
     "draw",
+    "find_candidates",
     "layout",
     "list_teachers",
     "load_pretrained",
     "named_teachers",
     "precompute_outputs",
+    "print_candidates",
+    "print_ranking",
     "print_teachers",
+    "rank_teachers",
     "student_alone",
     "train_teachers",
     "untrained_teachers",

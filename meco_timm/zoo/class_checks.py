@@ -53,7 +53,7 @@ def check_local_teachers(recipe: Recipe, data: DataSource, weightless: Mapping[s
 def check_lines(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> list[str]:
     """Lines of the plan: the accuracy of each teacher, and a warning for each that does not know the classes."""
     lines = [f"teacher {name}: {check}" for name, check in checks.items()]
-    return lines + [f"warning: {problem}" for problem in _problems(recipe, checks).values()]
+    return lines + [f"warning: {problem}" for problem in class_problems(recipe, checks).values()]
 
 
 def require_known_classes(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> None:
@@ -63,7 +63,7 @@ def require_known_classes(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> N
         UserError: names the teacher, and the line to write.
     """
     trusted = {name for name, teacher in named_teachers(recipe).items() if teacher.trust}
-    problems = [problem for name, problem in _problems(recipe, checks).items() if name not in trusted]
+    problems = [problem for name, problem in class_problems(recipe, checks).items() if name not in trusted]
     if problems:
         raise UserError("\n".join(problems))
 
@@ -81,7 +81,7 @@ def checked_teachers(
     return check_lines(recipe, checks)
 
 
-def _problems(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> dict[str, str]:
+def class_problems(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> dict[str, str]:
     """What is wrong, by name of the teacher."""
     roles = {name: f"teachers.{i}" for i, name in enumerate(named_teachers(recipe))}
     return {

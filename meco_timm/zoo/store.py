@@ -154,12 +154,12 @@ def describe(
         "pixels": _pixels(data.train, seed),
         "alignment": recipe.alignment.model_dump(mode="json", include={"blocks", "method", "length"}),
         "outputs": outputs,
-        "teachers": {name: _teacher(stream, weights[name]) for name, stream in streams.items()},
+        "teachers": {name: teacher_view(stream, weights[name]) for name, stream in streams.items()},
         "made_with": {name: version(name) for name in AUGMENTATION_LIBRARIES},
     }
 
 
-def _teacher(stream: Stream, weights: str) -> dict[str, Any]:
+def teacher_view(stream: Stream, weights: str) -> dict[str, Any]:
     class_map = None if stream.class_map is None else fingerprint(stream.class_map.tolist())
     view = {"size": stream.size, "resize": stream.resize_mode}
     view |= {key: list(stream.data_config[key]) for key in ("mean", "std")}

@@ -18,7 +18,7 @@ from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
 from meco_timm.recipe import Loop, Network, Recipe, Teacher, loop_key
 from meco_timm.training import Job, Training, total_steps
-from meco_timm.zoo.lookup import MANIFEST, find_trained
+from meco_timm.zoo.lookup import MANIFEST, Found, find_trained
 from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
@@ -66,8 +66,8 @@ def train_teachers(recipe: Recipe, data: DataSource, accelerator: Accelerator) -
     found = named_teachers(recipe)
     for name, teacher in found.items():
         if teacher.train:
-            folder = _trained_teacher(name, teacher, recipe, data, accelerator)
-            found[name] = Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+            folder = train_on_labels(label_training(name, teacher, recipe, data, accelerator))
+            found[name] = in_folder(teacher, folder)
     return found
 
 
@@ -128,12 +128,18 @@ def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
     return named
 
 
-def _trained_teacher(name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Path:
+def in_folder(teacher: Teacher, folder: Path) -> Teacher:
+    """A teacher that has been trained."""
+    return Teacher(model=f"local-dir:{folder}", size=teacher.size, gives=teacher.gives)
+
+
+def label_training(
+    name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator
+) -> "LabelTraining":
+    """The training of a teacher that says `train`."""
     steps = total_steps(teacher.loop, len(data.labelled), accelerator.num_processes)
     role = {"role": "teacher", "name": name}
-    return train_on_labels(
-        LabelTraining(f"teacher {name}", role, teacher, teacher.loop, steps, recipe, data, accelerator)
-    )
+    return LabelTraining(f"teacher {name}", role, teacher, teacher.loop, steps, recipe, data, accelerator)
 
 
 def student_alone(recipe: Recipe, steps: int, data: DataSource, accelerator: Accelerator) -> Stream:
@@ -174,8 +180,8 @@ def train_on_labels(task: LabelTraining) -> Path:
     Raises:
         UserError: the zoo's folder cannot be written.
     """
-    key, name = training_key(task), task.network.model.replace("/", "_").replace(":", "_")
-    folder, note = find_trained(Path(task.recipe.zoo.folder), name, key, task.data.manifest)
+    key = training_key(task)
+    folder, note = find_zoo_folder(task, key)
     if note:
         logger.info("%s: %s", task.title, note)
     if (folder / "config.json").exists():
@@ -193,6 +199,12 @@ def train_on_labels(task: LabelTraining) -> Path:
     if task.accelerator.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def find_zoo_folder(task: LabelTraining, key: dict[str, Any]) -> Found:
+    """Where this network is in the zoo, or is to be trained. key: its `training_key`."""
+    name = task.network.model.replace("/", "_").replace(":", "_")
+    return find_trained(Path(task.recipe.zoo.folder), name, key, task.data.manifest)
 
 
 def _train(task: LabelTraining, key: dict[str, Any], folder: Path, work: Path) -> None:

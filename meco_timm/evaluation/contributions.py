@@ -1,0 +1,147 @@
+"""What each teacher adds to the true ensemble, and which teachers suffice: measured on labelled images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meco_timm.evaluation.ensemble import (
+    Logits,
+    Votes,
+    all_but_one,
+    binned_calibration_error,
+    bootstrap_interval,
+    disagreement,
+    error_kappa,
+    fit_temperature,
+    select,
+    vote,
+)
+
+FITTED = 5000  # images that a temperature is fitted on, at most
+SAME = 0.99  # share of images on which two teachers agree, above which they count as duplicates
+
+
+class Quality(NamedTuple):
+    """top1 and ece in per cent, nll in nats, of one network or ensemble."""
+
+    top1: float
+    nll: float
+    ece: float
+
+
+class Change(NamedTuple):
+    """Mean of paired differences over images, and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """One ensemble minus another on the same images: top1 in points, nll in nats."""
+
+    top1: Change
+    nll: Change
+
+    @property
+    def worse(self) -> str:
+        """In what the one is worse than the other by its interval: "top-1", "NLL", "top-1 and NLL", or ""."""
+        measures = [("top-1", self.top1.high < 0), ("NLL", self.nll.low > 0)]
+        return " and ".join(measure for measure, found in measures if found)
+
+
+class Choice(NamedTuple):
+    """An ensemble of a number of teachers, some of them perhaps more than once: `counts`, one for each of M teachers.
+
+    behind: it minus the ensemble that is best, in top-1 and in NLL; the best of all choices and the true ensemble.
+    """
+
+    counts: list[float]
+    quality: Quality
+    behind: Difference
+
+
+class Contributions(NamedTuple):
+    """Of M teachers on the same images. temperatures: those fitted, M. members: M. ensemble: the true one.
+
+    added: the true ensemble minus that without each teacher, M; empty of one teacher. disagreement, kappa: M×M
+    (ensemble.py). choices: sizes 1 to M by greedy selection. suggested: the smallest of them that is not clearly worse
+    than the best, else the true ensemble itself.
+    """
+
+    temperatures: list[float]
+    members: list[Quality]
+    ensemble: Quality
+    added: list[Difference]
+    disagreement: Tensor
+    kappa: Tensor
+    choices: list[Choice]
+    suggested: Choice
+
+    def same(self) -> list[tuple[int, int, float]]:
+        """(teacher, later teacher, share of images with the same prediction) of pairs that agree on more than 99 %."""
+        count = len(self.members)
+        agree = (1 - self.disagreement).tolist()
+        return [(i, j, agree[i][j]) for i in range(count) for j in range(i + 1, count) if agree[i][j] > SAME]
+
+
+def contributions(
+    logits: Logits, label: Tensor, weights: Tensor | None = None, temperatures: Sequence[float] | None = None
+) -> Contributions:
+    """Measure M teachers. logits: N×K of each. label: N. weights: M, of the true ensemble, by default equal.
+    temperatures: M, by which the logits are divided; by default 1.
+    """
+    count = len(logits)
+    used = torch.tensor(temperatures or [1.0] * count)
+    members = vote(logits, label, torch.eye(count), used)
+    whole = torch.ones(count) if weights is None else weights.float()
+    counts = torch.cat([select(members.of_label, count), whole[None]])  # the true ensemble is the last choice
+    without = all_but_one(whole)
+    rows = torch.cat([counts, without[without.sum(1) > 0]])
+    ensembles = vote(logits, label, rows, used)
+    losses, right = ensembles.losses, 100 * ensembles.right(label).double()
+    choices = _choices(counts, losses[: count + 1], right[: count + 1], _qualities(ensembles, label))
+    return Contributions(
+        temperatures=[temperature_of(z, label) for z in logits],
+        members=_qualities(members, label),
+        ensemble=choices[-1].quality,
+        added=_differences(right[count] - right[count + 1 :], losses[count] - losses[count + 1 :]),
+        disagreement=disagreement(members.predicted),
+        kappa=error_kappa(members.right(label)),
+        choices=choices[:-1],
+        suggested=next((choice for choice in choices if not choice.behind.worse), choices[-1]),
+    )
+
+
+def _choices(counts: Tensor, losses: Tensor, right: Tensor, quality: list[Quality]) -> list[Choice]:
+    """counts: W×M. losses, right: W×N."""
+    behind = _differences(right - right[right.mean(1).argmax()], losses - losses[losses.mean(1).argmin()])
+    return [Choice(c.tolist(), q, b) for c, q, b in zip(counts, quality, behind, strict=False)]
+
+
+def _differences(top1: Tensor, nll: Tensor) -> list[Difference]:
+    """top1, nll: D×N, differences of each image."""
+    if not len(nll):
+        return []
+    changes = [
+        [Change(mean, *ends) for mean, ends in zip(v.mean(1).tolist(), bootstrap_interval(v).tolist(), strict=True)]
+        for v in (top1, nll)
+    ]
+    return [Difference(*pair) for pair in zip(*changes, strict=True)]
+
+
+def temperature_of(logits: np.ndarray, label: Tensor) -> float:
+    """As `fit_temperature`, of at most `FITTED` images, evenly spread."""
+    step = -(-len(label) // FITTED)
+    return fit_temperature(np.asarray(logits[::step]), label[::step])
+
+
+def _qualities(votes: Votes, label: Tensor) -> list[Quality]:
+    right = votes.right(label)
+    return [
+        Quality(100 * r.double().mean().item(), loss.mean().item(), binned_calibration_error(confidence, r))
+        for r, loss, confidence in zip(right, votes.losses, votes.confidence, strict=True)
+    ]

@@ -1,0 +1,142 @@
+"""What each member adds to an ensemble: pure functions of M members' logits on N labelled images of K classes.
+
+An ensemble is a weighted mean of its members' softmax, so each is a row of weights: one member, all but one, or some of
+them twice. Logits may be float16 memory maps: they are read in parts, once for all rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meco_timm.networks import NEVER
+
+Logits = Sequence[np.ndarray]  # of M members, N×K each
+FLOOR = 1e-20  # smallest probability of a label: that of a class which no member has is 0, and its NLL infinite
+PART = 2**19  # numbers of all members in one part: few enough for a processor's cache
+RESAMPLES = 1000
+TEMPERATURES = (0.05, 20.0)
+
+
+class Votes(NamedTuple):
+    """W ensembles on N images: class predicted, its probability, that of the label; W×N each."""
+
+    predicted: Tensor
+    confidence: Tensor
+    of_label: Tensor
+
+    @property
+    def losses(self) -> Tensor:
+        """−log of the label's probability in nats, W×N; the mean over images is the NLL."""
+        return -self.of_label.double().clamp(min=FLOOR).log()
+
+    def right(self, label: Tensor) -> Tensor:
+        """Whether each prediction is right, W×N. label: N."""
+        return self.predicted == label
+
+
+def vote(logits: Logits, label: Tensor, weights: Tensor, temperatures: Tensor | None = None) -> Votes:
+    """The ensembles with these weights, W×M, each row with a sum above 0. temperatures: M, by default 1."""
+    weights = (weights / weights.sum(1, keepdim=True)).float()
+    shape = len(weights), len(label)
+    votes = Votes(torch.empty(shape, dtype=torch.int), torch.empty(shape), torch.empty(shape))
+    for place, p in _softmax(logits, torch.ones(len(logits)) if temperatures is None else temperatures):
+        mean = (weights @ p.flatten(1)).view(len(weights), *p.shape[1:])  # W×n×K
+        votes.confidence[:, place], votes.predicted[:, place] = mean.max(2)
+        votes.of_label[:, place] = mean.gather(2, label[place].expand(len(weights), -1)[..., None])[..., 0]
+    return votes
+
+
+def _softmax(logits: Logits, temperatures: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(place, softmax M×n×K in float32) of one part of the images after the other."""
+    images, classes = logits[0].shape
+    size = max(1, PART // (len(logits) * classes))
+    for start in range(0, images, size):
+        place = slice(start, start + size)
+        part = np.stack([z[place] for z in logits])
+        yield place, torch.from_numpy(part).float().div_(temperatures.float().view(-1, 1, 1)).softmax(2)
+
+
+def all_but_one(weights: Tensor) -> Tensor:
+    """weights: M → M×M, the ensembles without each member in turn."""
+    return weights * (1 - torch.eye(len(weights), dtype=weights.dtype))
+
+
+def select(of_label: Tensor, largest: int) -> Tensor:
+    """Greedy forward selection with replacement (Caruana et al. 2004) by NLL.
+
+    Returns how often each member is in the ensemble of size 1 … `largest`, `largest`×M integers.
+
+    of_label: M×N, each member's probability of the label. Nothing else is needed, since the NLL of a mean of softmax is
+    that of the mean of these. Of equal members the first is taken.
+    """
+    chosen = torch.zeros(largest, len(of_label), dtype=torch.long)
+    total = torch.zeros(of_label.shape[1], dtype=torch.double)
+    of_label = of_label.double()
+    for size in range(1, largest + 1):
+        nll = -((total + of_label) / size).clamp(min=FLOOR).log().mean(1)
+        best = int(nll.argmin())
+        total += of_label[best]
+        chosen[size - 1 :, best] += 1
+    return chosen
+
+
+def bootstrap_interval(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """95 % percentile intervals (Efron 1979) of the mean over images, D×2. values: D×N, one row for each quantity.
+
+    The rows share their resamples, so that differences of rows are paired.
+    """
+    generator, images = torch.Generator().manual_seed(seed), values.shape[1]
+    means = []
+    for start in range(0, resamples, 50):
+        drawn = torch.randint(images, (min(50, resamples - start), images), generator=generator)
+        counts = torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+        means.append(values.double() @ counts.double().T / images)
+    return torch.cat(means, 1).quantile(torch.tensor([0.025, 0.975], dtype=torch.double), dim=1).T
+
+
+def disagreement(predicted: Tensor) -> Tensor:
+    """Share of the images for which two members predict different classes, M×M. predicted: M×N."""
+    return torch.stack([(predicted != row).double().mean(1) for row in predicted])
+
+
+def error_kappa(right: Tensor) -> Tensor:
+    """Cohen's κ (1960) of two members' errors, M×M: 1 where they err on the same images, 0 where no more often than by
+    chance. nan where chance alone would agree always. right: M×N."""
+    wrong = 1 - right.double()
+    rate = wrong.mean(1)
+    both = wrong @ wrong.T / wrong.shape[1]
+    agree = 1 - rate[:, None] - rate + 2 * both
+    chance = rate[:, None] * rate + (1 - rate[:, None]) * (1 - rate)
+    return (agree - chance) / (1 - chance)
+
+
+def binned_calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, equation 3) in per cent: Σ |bin|/N · |accuracy − confidence|.
+
+    Of N predictions: their confidence, and whether they are right; `bins` of equal width."""
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gap = right.double() - confidence.double()
+    return 100 * torch.zeros(bins, dtype=torch.double).index_add_(0, place, gap).abs().sum().item() / len(right)
+
+
+def fit_temperature(logits: np.ndarray, label: Tensor) -> float:
+    """The temperature that minimises the NLL of softmax(logits / T) (Guo et al. 2017), within `TEMPERATURES`.
+
+    The NLL is convex in 1/T, and its derivative is the mean over images of E[z] − z[label], the expectation by the
+    softmax; its root is found by bisection. Images of a class that the network does not have are left out.
+
+    logits: N×K. label: N.
+    """
+    z = torch.from_numpy(np.array(logits, dtype=np.float64))
+    own = z.gather(1, label[:, None])[:, 0]
+    z, own = z[own > NEVER], own[own > NEVER]
+    low, high = (float(np.log(t)) for t in TEMPERATURES)
+    for _ in range(40 if len(z) else 0):
+        middle = (low + high) / 2
+        expected = ((z / np.exp(middle)).softmax(1) * z).sum(1)
+        too_flat = (expected - own).mean() < 0  # a lower temperature has a lower NLL
+        low, high = (low, middle) if too_flat else (middle, high)
+    return float(np.exp((low + high) / 2)) if len(z) else 1.0

@@ -1,0 +1,122 @@
+"""Run every teacher once over labelled images, and keep what it gives in the zoo's folder `.logits`.
+
+All teachers see each decoded batch. Logits are float16 files that are read as memory maps, so that many teachers and
+images need little memory; of the blocks of some images only their kernels are kept, which is all that CKA needs.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from meco_timm.common import Ticker, UserError, write_json
+from meco_timm.data import DataSource, Images
+from meco_timm.evaluation import on_device
+from meco_timm.networks import Outputs, Stream, weights_digest
+from meco_timm.recipe import Recipe, fingerprint
+from meco_timm.zoo.store import teacher_view
+
+BATCH = 64
+BLOCK_IMAGES = 256  # evenly spread over all
+LARGEST = 6e4  # of float16
+
+
+class Measured(NamedTuple):
+    """A teacher on N images: logits, a float16 memory map N×K; kernels of its S blocks on n of the images, S×n×n;
+    images per second; digest of its weights."""
+
+    logits: np.ndarray
+    kernels: np.ndarray
+    images_per_s: float
+    digest: str
+
+
+def measure_teachers(
+    streams: Mapping[str, Stream], recipe: Recipe, data: DataSource, images: Images, accelerator: Accelerator
+) -> dict[str, Measured]:
+    """What these teachers, all of which have logits, give on the images; read where it is kept, else computed.
+
+    Raises:
+        UserError: an image cannot be read, or the zoo's folder cannot be written.
+    """
+    digests = {name: weights_digest(stream.model) for name, stream in streams.items()}
+    home = Path(recipe.zoo.folder) / ".logits"
+    folders = {name: home / _key(recipe, data, images, stream, digests[name]) for name, stream in streams.items()}
+    missing = {folder: streams[name] for name, folder in folders.items() if not folder.exists()}
+    if missing:
+        try:
+            _compute(missing, data, images, accelerator)
+        except OSError as error:
+            raise UserError(f"zoo.folder: {home} cannot be written: {error.strerror}.") from None
+    return {name: _read(folder, digests[name]) for name, folder in folders.items()}
+
+
+def _key(recipe: Recipe, data: DataSource, images: Images, stream: Stream, digest: str) -> str:
+    """Of everything that the outputs depend on; teachers with equal weights share what is kept."""
+    transform = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation"})
+    alignment = recipe.alignment.model_dump(mode="json", include={"blocks", "method", "length"})
+    rows = [data.order, data.manifest.digest() if data.manifest.entries else "", images.rows.tolist()]
+    return fingerprint([transform, alignment, rows, teacher_view(stream, digest)])
+
+
+def _compute(missing: dict[Path, Stream], data: DataSource, images: Images, accelerator: Accelerator) -> None:
+    """One pass over the images, into a folder for each teacher; a folder without a name's ending is complete."""
+    work = {folder: folder.with_name(folder.name + ".part") for folder in missing}
+    for part in work.values():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    shape = len(images), len(data.classes)
+    maps: dict[Path, Any] = {
+        folder: np.lib.format.open_memmap(part / "logits.npy", "w+", np.float16, shape) for folder, part in work.items()
+    }
+    chosen = torch.linspace(0, len(images) - 1, min(BLOCK_IMAGES, len(images))).long()
+    blocks: dict[Path, list[list[Tensor]]] = {folder: [] for folder in missing}
+    seconds, done = dict.fromkeys(missing, 0.0), 0
+    with Ticker("teachers", len(images), 0) as ticker:
+        for batch in data.in_order(images, BATCH):
+            image, end = batch.image.to(accelerator.device), done + len(batch.image)
+            places = chosen[(chosen >= done) & (chosen < end)] - done
+            for folder, stream in missing.items():
+                began = time.perf_counter()
+                outputs = _outputs(stream, image, accelerator)
+                seconds[folder] += time.perf_counter() - began
+                maps[folder][done:end] = outputs.logits
+                blocks[folder].append([block[places] for block in outputs.blocks])
+            done = end
+            ticker.step(done, f"{len(missing)} teacher(s)")
+    for folder, part in work.items():
+        np.save(part / "blocks.npy", _kernels(blocks[folder]))
+        write_json(part / "speed.json", {"images_per_s": len(images) / seconds[folder]})
+        maps[folder].flush()
+        part.rename(folder)
+
+
+@torch.no_grad()
+def _outputs(stream: Stream, image: Tensor, accelerator: Accelerator) -> Outputs:
+    """On the CPU, in float32; the logits as float16 can hold them."""
+    with on_device([stream.eval()], accelerator.device):
+        blocks, logits = stream(image)
+    assert logits is not None
+    return Outputs([block.flatten(1).float().cpu() for block in blocks], logits.float().clamp(-LARGEST, LARGEST).cpu())
+
+
+def _kernels(parts: list[list[Tensor]]) -> np.ndarray:
+    """S×n×n, of features n×d of each of S blocks."""
+    features = [torch.cat(block) for block in zip(*parts, strict=True)]
+    return np.stack([(x @ x.T).numpy() for x in features]) if features else np.zeros((0, 0, 0), np.float32)
+
+
+def _read(folder: Path, digest: str) -> Measured:
+    try:
+        logits = np.load(folder / "logits.npy", mmap_mode="r")
+        speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+        return Measured(logits, np.load(folder / "blocks.npy"), speed["images_per_s"], digest)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"zoo.folder: {folder} is damaged ({error}). Delete it; it is computed again.") from None
