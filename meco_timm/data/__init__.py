@@ -9,7 +9,7 @@ from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.images import BadImages, decode_file
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from meco_timm.data.manifest import Manifest, changes
-from meco_timm.data.names import listed, shown
+from meco_timm.data.names import listed, shown, split_name
 from meco_timm.data.sources import Split, read_manifest, read_source
 from meco_timm.data.verification import verify
 from meco_timm.data.views import Steps, numbered
@@ -36,6 +36,7 @@ __all__ = [
     "read_manifest",
     "read_source",
     "shown",
+    "split_name",
     "verify",
     "whole_split",
 ]

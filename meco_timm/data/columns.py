@@ -111,4 +111,7 @@ def check_labels(labels: np.ndarray, classes: list[str], split: str, every_class
         raise UserError(f"data.source: only one class ({classes[0]}); at least 2 are needed.")
     if every_class and (counts == 0).any():
         empty = [classes[i] for i in np.flatnonzero(counts == 0)[:5]]
-        raise UserError(f"data.source: empty class(es): {', '.join(empty)}. The {split} split has no image of them.")
+        hint = " Labels that are numbers count from 0, or give names in their place." if classes[0] == "0" else ""
+        raise UserError(
+            f"data.source: empty class(es): {', '.join(empty)}. The {split} split has no image of them.{hint}"
+        )

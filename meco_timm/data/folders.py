@@ -8,22 +8,24 @@
 4. Without a test split, the validation split is used as the test split; without both, a share is held out.
 5. Files and folders whose name begins with a dot, and those of desktops (`__MACOSX`, `@eaDir`), are passed over. So are
    images beside the class folders. Both are counted and named.
-6. Links are followed. A folder that is met twice is read once.
+6. Links are followed. A folder that is met twice is read once. Links that lead nowhere are refused.
 7. `metadata.csv` or `metadata.jsonl`, in the folder or in a split's folder, gives the labels if it has the columns
    `file_name` (relative to the file) and a label. It must then list every image.
 8. Refused, with a name: an empty class folder; a class with the name of a split; two folders for one split; two classes
-   that differ only in case, spaces at the ends or the form of their Unicode; one folder in two classes or splits.
+   that differ only in case, spaces, the form of their Unicode or invisible characters; one folder in two classes or
+   splits; a split without class folders, such as a flat `test/`.
 
 Nothing is ever written there.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from meco_timm.common import UserError
-from meco_timm.data.metadata import find_labels
+from meco_timm.data.metadata import find_labels, without_labels
 from meco_timm.data.names import NAMED, check_alike, listed, shown, split_name
 from meco_timm.data.walk import Contents, File, walk
 
@@ -43,7 +45,8 @@ class ImageFiles(NamedTuple):
 class Folder:
     """What was found. splits: by the names train, validation, test. skipped: image files passed over, by reason.
     others: how many files are no images, by ending. labels: where the labels come from. label_column: its name.
-    shards: parquet files, Arrow files and tars; a folder has either splits or these."""
+    unused: metadata files that give no labels, with their columns. shards: parquet files, Arrow files and tars; a
+    folder has either splits or these."""
 
     root: str
     splits: dict[str, ImageFiles]
@@ -51,6 +54,7 @@ class Folder:
     others: Counter[str] = field(default_factory=Counter)
     labels: str = "class folders"
     label_column: str = "label"
+    unused: list[str] = field(default_factory=list)
     shards: list[File] = field(default_factory=list)
 
 
@@ -65,9 +69,10 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
     found = walk(folder)
     if found.shards and not found.images:
         return Folder(found.root, {}, {}, shards=found.shards)
-    _check_kind(found, key)
-    _check_names(found)
-    splits = _split_folders(found)
+    where = f"data.{key}: {shown(found.root)}"
+    _check_kind(found, where)
+    _check_names(found, where)
+    splits = _split_folders(found, where)
     files = {split: _below(found, place) for split, place in splits.items()}
     if key == "unlabelled":
         parts = {split: ImageFiles(splits[split], part, None) for split, part in files.items()}
@@ -79,9 +84,10 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
         _check_agreement(found, parts, labels.named, label_column)
         check_alike(_words(parts), found.root)
         return Folder(found.root, parts, found.skipped, found.others, labels.named, labels.column)
-    parts = {split: _by_folder(found, splits[split], part) for split, part in files.items()}
+    unused = without_labels(found.root, splits.values())
+    parts = {split: _by_folder(found, splits[split], part, unused) for split, part in files.items()}
     check_alike(_words(parts), found.root)
-    return Folder(found.root, parts, found.skipped, found.others)
+    return Folder(found.root, parts, found.skipped, found.others, unused=unused)
 
 
 def top_folders(found: Contents, place: str = "") -> list[str]:
@@ -90,15 +96,15 @@ def top_folders(found: Contents, place: str = "") -> list[str]:
     return [path[len(start) :] for path in found.folders if path.startswith(start) and "/" not in path[len(start) :]]
 
 
-def _check_kind(found: Contents, key: str) -> None:
+def _check_kind(found: Contents, where: str) -> None:
     if found.shards:
         raise UserError(
-            f"data.{key}: {found.root} holds image files ({shown(found.images[0].path)}) and also "
+            f"{where} holds image files ({shown(found.images[0].path)}) and also "
             f"{shown(found.shards[0].path)}. It is not clear which are meant: move one kind to another folder."
         )
     if not found.images:
         raise UserError(
-            f"data.{key}: {found.root} holds no image file, no parquet file and no tar"
+            f"{where} holds no image file, no parquet file and no tar"
             f"{_others(found)}. Images are files with an ending that Pillow opens, such as .jpg or .png."
         )
 
@@ -110,13 +116,18 @@ def _others(found: Contents) -> str:
     return f", but {shown(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""
 
 
-def _check_names(found: Contents) -> None:
+def _check_names(found: Contents, where: str) -> None:
+    if found.dangling:
+        raise UserError(
+            f"{where}: link(s) that lead nowhere, so it is not known which images they stand for: "
+            f"{listed(found.dangling)}. Mend them or take them away."
+        )
     for path in (*found.folders, *(file.path for file in found.images)):
         if not path.isascii() and any("\ud800" <= c <= "\udfff" for c in path):
-            raise UserError(f"data.source: {found.root}: the name '{shown(path)}' is not valid UTF-8. Rename it.")
+            raise UserError(f"{where}: the name '{shown(path)}' is not valid UTF-8. Rename it.")
 
 
-def _split_folders(found: Contents) -> dict[str, str]:
+def _split_folders(found: Contents, where: str) -> dict[str, str]:
     """Folder of each split; the whole folder as `train` if there are no folders of splits."""
     tops = top_folders(found)
     splits = {top: split for top in tops if (split := split_name(top))}
@@ -124,14 +135,12 @@ def _split_folders(found: Contents) -> dict[str, str]:
         return {"train": ""}
     if rest := [top for top in tops if top not in splits]:
         raise UserError(
-            f"data.source: {found.root}: {listed(list(splits))} has the name of a split, but the folder(s) "
+            f"{where}: {listed(list(splits))} has the name of a split, but the folder(s) "
             f"{listed(rest)} beside it do not. If it is a class, rename it; if it is a split, move the others away."
         )
     for split in ("train", "validation", "test"):
         if len(same := [top for top in tops if splits[top] == split]) > 1:
-            raise UserError(
-                f"data.source: {found.root}: the folders {listed(same)} are all named as the {split} split. Keep one."
-            )
+            raise UserError(f"{where}: the folders {listed(same)} are all named as the {split} split. Keep one.")
     _pass_over_loose(found, "", BESIDE_SPLITS)
     return {split: top for split in ("train", "validation", "test") for top in tops if splits[top] == split}
 
@@ -172,15 +181,14 @@ def _check_twice(found: Contents, splits: dict[str, str]) -> None:
             )
 
 
-def _by_folder(found: Contents, place: str, files: list[File]) -> ImageFiles:
+def _by_folder(found: Contents, place: str, files: list[File], unused: list[str]) -> ImageFiles:
     """The images of one split, with the first folder level as their class."""
     classes, where = top_folders(found, place), shown(f"{found.root}/{place}".rstrip("/"))
     loose = [file for file in files if file.path.rpartition("/")[0] == place]
     if not classes:
         raise UserError(
-            f"data.source: {where} holds {len(loose)} image(s) and 0 class folder(s), so they have no labels. Sort "
-            "them into class folders, or list them in metadata.csv (columns file_name, label). Images without labels "
-            "are for data.unlabelled."
+            f"data.source: {where} holds {len(loose)} image(s) and 0 class folder(s), so they have no labels."
+            f"{_how_to_label(found, place, unused)}"
         )
     _pass_over_loose(found, place, BESIDE)
     files = [file for file in files if file.path.rpartition("/")[0] != place] if loose else files
@@ -193,17 +201,33 @@ def _by_folder(found: Contents, place: str, files: list[File]) -> ImageFiles:
     if len(classes) < 2 and (not place or split_name(place) == "train"):  # another split need not show all
         raise UserError(
             f"data.source: {where} holds 1 class folder(s) ({shown(classes[0])}); at least 2 are needed."
-            f"{_deeper(found, place, classes[0])}"
+            f"{_deeper(found, place)}"
         )
     return ImageFiles(place, files, words)
 
 
-def _deeper(found: Contents, place: str, only: str) -> str:
-    """A hint where the class folders lie one level deeper."""
-    inner = top_folders(found, f"{place}/{only}" if place else only)
-    if len(inner) < 2:
+def _how_to_label(found: Contents, place: str, unused: list[str]) -> str:
+    """What to do about images without labels."""
+    named = f" No label column was found in {listed(unused)}; name it in data.label_column." if unused else ""
+    train = next((top for top in top_folders(found) if split_name(top) == "train"), place)
+    if train != place:
+        return (
+            f"{named} To leave them out, write data.source={shown(f'{found.root}/{train}')}; for the student to learn "
+            f"from them without labels, also data.unlabelled={shown(f'{found.root}/{place}')}."
+        )
+    return (
+        f"{named} Sort them into class folders, or list them in metadata.csv (columns file_name, label). Images "
+        "without labels are for data.unlabelled."
+    )
+
+
+def _deeper(found: Contents, place: str) -> str:
+    """A hint where the class folders lie deeper."""
+    folders = {file.path.rpartition("/")[0] for file in _below(found, place)}
+    common = os.path.commonpath(folders)
+    if common in folders or common == place:
         return ""
-    return f" Did you mean {found.root}/{only}?" if not place else f" Move the folders in {shown(only)} one level up."
+    return f" Did you mean {shown(f'{found.root}/{common}')}?" if not place else f" Move those in {shown(common)} up."
 
 
 def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, label_column: str | None) -> None:

@@ -196,7 +196,11 @@ def collate(items: list[Any]) -> Read | UserError:
 
 
 def transforms(settings: Data) -> tuple[Any, Any]:
-    """timm's transforms for training and evaluation, both ending in uint8 3×H×W."""
+    """timm's transforms for training and evaluation, both ending in uint8 3×H×W.
+
+    Raises:
+        UserError: timm has no such policy of augmentation.
+    """
     common: dict[str, Any] = {
         "input_size": settings.image_size,
         "interpolation": settings.interpolation,
@@ -204,17 +208,15 @@ def transforms(settings: Data) -> tuple[Any, Any]:
         "normalize": False,
     }
     a = settings.augmentation
-    view = create_transform(
-        **common,
-        is_training=True,
-        train_crop_mode=a.crop_mode,
-        scale=tuple(a.scale),
-        ratio=tuple(a.ratio),
-        hflip=a.hflip,
-        vflip=a.vflip,
-        color_jitter=a.color_jitter or None,
-        auto_augment=a.auto_augment,
-    )
+    changes = {"scale": tuple(a.scale), "ratio": tuple(a.ratio), "hflip": a.hflip, "vflip": a.vflip}
+    changes |= {"color_jitter": a.color_jitter or None, "auto_augment": a.auto_augment}
+    try:
+        view = create_transform(**common, is_training=True, train_crop_mode=a.crop_mode, **changes)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"data.augmentation.auto_augment: timm has no policy {a.auto_augment!r} ({error}). Write for example "
+            "rand-m9-mstd0.5 or 3a."
+        ) from None
     transforms = view, create_transform(**common, is_training=False)
     for transform in transforms:
         transform.transforms[-1] = _as_tensor

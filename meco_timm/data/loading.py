@@ -146,12 +146,12 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     """
     classes, train, own_validation, test, *folders = read_source(settings)
     if test is None:
-        train, test = hold_out(train, settings.test_fraction, seed)
+        train, test = hold_out(train, settings.test_fraction, seed, classes)
     images, labels = train
     if own_validation is not None:
         images = _followed_by(images, own_validation.images)
         labels = np.concatenate([labels, own_validation.labels])
-    learns, labelled, validation = choose_rows(labels, len(train.labels), len(classes), settings, seed)
+    learns, labelled, validation = choose_rows(labels, len(train.labels), classes, settings, seed)
     learns_labels = learns if settings.images else labelled
     hidden = np.full_like(labels, NO_LABEL)
     hidden[labelled] = labels[labelled]

@@ -1,7 +1,7 @@
 """Which files a data set consists of, and what has changed since: names, labels, sizes, times and checksums.
 
-A file has changed if its size has, or its time has and its checksum is not the same. Checksums (CRC-32) are known of
-files that were verified (verification.py), so that a copy of a folder counts as the same data.
+A file has changed if its label or size has, or its checksum; where a checksum is not known, its time. Checksums
+(CRC-32) are known of files that were verified (verification.py), so that a copy of a folder counts as the same data.
 """
 
 import zlib
@@ -31,10 +31,10 @@ class Entry(NamedTuple):
     crc: int = UNKNOWN
 
     def same(self, other: "Entry") -> bool:
-        """Whether label and content are the same, as far as is known."""
+        """Whether label and content are the same, by the checksums where both are known, else by the times."""
         if self[:2] != other[:2]:
             return False
-        return self.time == other.time or (self.crc == other.crc != UNKNOWN)
+        return self.time == other.time if UNKNOWN in (self.crc, other.crc) else self.crc == other.crc
 
 
 @dataclass

@@ -74,13 +74,26 @@ def find_labels(root: str, places: Iterable[str], column: str | None) -> Labels 
     return labels
 
 
+def without_labels(root: str, places: Iterable[str]) -> list[str]:
+    """The metadata files in these folders, each with its columns, where none of them gives labels."""
+    found = []
+    for place in dict.fromkeys(["", *places]):
+        for name in FILES:
+            path = Path(root, place, name)
+            if path.is_file():
+                columns = ", ".join(str(column) for row in _rows(path)[:1] for column in row)
+                found.append(f"{place}/{name}".removeprefix("/") + f" ({columns or 'no rows'})")
+    return found
+
+
 def _label_column(path: Path, rows: list[dict[str, Any]], wanted: str | None) -> str | None:
     columns = [name for name in rows[0] if name is not None] if rows else []
     fitting = [name for name in columns if name == wanted or (wanted is None and name in LABEL_COLUMNS)]
     if len(fitting) > 1:
         raise UserError(f"data.label_column: {path}: several fit ({', '.join(fitting)}); name one.")
     if fitting and "file_name" not in columns:
-        hint = did_you_mean("file_name", columns)
+        near = [name for name in columns if did_you_mean("file_name", [name])]
+        hint = f" Rename {near[0]!r} to file_name." if near else ""
         raise UserError(f"data.source: {path}: there is no column 'file_name'; it has {', '.join(columns)}.{hint}")
     return fitting[0] if fitting else None
 
@@ -101,7 +114,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                return list(csv.DictReader(file, strict=True))
+                return list(csv.DictReader(file, strict=True, skipinitialspace=True))
             rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"data.source: {path}: cannot be read: {error}") from None

@@ -34,11 +34,18 @@ def listed(names: list[str], limit: int = NAMED) -> str:
 
 
 def check_alike(names: list[str], where: str) -> None:
+    """Raises: UserError: two classes look the same."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
+        other = seen.setdefault(_look(name), name)
         if other != name:
             raise UserError(
                 f"data.source: {where}: the classes {other!r} and {name!r} differ only in case, spaces or the form of "
                 "their Unicode. If they are one class, put them together; if not, rename one."
             )
+
+
+def _look(name: str) -> str:
+    """A name without what cannot be seen: case, the form of its Unicode, characters of no width, spaces."""
+    form = unicodedata.normalize("NFKC", name)
+    return " ".join("".join(c for c in form if unicodedata.category(c) != "Cf").casefold().split())

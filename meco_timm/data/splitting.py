@@ -3,38 +3,59 @@
 import numpy as np
 
 from meco_timm.common import UserError, derive
+from meco_timm.data.names import listed
 from meco_timm.data.sources import Split
 from meco_timm.recipe import Data
 
 
-def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """(the rest, a share of the images for the test)."""
+def hold_out(split: Split, share: float, seed: int, classes: list[str]) -> tuple[Split, Split]:
+    """(the rest, a share of the images for the test).
+
+    Raises:
+        UserError: the rest would have no image of a class.
+    """
     images, labels = split
     rows = np.arange(len(labels))
     held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
     rest = np.setdiff1d(rows, held_out)
+    _check_classes("test_fraction", share, labels, rest, classes)
     return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
 
 
 def choose_rows(
-    labels: np.ndarray, own: int, classes: int, settings: Data, seed: int
+    labels: np.ndarray, own: int, classes: list[str], settings: Data, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that the student learns from, those whose labels may be used, and those of the validation split: those from
-    row `own` on, or a share of all."""
+    row `own` on, or a share of all. Each int64 and sorted.
+
+    Raises:
+        UserError: a class would have no training image, or `data.images` or `data.labelled` does not fit.
+    """
     rows = np.arange(len(labels))
     validation = rows[own:]
     if not len(validation):
         size = round(settings.validation * len(rows))
         validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
     train = np.setdiff1d(rows, validation)
+    _check_classes("validation", settings.validation, labels, train, classes)
     if settings.images is not None:
-        _check_number("images", settings.images, classes, len(train))
+        _check_number("images", settings.images, len(classes), len(train))
         return _stratified(labels, train, settings.images, derive(seed, "images")), train, validation
     if settings.labelled is None:
         return train, train, validation
-    _check_number("labelled", settings.labelled, classes, len(train))
+    _check_number("labelled", settings.labelled, len(classes), len(train))
     labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
     return train if settings.student_sees == "all" else labelled, labelled, validation
+
+
+def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray, classes: list[str]) -> None:
+    """Raises: UserError: all images of a class are held out."""
+    gone = [classes[label] for label in np.setdiff1d(labels, labels[rest])]
+    if gone:
+        raise UserError(
+            f"data.{key}: with {share:g} of the images held out, none is left to train on of {len(gone)} class(es): "
+            f"{listed(gone)}. Add images of them, or write a smaller share."
+        )
 
 
 def _check_number(key: str, number: int, classes: int, images: int) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.ImageFile import StubImageFile
@@ -35,7 +35,7 @@ class File(NamedTuple):
 class Contents:
     """All that lies below `root`. folders: paths of those on the first two levels that are not hidden. others: files
     that are no images, by ending. skipped: image files that are passed over, by reason. twice: (folder met again,
-    where it was read)."""
+    where it was read). dangling: links that lead nowhere and are not called like an image."""
 
     root: str
     images: list[File] = field(default_factory=list)
@@ -44,6 +44,7 @@ class Contents:
     others: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     twice: list[tuple[str, str]] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
 
     def skip(self, reason: str, path: str) -> None:
         self.skipped.setdefault(reason, []).append(path)
@@ -66,9 +67,9 @@ def walk(folder: Path) -> Contents:
         if not path or _is_new(found, path, hidden, places):
             for one in _read(found, path, hidden):
                 (later if hidden or is_hidden(one.rpartition("/")[2]) else waiting).append(one)
-    found.images.sort()
-    found.shards.sort()
-    found.folders.sort()
+    lists: list[list[Any]] = [found.images, found.shards, found.folders, found.dangling, *found.skipped.values()]
+    for one in lists:
+        one.sort()
     return found
 
 
@@ -125,7 +126,7 @@ def _read(found: Contents, folder: str, hidden: bool) -> list[str]:
         with os.scandir(os.path.join(found.root, folder)) as entries:
             ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name), reverse=True)
     except OSError as error:
-        raise UserError(f"data.source: {os.path.join(found.root, folder)}: cannot be read: {error.strerror}.") from None
+        raise UserError(f"{os.path.join(found.root, folder)}: the folder cannot be read: {error.strerror}.") from None
     folders = []
     for entry in ordered:
         path = f"{folder}/{entry.name}" if folder else entry.name
@@ -155,6 +156,8 @@ def _add_file(found: Contents, entry: "os.DirEntry[str]", path: str, hidden: boo
             found.images.append(file)
     elif not hidden and name.endswith(SHARDS):
         found.shards.append(_file(entry, path) or File(path, -1, 0))
+    elif not hidden and entry.is_symlink() and not os.path.exists(entry.path):
+        found.dangling.append(path)
     elif not hidden:
         found.others[ending or "no ending"] += 1
 

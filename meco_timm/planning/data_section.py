@@ -1,12 +1,13 @@
 """The plan's lines about the data: where labels and splits come from, images per class, files passed over."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table
 
-from meco_timm.data import DataSource, Folder, listed, shown
+from meco_timm.data import DataSource, Folder, listed, shown, split_name
 from meco_timm.recipe import Data, Recipe
 
 CLASSES = 10  # listed by name
@@ -83,11 +84,30 @@ def _origin(folder: Folder, settings: Data) -> Iterator[str]:
         yield f"unlabelled images: {sum(len(part.files) for part in folder.splits.values())} in {shown(folder.root)}"
         return
     yield f"labels: from {shown(folder.labels)}"
+    if folder.unused:
+        yield f"no labels in {listed(folder.unused)}"
+    if folder.labels == "class folders":
+        yield from _deeper(folder)
     named = [f"{split} from {shown(part.folder)}/" for split, part in folder.splits.items() if part.folder]
     if named:
         yield f"splits: {', '.join(named)}"
     if "test" not in folder.splits and "validation" not in folder.splits:
         yield f"no test folder: {settings.test_fraction:g} of the images are held out as the test split"
+
+
+def _deeper(folder: Folder) -> Iterator[str]:
+    """Folders in class folders, whose names decide nothing."""
+    level = 1 + any(part.folder for part in folder.splits.values())  # of folders in class folders
+    inner = Counter(parts[level] for part in folder.splits.values() for file in part.files
+                    if len(parts := file.path.split("/")) > level + 1)  # fmt: skip
+    if inner:
+        counts = [f"{name} ({count} images)" for name, count in inner.most_common()]
+        yield f"folders in class folders, whose images count to the class: {listed(counts, FILES)}"
+    if splits := sorted(name for name in inner if split_name(name)):
+        yield (
+            f"warning: folders in class folders are no splits: {listed(splits, FILES)}. Splits must be on the top "
+            "level, as test/CLASS/"
+        )
 
 
 def _passed_over(folder: Folder, where: str) -> Iterator[str]:

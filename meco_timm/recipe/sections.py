@@ -48,6 +48,14 @@ class Augmentation(Section):
     repeats: Annotated[int, Field(gt=0)] = 1
     """Views of each image within one batch (repeated augmentation); an epoch then takes `repeats` times the steps."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "Augmentation":
+        for key in ("scale", "ratio"):
+            smallest, largest = getattr(self, key)
+            if smallest > largest:
+                raise ValueError(f"{key} is written [smallest, largest], but {smallest} is larger than {largest}")
+        return self
+
 
 class Data(Section):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""

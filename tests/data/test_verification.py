@@ -14,7 +14,7 @@ from PIL import Image
 
 import train
 from meco_timm.common.errors import UserError
-from meco_timm.data.manifest import Manifest, changes, manifest_of
+from meco_timm.data.manifest import Entry, Manifest, changes, manifest_of
 from meco_timm.data.verification import Content, verify
 from meco_timm.training.inputs import Inputs, check_inputs, write_inputs
 from meco_timm.zoo.lookup import MANIFEST, find_trained
@@ -138,6 +138,16 @@ def test_changes_in_words(tmp_path):
     assert changes(before, of(folder)) == (
         "1 image is gone (dash/000.png); 1 image has another content or label (dash/001.png)"
     )
+
+
+@pytest.mark.parametrize(
+    ("crcs", "times", "same"),
+    [((1, 1), (1, 2), True), ((1, 2), (1, 1), False), ((1, -1), (1, 1), True), ((1, -1), (1, 2), False)],
+)
+def test_files_are_compared_by_checksum_or_else_by_time(crcs, times, same):
+    first, second = (Entry("a", 5, time, crc) for time, crc in zip(times, crcs, strict=True))
+    assert first.same(second) == second.same(first) == same
+    assert not first.same(first._replace(size=6))
 
 
 def test_a_copy_is_the_same_data_if_checksums_are_known(tmp_path):

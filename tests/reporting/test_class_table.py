@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES, ODD_CLASSES, base_recipe, fill, write
+from conftest import CLASSES, ODD_CLASSES, base_recipe, fill, refused, write
 
+import train
 from meco_timm import load_recipe, plan
 from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.results import read_results
@@ -55,17 +56,22 @@ def test_a_run_of_before_has_none_and_is_read(ended):
     assert "balanced %" not in page
 
 
-def test_the_plan_names_classes_without_a_test_image(tmp_path: Path):
+def test_the_plan_names_classes_without_a_test_image(tmp_path: Path, capsys):
     fill(tmp_path / "data/train", dict.fromkeys(CLASSES, 8))
     fill(tmp_path / "data/test", {"circle": 4, "dash": 4}, first_seed=500)
     recipe: dict[str, Any] = base_recipe(tmp_path / "data", tmp_path)
-    text = " ".join(plan(load_recipe(write(recipe, tmp_path))).split())
+    assert train.main([write(recipe, tmp_path), "--plan"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
     assert "warning: 1 class(es) have no test image, so their accuracy is not measured: cross" in text
 
 
-def test_the_plan_warns_of_two_remedies_at_once(recipe, tmp_path):
+def test_the_plan_warns_of_two_remedies_at_once(recipe, tmp_path, capsys):
     path = write(recipe, tmp_path)
     both = ["data.sampling=balanced", "loop.class_weights=balanced"]
-    assert "both balanced, so rare classes count twice" in " ".join(plan(load_recipe(path, both)).split())
+    assert train.main([path, *both, "--plan"]) == 0
+    assert "both balanced, so rare classes count twice" in " ".join(capsys.readouterr().out.split())
     for one in both:
         assert "count twice" not in plan(load_recipe(path, [one]))
+    assert "class_weights: 'equal' is not a value of this key: none, balanced" in refused(
+        capsys, path, "loop.class_weights=equal", "--plan"
+    )
