@@ -1,7 +1,12 @@
-"""Random recipes: made from the schema, bent in values, keys and text, with overrides of the command line."""
+"""Random recipes: made valid from the schema, then bent in none, one or two places.
+
+A change is a value at the edge of a key's type, a value of another type, an unknown key, another network or source, one
+of YAML's own traps, an override of the command line, or bytes that are no text.
+"""
 
 import os
 import random
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +20,22 @@ from meco_timm.data import known_data, load_data
 from meco_timm.recipe import Recipe, load_recipe
 from meco_timm.recipe.reading import to_yaml
 
-SCHEMA = Recipe.model_json_schema()
-NETWORKS = ("test_vit", "test_resnet", "test_efficientnet.r160_in1k", "resnet18", "nosuch", "", "local-dir:nowhere",
-            "hf-hub:a/b", "hf-hub:", "vit_tiny_patch16_224", "test_vit@x", "ü")  # fmt: skip
+SCHEMA: dict[str, Any] = Recipe.model_json_schema()
+NETWORKS = ("test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_byobnet")
+OTHERS = ("test_efficientnet.r160_in1k", "resnet18", "nosuch", "", "local-dir:nowhere", "hf-hub:a/b", "hf-hub:",
+          "vit_tiny_patch16_224", "test_vit@x", "ü", "vit_small_patch14_dinov2.lvd142m")  # fmt: skip
 SOURCES = ("data", "./data", "data/", "nowhere", "recipe.yaml", "owner/name", "~", "~/x", "/", ".", "", "a\0b",
            "data/a", "zalando-datasets/fashion_mnist")  # fmt: skip
+VALID: dict[str, tuple[Any, ...]] = {  # values of keys of which the schema does not say what makes sense
+    "source": ("data",), "unlabelled": (None, "data"), "model": NETWORKS, "weights": (None,), "classes": (None,),
+    "optimizer": ("adamw", "sgd", "lamb", "muon"), "auto_augment": (None, "3a", "rand-m9-mstd0.5"),
+    "subset": (None,), "image_column": (None, "image"), "label_column": (None, "label"), "train_split": ("train",),
+    "test_split": (None,), "repo": ("owner/name",), "license": (None, "apache-2.0"), "revision": (None, "main"),
+    "card": (None,), "folder": (None, "zoo"), "run": (None, "run"), "trackers": ([], ["tensorboard"]),
+    "length": (256, 1024), "image_size": (32, 48), "size": (None, 32, 64), "images": (None, 12), "labelled": (None, 9),
+    "batch_size": (2, 3), "args": ({}, {"drop_path_rate": 0.1}), "validation": (0.0, 0.2), "ratio": ([0.8, 1.2],),
+    "scale": ([0.5, 1.0],),
+}  # fmt: skip
 JUNK: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**30, 0.5, -0.0, 1e308, float("inf"), float("nan"), "", " ", "yes", "null", "1e-4",
     "ü\u2028", "x" * 300, [], [None], [[1, 2]], {}, {"a": 1}, {"model": "test_vit"}, ["test_vit"], "2001-01-01",
@@ -33,55 +49,60 @@ TEXTS = (
 )  # fmt: skip
 OVERRIDES = ("", "=", "x", "=1", "a.b.c=1", "teachers.99.size=1", "data=1", "teachers.-1.size=1", "loop.lr", "--x=1",
              "loop..lr=1", ".=1", "teachers=test_vit", "student.args.a.b=1", "0=1")  # fmt: skip
+OF_TYPE: dict[str, list[Any]] = {
+    "integer": [1, 2, 3, 12, 10**6, "2"], "number": [0.3, 1, 1e-9, 1e9, "0.5"], "boolean": [True, False],
+    "string": ["word", "train", "."], "array": [[], [1], [0.5, 0.5]],
+}  # fmt: skip
+KINDS = ("edge",) * 6 + ("override",) * 3 + ("other type",) * 2 + ("unknown key", "text", "network", "source", "bytes")
 
 
 class Plan(NamedTuple):
-    """A recipe to be written. bends, texts: values to set and text to insert, each with the number of a place."""
+    """A recipe to be written. changes: (kind, two numbers that choose where and what)."""
 
     seed: int
-    bends: list[tuple[int, Any]]
-    unknown: list[str]
-    texts: list[tuple[int, str]]
-    overrides: list[str]
-    raw: bytes | None
+    changes: list[tuple[str, int, int]]
 
 
 def recipes() -> st.SearchStrategy[Plan]:
-    """Plans of recipes; few changes each, so that many can be read."""
-    place = st.integers(0, 10_000)
-    key = st.sampled_from(sorted(".".join(map(str, path)) for path in _paths(_valid(SCHEMA, random.Random(0)))))
-    words = st.sampled_from([*map(_text, JUNK), *NETWORKS, "[1", "{a: b", "5e-4", "'", "\t"])
-    override = st.one_of(st.builds("{}={}".format, key, words), st.sampled_from(OVERRIDES))
-    return st.builds(
-        Plan,
-        place,
-        _rarely(st.lists(st.tuples(place, st.sampled_from(JUNK)), max_size=2)),
-        st.one_of(
-            st.just([]), st.lists(st.sampled_from(["epoch", "ü", "1", "Loop", "on", "data.source", ""]), max_size=1)
-        ),
-        _rarely(st.lists(st.tuples(place, st.sampled_from(TEXTS)), max_size=2)),
-        _rarely(st.lists(override, max_size=2)),
-        st.one_of(st.none(), st.none(), st.none(), st.none(), st.none(), st.none(), st.none(), st.binary(max_size=40)),
-    )
+    """Plans of recipes."""
+    number = st.integers(0, 10_000)
+    return st.builds(Plan, number, st.lists(st.tuples(st.sampled_from(KINDS), number, number), max_size=2))
 
 
-def _rarely(lists: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
-    return st.one_of(st.just([]), st.just([]), st.just([]), lists)
+def written(plan: Plan) -> tuple[bytes, list[str]]:
+    """The file's content, and the overrides of the command line."""
+    recipe, overrides = _valid_recipe(random.Random(plan.seed)), []
+    for kind, where, what in plan.changes:
+        if kind in IN_RECIPE:
+            IN_RECIPE[kind](recipe, where, what)
+        elif kind == "override":
+            overrides.append(_override(where, what))
+    content = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+    for kind, where, what in plan.changes:
+        if kind == "text":
+            at = where % (len(content) + 1)
+            content = content[:at] + _pick(TEXTS, what).encode() + content[at:]
+        elif kind == "bytes":
+            content = random.Random(where).randbytes(what % 40)
+    return content, overrides
+
+
+def _valid_recipe(chance: random.Random) -> dict[str, Any]:
+    recipe: dict[str, Any] = _valid(SCHEMA, chance)
+    recipe["data"] = {"image_size": 32, **recipe["data"]}
+    recipe["loop"] = {"batch_size": 2, **recipe.get("loop", {})}
+    recipe["teachers"] = [{"train": chance.choice(NETWORKS)} for _ in range(chance.randrange(3))] + recipe["teachers"]
+    recipe["teachers"][-1].update({"train": True} if chance.random() < 0.8 else {"model": OTHERS[0]})
+    return recipe
 
 
 def _valid(schema: dict[str, Any], chance: random.Random, key: str = "") -> Any:
-    """A value that the schema allows, often the default's neighbour."""
-    if "$ref" in schema:
-        return _valid(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], chance, key)
-    if "anyOf" in schema:
-        return _valid(chance.choice(schema["anyOf"]), chance, key)
-    if key in ("source", "unlabelled"):
-        return "data"
-    if key == "model":
-        return chance.choice(NETWORKS[:3])
-    for word in ("enum", "const"):
-        if word in schema:
-            return chance.choice(schema[word]) if word == "enum" else schema[word]
+    """A value that the schema allows; of optional keys a few are written."""
+    if key in VALID:
+        return deepcopy(chance.choice(VALID[key]))
+    schema = chance.choice(list(_forms(schema)))
+    if "enum" in schema:
+        return chance.choice(schema["enum"])
     kind = schema.get("type")
     if kind == "object":
         needed = schema.get("required", [])
@@ -98,43 +119,94 @@ def _valid(schema: dict[str, Any], chance: random.Random, key: str = "") -> Any:
     return {"string": "word", "boolean": chance.random() < 0.5}.get(kind or "")
 
 
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _forms(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The alternatives of a schema, without references."""
+    for one in schema.get("anyOf", [schema]):
+        yield SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] if "$ref" in one else one
+
+
+def _leaves(schema: dict[str, Any], place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Every key that holds a value, and its schema."""
+    for form in _forms(schema):
+        if "properties" in form:
+            for name, one in form["properties"].items():
+                yield from _leaves(one, (*place, name))
+            return
+        if form.get("type") == "array" and "$ref" in form.get("items", {}):
+            yield from _leaves(form["items"], (*place, 0))
+            return
+    yield place, schema
+
+
+LEAVES = list(_leaves(SCHEMA))
+
+
+def _edges(schema: dict[str, Any]) -> list[Any]:
+    """Values at the edge of what a key may be, on both sides."""
+    found: list[Any] = [schema["default"]] if "default" in schema else []
+    for form in _forms(schema):
+        bounds = [form[word] for word in form if word.endswith(("inimum", "aximum"))]
+        found += [bound + step for bound in bounds for step in (0, 1, -1, 0.01, -0.01)]
+        found += form.get("enum", [])
+        found += OF_TYPE.get(form.get("type", ""), [None])
+    return found
+
+
+def _pick(values: Any, number: int) -> Any:
+    return values[number % len(values)]
+
+
+def _set(value: Any, place: tuple[Any, ...], new: Any) -> None:
+    """Write a value, and the sections on the way to it, unless an earlier change stands in the way."""
+    for key in place[:-1]:
+        if isinstance(value, dict):
+            value = value.setdefault(key, {})
+        else:
+            value = value[key] if isinstance(value, list) and value else None
+    if isinstance(value, dict) or (isinstance(value, list) and value):
+        value[place[-1]] = deepcopy(new)
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a nested value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [found for key, one in inner for found in ((*path, key), *_paths(one, (*path, key)))]
+    return [found for key, one in inner for found in ((*place, key), *_places(one, (*place, key)))]
 
 
-def _set(value: Any, path: tuple[Any, ...], new: Any) -> None:
-    for key in path[:-1]:
-        value = value[key]
-    value[path[-1]] = new
+def _set_edge(recipe: Any, where: int, what: int) -> None:
+    place, schema = _pick(LEAVES, where)
+    _set(recipe, place, _pick(_edges(schema), what))
 
 
-def _text(value: Any) -> str:
-    return yaml.safe_dump(value).removesuffix("\n...\n").strip()
+def _set_unknown(recipe: Any, where: int, what: int) -> None:
+    """A key that lacks a letter, or one from elsewhere."""
+    place = _pick(LEAVES, where)[0]
+    name = place[-1][:-1] if what % 2 else _pick(("epoch", "ü", "1", "Loop", "on", "data.source", ""), what)
+    _set(recipe, (*place[:-1], name), 1)
 
 
-def text_of(plan: Plan) -> bytes:
-    """The file's content."""
-    if plan.raw is not None:
-        return plan.raw
-    chance = random.Random(plan.seed)
-    recipe = _valid(SCHEMA, chance) | {"student": chance.choice(NETWORKS[:4])}
-    recipe["data"] = {"image_size": 32, **recipe["data"], "source": "data" if plan.seed % 4 else chance.choice(SOURCES)}
-    recipe["loop"] = {**recipe.get("loop", {}), "batch_size": 2}
-    if plan.seed % 5:  # most recipes train their teachers here, so that they can be planned
-        recipe["teachers"] = [{"train": chance.choice(NETWORKS[:2])}]
-    for number, value in plan.bends:
-        paths = _paths(recipe)
-        _set(recipe, paths[number % len(paths)], deepcopy(value))
-    for number, key in enumerate(plan.unknown):
-        sections = [recipe, *(v for v in recipe.values() if isinstance(v, dict))]
-        sections[(plan.seed + number) % len(sections)][key] = 1
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    for number, more in plan.texts:
-        at = number % (len(text) + 1)
-        text = text[:at] + more + text[at:]
-    return text.encode("utf-8", "surrogatepass")
+def _set_network(recipe: Any, where: int, what: int) -> None:
+    place = _pick((("student",), ("teachers", -1), ("teachers", -1, "train"), ("teachers", -1, "model")), where)
+    _set(recipe, place, _pick(OTHERS, what))
+
+
+IN_RECIPE: dict[str, Callable[[Any, int, int], None]] = {
+    "edge": _set_edge,
+    "other type": lambda recipe, where, what: _set(recipe, _pick(_places(recipe), where), _pick(JUNK, what)),
+    "unknown key": _set_unknown,
+    "network": _set_network,
+    "source": lambda recipe, where, what: _set(recipe, ("data", _pick(("source", "unlabelled"), where)),
+                                               _pick(SOURCES, what)),
+}  # fmt: skip
+
+
+def _override(where: int, what: int) -> str:
+    place, schema = _pick(LEAVES, where)
+    if what % 4 == 0:
+        return str(_pick(OVERRIDES, where))
+    value = _pick(_edges(schema) if what % 4 < 3 else JUNK, what)
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+    return f"{'.'.join(map(str, place))}={text}"
 
 
 class Reader:
@@ -153,10 +225,11 @@ class Reader:
         from benchmarks.fuzz import message_of
 
         here, path = Path.cwd(), self.folder / "recipe.yaml"
-        path.write_bytes(text_of(plan))
+        content, overrides = written(plan)
+        path.write_bytes(content)
         os.chdir(self.folder)
         try:
-            return self._end(load_recipe("recipe.yaml", plan.overrides))
+            return self._end(load_recipe("recipe.yaml", overrides))
         except UserError as error:
             message_of(error)
             return "refused"
@@ -167,15 +240,15 @@ class Reader:
 
     def _end(self, recipe: Recipe) -> str:
         assert yaml.safe_load(to_yaml(recipe))["data"]["source"] == recipe.data.source
-        if recipe.data.source in ("/", ".", "~") or recipe.data.unlabelled in ("/", ".", "~"):
+        if {recipe.data.source, recipe.data.unlabelled} & {"/", ".", os.path.expanduser("~")}:
             return "used"  # a walk over the whole machine
         self.read += 1
-        data = known_data(recipe.data) or load_data(recipe.data, recipe.seed, recipe.store.views)
+        known_data(recipe.data) or load_data(recipe.data, recipe.seed, recipe.store.views)
         if self.read % self.plan_every:
             return "used"
-        from meco_timm.planning import make_plan
+        from meco_timm.pipeline import plan
 
-        assert make_plan(recipe, data, 1).strip()
+        assert plan(recipe).strip()
         return "planned"
 
 

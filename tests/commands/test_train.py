@@ -471,6 +471,11 @@ IN_THE_RECIPE: dict[str, tuple[str, str, list[str]]] = {
     "zero steps": ("loop.steps", "0", ["loop.steps: input should be greater than 0"]),
     "batch of a teacher": ("zoo.loop.batch_size", "0", ["zoo.loop.batch_size: input should be greater than 0"]),
     "weights of the wrong length": ("losses.blocks", "[1, 1, 1]", ["losses.blocks has 3 weights", "blocks is 2"]),
+    "scale from large to small": (
+        "data.augmentation.scale",
+        "[1.0, 0.1]",
+        ["data.augmentation: scale is written [smallest, largest], but 1.0 is larger than 0.1"],
+    ),
     "negative weight": ("losses.blocks", "[1, -1]", ["losses.blocks.1: input should be greater than or equal to 0"]),
 }
 
@@ -651,6 +656,11 @@ def test_names_that_the_data_do_not_have(recipe, tmp_path, capsys, key, told):
     said = refused(capsys, write(recipe, tmp_path), f"data.{key}=nope")
     assert f"data.{key}: " in said
     assert told in said
+
+
+def test_an_unknown_policy_of_augmentation(recipe, tmp_path, capsys):
+    said = refused(capsys, write(recipe, tmp_path), "data.augmentation.auto_augment=trivial", "--plan")
+    assert said.startswith("data.augmentation.auto_augment: timm has no policy 'trivial'")
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(recipe, tmp_path, capsys):
