@@ -67,9 +67,9 @@ def walk(folder: Path) -> Contents:
         if not path or _is_new(found, path, hidden, places):
             for one in _read(found, path, hidden):
                 (later if hidden or is_hidden(one.rpartition("/")[2]) else waiting).append(one)
-    lists: list[list[Any]] = [found.images, found.shards, found.folders, found.dangling, *found.skipped.values()]
-    for one in lists:
-        one.sort()
+    names: list[list[Any]] = [found.images, found.shards, found.folders, found.dangling, *found.skipped.values()]
+    for part in names:
+        part.sort()
     return found
 
 
