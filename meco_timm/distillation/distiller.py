@@ -78,8 +78,13 @@ class Distiller(nn.Module):
 
         Only "total" carries a gradient. `apart`: the weighted terms that make it up instead, each with its own.
         """
+        return self.compare(self.student(image), label, teacher, apart)
+
+    def compare(
+        self, outputs: Outputs, label: Tensor, teacher: Targets | Outputs, apart: bool = False
+    ) -> dict[str, Tensor]:
+        """The same, of the student's outputs for these images."""
         targets = Targets.of(teacher) if isinstance(teacher, Outputs) else teacher
-        outputs = self.student(image)
         logits = cast(Tensor, outputs.logits)  # a student has a head
         blocks = self._compared(targets, outputs)
         terms = self._similarities(targets, logits, blocks)

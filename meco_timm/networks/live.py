@@ -68,7 +68,7 @@ def teacher_of(
     role: str = "teachers.0",
     config: dict[str, Any] | None = None,
 ) -> Stream:
-    """The stream of a teacher that is there already. It is frozen in place when a zoo is made of it.
+    """The stream of a teacher that is there already; it is frozen in place, and moves with the stream.
 
     teacher: its settings: `size`, `gives`, `classes`, `missing`; `model` is its name. classes: names of the data set's.
     config: as of `student_of`; a module without timm's `pretrained_cfg` needs it, or gets ImageNet's mean and std.
@@ -80,7 +80,7 @@ def teacher_of(
     config = dict(config or {})
     if teacher.size:
         config["input_size"] = (3, teacher.size, teacher.size)
-    _note_state(model, teacher.model, role)
+    _freeze(model, teacher.model, role)
     if not is_timm(model):
         model, teacher = _logits_only(model, teacher, alignment, config, role)
     stream = teacher_around(
@@ -172,23 +172,20 @@ def _logits_only(
 
 @torch.no_grad()
 def _output(module: nn.Module, size: int, name: str, role: str) -> Any:
-    """What its forward gives for one image; the module is left as it was."""
-    modes = {part: part.training for part in module.modules()}
+    """What its forward gives for one image."""
     parameter = next(module.parameters(), torch.empty(0))
     try:
-        return module.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+        return module(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
     except Exception as error:  # whatever a module of the caller's raises, its entry is the cause
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{role}.size: {name} cannot take images of {size} × {size}: {reason}") from error
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
-def _note_state(module: nn.Module, name: str, role: str) -> None:
-    """Say once that a teacher is changed: it is put into eval mode, frozen, and moved to the training's device."""
+def _freeze(module: nn.Module, name: str, role: str) -> None:
+    """Put a teacher into eval mode without gradients, and say so if it was not."""
     state = ["in train mode"] * module.training
     state += ["with gradients"] * any(p.requires_grad for p in module.parameters())
     if state:
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         logger.info("%s: %s (%s, on %s) is frozen on the training's device", role, name, ", ".join(state), device)
+    module.eval().requires_grad_(False)

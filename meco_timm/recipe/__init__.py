@@ -4,7 +4,16 @@ In: a YAML file and `key=value` overrides. Out: a checked, typed `Recipe`.
 Never: imports torch, opens data or networks.
 """
 
-from meco_timm.recipe.reading import changed_keys, fingerprint, load_recipe, loop_key, public_yaml, recipe_key, to_yaml
+from meco_timm.recipe.reading import (
+    changed_keys,
+    check_recipe,
+    fingerprint,
+    load_recipe,
+    loop_key,
+    public_yaml,
+    recipe_key,
+    to_yaml,
+)
 from meco_timm.recipe.recipe import Alignment, Network, Publish, Recipe, Teacher
 from meco_timm.recipe.sections import WATCHING, Data, Loop
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
@@ -20,6 +29,7 @@ __all__ = [
     "Recipe",
     "Teacher",
     "changed_keys",
+    "check_recipe",
     "fingerprint",
     "load_recipe",
     "loop_key",

@@ -129,6 +129,19 @@ def _overridden(path: Path_, message: str, lines: dict[Path_, Any]) -> bool:
     )
 
 
+def check_recipe(raw: dict[str, Any], name: str, lines: dict[Path_, Any] | None = None) -> Recipe:
+    """The recipe with the keys of `raw`. `name`: where they are written, `lines`: on which line, for messages.
+
+    Raises:
+        UserError: one line per error, with key and what to write instead.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = [_located(problem, name, lines or {}) for problem in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(problems))) from None
+
+
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read the recipe in the file `path`, changed by `key.sub=value` overrides.
 
@@ -145,11 +158,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise UserError(f"{path}:1: a recipe is a mapping of sections (data:, teachers:, student:, …), not a list.")
     for argument in overrides:
         _override(raw, lines, argument)
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        problems = [_located(problem, str(path), lines) for problem in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(problems))) from None
+    recipe = check_recipe(raw, str(path), lines)
     if recipe.run is None:
         recipe.run = f"runs/{Path(path).stem}-{fingerprint(recipe_key(recipe))}"
     return recipe

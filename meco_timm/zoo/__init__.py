@@ -7,25 +7,31 @@ Never: updates a frozen teacher, or uses the student.
 from meco_timm.zoo.candidates import find_candidates, print_candidates
 from meco_timm.zoo.class_checks import check_local_teachers, checked_teachers
 from meco_timm.zoo.listing import list_teachers, print_teachers
+from meco_timm.zoo.objects import Given, Live, recipe_entries, teacher_streams
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.ranking import Ranking, rank_teachers
 from meco_timm.zoo.ranking_table import print_ranking
 from meco_timm.zoo.store import layout
 from meco_timm.zoo.teachers import (
     assemble_zoo,
+    check_targets,
     load_pretrained,
     named_teachers,
     student_alone,
     train_teachers,
     untrained_teachers,
 )
-from meco_timm.zoo.zoo import Zoo, draw
+from meco_timm.zoo.zoo import Here, Zoo, draw
 
 __all__ = [
+    "Given",
+    "Here",
+    "Live",
     "Ranking",
     "Zoo",
     "assemble_zoo",
     "check_local_teachers",
+    "check_targets",
     "checked_teachers",
     "draw",
     "find_candidates",
@@ -38,7 +44,9 @@ __all__ = [
     "print_ranking",
     "print_teachers",
     "rank_teachers",
+    "recipe_entries",
     "student_alone",
+    "teacher_streams",
     "train_teachers",
     "untrained_teachers",
     "use_store",

@@ -83,7 +83,7 @@ def untrained_teachers(recipe: Recipe, classes: list[str], weightless: bool = Tr
         name: _untrained_teacher(teacher, recipe, classes, f"teachers.{i}", weightless)
         for i, (name, teacher) in enumerate(named_teachers(recipe).items())
     }
-    _check_targets(recipe, streams)
+    check_targets(recipe, streams)
     return streams
 
 
@@ -98,7 +98,7 @@ def _untrained_teacher(teacher: Teacher, recipe: Recipe, classes: list[str], rol
     return student_stream(teacher, blocks, count, own_size, role=role, **options)
 
 
-def _check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
+def check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
     """Raises: UserError: the teachers' outputs cannot train the student as the recipe says."""
     if not any(stream.has_logits for stream in streams.values()) and not recipe.losses.labels:
         raise UserError(

@@ -5,12 +5,14 @@ are computed or read from the store.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
 from torch import Tensor
 
-from meco_timm.common import derive, get_logger
+from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data import Batch
 from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
 from meco_timm.networks import Outputs, Stream, weights_digest
@@ -32,6 +34,28 @@ def draw(seed: int, step: int, teachers: int, *key: int) -> int:
     return derive(seed, "teacher", step, *key) % teachers
 
 
+class Place(Protocol):
+    """Where teachers run: what a zoo uses of `accelerate.Accelerator`."""
+
+    device: torch.device
+    process_index: int
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that they compute in."""
+
+
+class Here:
+    """A place without accelerate: a device, and the precision of the code around."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.process_index = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """None of its own."""
+        return nullcontext()
+
+
 class Zoo:
     """Frozen teachers by name, in eval mode, outside of `accelerator.prepare` and of every checkpoint.
 
@@ -43,9 +67,10 @@ class Zoo:
         self,
         streams: dict[str, Stream],
         recipe: Recipe,
-        accelerator: Accelerator,
+        accelerator: Place,
         load: Callable[[str], Stream] | None = None,
     ):
+        self.recipe = recipe
         self.names = list(streams)
         self.block_shapes = [stream.block_shapes for stream in streams.values()]
         self.per_teacher = recipe.alignment.method == "projection"
@@ -88,6 +113,21 @@ class Zoo:
         with self.accelerator.autocast():
             for name in self.names:
                 self.store.add_missing(name, batch.view, batch.row, self._compute(name, image))
+
+    def to(self, device: torch.device) -> None:
+        """Move the teachers to another device.
+
+        Raises:
+            UserError: some are offloaded, which is tied to a device.
+        """
+        if self.offloader is None:
+            for stream in self.streams.values():
+                stream.to(device)
+        elif device.type != self.offloader.device.type:
+            raise UserError(
+                f"zoo.resident: teachers are offloaded from {self.offloader.device} and cannot move to {device}. Name "
+                "the device where the zoo is made."
+            )
 
     def release(self) -> None:
         """Drop the teachers: the store has all of their outputs."""

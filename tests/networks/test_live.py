@@ -88,8 +88,10 @@ def test_a_teacher_in_train_mode_with_gradients_is_frozen_which_is_said_once(cap
     module = Small()
     teacher(module, CONFIG)
     assert caplog.text.count("(in train mode, with gradients, on cpu) is frozen") == 1
+    assert not module.training
+    assert not any(p.requires_grad for p in module.parameters())
     caplog.clear()
-    teacher(module.eval().requires_grad_(False), CONFIG)
+    teacher(module, CONFIG)
     assert "is frozen" not in caplog.text
 
 

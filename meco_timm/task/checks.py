@@ -1,0 +1,58 @@
+"""What is checked of a batch."""
+
+from torch import Tensor
+
+from meco_timm.common import UserError, get_logger
+from meco_timm.networks import Stream
+
+logger = get_logger(__name__)
+
+OUTSIDE = 0.05  # share of values that no image has: random erasing puts a few into a batch
+
+
+def check_shapes(input: Tensor, target: Tensor, student: Stream) -> None:
+    """Raises: UserError: the batch is not what the student takes; costs nothing on a GPU."""
+    size, count = student.size, student.model.num_classes
+    if input.ndim != 4 or input.shape[2:] != (size, size):
+        raise UserError(
+            f"input: {' × '.join(map(str, input.shape))}, but the student's images are {size} × {size}. Give the "
+            "loader's data_config to EnsembleDistillation."
+        )
+    if len(target) != len(input):
+        raise UserError(f"target: of {len(target)} images, but the input has {len(input)}.")
+    if target.ndim == 2 and target.shape[1] != count:
+        raise UserError(
+            f"target: shares of {target.shape[1]} classes, but the student has {count}. Create it with "
+            f"num_classes={target.shape[1]}."
+        )
+
+
+def check_labels(target: Tensor, student: Stream) -> None:
+    """Raises: UserError: a class number that the student does not have; waits for a GPU."""
+    count, highest = student.model.num_classes, int(target.max()) if target.ndim == 1 and len(target) else -1
+    if highest >= count:
+        raise UserError(
+            f"target: class {highest}, but the student has {count} classes, 0 to {count - 1}. Create it with "
+            "num_classes of the data set."
+        )
+
+
+def is_normalised(input: Tensor, student: Stream) -> bool:
+    """Whether a batch can be of images normalised as announced; a warning if not. Waits for a GPU."""
+    mean, std = student.mean, student.std
+    low, high = -mean / std, (1 - mean) / std
+    slack = 1e-2 * (high - low)
+    outside = ((input < low - slack) | (input > high + slack)).float().mean().item()
+    smallest, largest = (x.item() for x in input.aminmax())
+    raw = smallest >= 0 and largest <= 1 and low.min().item() < 0  # no pixel darker than the mean
+    if outside <= OUTSIDE and not raw:
+        return True
+    found = f"its values are {smallest:.2f} to {largest:.2f}"
+    announced = f"mean {_numbers(mean)} and std {_numbers(std)} allow {low.min():.2f} to {high.max():.2f}"
+    hint = "It looks as if it were not normalised." if raw or largest > 50 else "Is it normalised otherwise?"
+    logger.warning(f"input: {found}, but {announced}. {hint} Give the loader's data_config to EnsembleDistillation.")
+    return False
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in values.flatten().tolist())

@@ -1,0 +1,84 @@
+"""The parts of a task: the method, the student's stream and the zoo, from what the caller has."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from meco_timm.common import UserError
+from meco_timm.networks import Stream, name_of, student_of
+from meco_timm.recipe import Recipe, check_recipe
+from meco_timm.zoo import Given, Here, Live, Zoo, check_targets, recipe_entries, teacher_streams
+
+
+class Parts(NamedTuple):
+    """What a task consists of before anything is trained."""
+
+    recipe: Recipe
+    student: Stream
+    zoo: Zoo
+
+
+def parts_of_zoo(student: nn.Module, zoo: Zoo, data_config: dict[str, Any] | None) -> Parts:
+    """Those with a zoo that is there already, by its method.
+
+    Raises:
+        UserError: the zoo has a store or no teachers any more, or the student other classes.
+    """
+    if zoo.store is not None or not zoo.streams:
+        raise UserError(
+            "teachers: a Zoo with a store finds outputs by image and view, which timm's loaders do not give. Make one "
+            "without store.folder."
+        )
+    stream = student_of(student, zoo.recipe.alignment, data_config)
+    count = stream.model.num_classes
+    for name, teacher in zoo.streams.items():
+        own = teacher.model.num_classes if teacher.class_map is None else len(teacher.class_map)
+        if teacher.has_logits and own != count:
+            raise UserError(
+                f"teachers: {name} has {own} classes, the student {count}. Create the student with num_classes={own}."
+            )
+    return Parts(zoo.recipe, stream, zoo)
+
+
+def parts_of_teachers(
+    student: nn.Module,
+    teachers: Given | Sequence[Given],
+    method: dict[str, Any],
+    classes: list[str] | None,
+    data_config: dict[str, Any] | None,
+    device: torch.device,
+) -> Parts:
+    """Those with teachers by name or as modules. `method`: keys of a recipe.
+
+    Raises:
+        UserError: a key or value is wrong, or a network cannot be used.
+    """
+    entries, live = recipe_entries(teachers)
+    names = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": name_of(student)}
+    recipe = check_recipe({**method, **names}, "EnsembleDistillation")
+    stream = student_of(student, recipe.alignment, data_config)
+    check_apart(student, live)
+    streams = teacher_streams(recipe, class_names(classes, stream.model.num_classes), live)
+    check_targets(recipe, streams)
+    return Parts(recipe, stream, Zoo(streams, recipe, Here(device)))
+
+
+def class_names(classes: list[str] | None, count: int) -> list[str]:
+    """Names of the student's classes, numbers if there are none.
+
+    Raises:
+        UserError: they are not as many as the student has.
+    """
+    if classes is not None and len(classes) != count:
+        raise UserError(f"classes: {len(classes)} names, but the student has {count} classes.")
+    return [str(i) for i in range(count)] if classes is None else list(classes)
+
+
+def check_apart(student: nn.Module, teachers: dict[int, Live]) -> None:
+    """Raises: UserError: a teacher shares weights with the student, which would be frozen with it."""
+    own = {id(p) for p in student.parameters()}
+    for i, teacher in teachers.items():
+        if any(id(p) in own for p in teacher.module.parameters()):
+            raise UserError(f"teachers.{i}: it shares weights with the student. Pass a copy: copy.deepcopy(model).")
