@@ -3,6 +3,7 @@
 bare    a loop by hand over the same networks: frozen teacher, KL between logits, AdamW; images come normalised
 logits  our step, logits only: alignment.blocks=0, no adversary
 full    our step in MEAL's form: four projected blocks, a discriminator by position on each, clipping
+task    the same in a loop by hand over timm's task (EnsembleDistillation); images come normalised
 
     OMP_NUM_THREADS=1 python -m benchmarks.step
 """
@@ -21,16 +22,18 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from timm.data import resolve_data_config
+from timm.optim import create_optimizer_v2
 
 from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
 from meco_timm.data.loading import Batch
 from meco_timm.distillation.distiller import Distiller, Supervised
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.task import EnsembleDistillation
 from meco_timm.training import Job, Teaching, Training
 from meco_timm.zoo.zoo import Zoo
 
-SIDES = ("bare", "logits", "full")
+SIDES = ("bare", "logits", "full", "task")
 CLASSES = 100
 Step = Callable[[], object]
 
@@ -42,6 +45,8 @@ def make_step(side: str, args: argparse.Namespace) -> Step:
     images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
     if side == "bare":
         return bare(student, teacher, images)
+    if side == "task":
+        return task(student, teacher, images, recipe(args, {}))
     changes: dict[str, Any] = {} if side == "full" else {"alignment": {"blocks": 0}}
     changes |= {} if side == "full" else {"discriminators": {"adversary": "none"}}
     return ours(student, [teacher], images, recipe(args, changes))
@@ -128,6 +133,26 @@ def bare(student: Any, teacher: Any, images: torch.Tensor) -> Step:
     return step
 
 
+def task(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> Step:
+    """The loop that a user of the task writes, with the optimizer and the clipping of ours."""
+    size = settings.data.image_size
+    config = resolve_data_config({"input_size": (3, size, size)}, model=student)
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    made = EnsembleDistillation(student, {"model": teacher, "size": size}, recipe=settings, data_config=config)
+    optimizer = create_optimizer_v2(made, settings.loop.optimizer, lr=1e-3, weight_decay=0.05, fused=True)
+    batches = itertools.cycle((images.float() / 255 - mean) / std)
+    label = torch.arange(images.shape[1]) % CLASSES
+    made.train()
+
+    def step() -> None:
+        made(next(batches), label)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(made.get_clip_parameters(), settings.loop.clip_grad or 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def memory(side: str, args: argparse.Namespace) -> tuple[float, float]:
     """(peak of a process that takes three steps, peak without its imports), MiB."""
     imports = peak_mib()
@@ -157,6 +182,7 @@ def main() -> None:
         row |= {"over bare": median(over), "ratio min – max": spread(over)}
         rows.append(row | {"peak MiB": peaks[side][0], "peak less imports": peaks[side][1]})
     figures = {f"ratio_{side}": ratio(seconds, side, "bare") for side in ("logits", "full")}
+    figures["ratio_task"] = ratio(seconds, "task", "full")
     figures["memory_ratio"] = peaks["full"][1] / peaks["bare"][1]
     report("step", rows, figures, args.json)
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from meco_timm.hub import publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.reporting import compare, report
+    from meco_timm.task import EnsembleDistillation
     from meco_timm.zoo import list_teachers, rank_teachers
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "EnsembleDistillation",
     "UserError",
     "__version__",
     "compare",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "EnsembleDistillation": "task",
     "compare": "reporting",
     "distill": "pipeline",
     "evaluate": "evaluation",

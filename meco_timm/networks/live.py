@@ -53,10 +53,11 @@ def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] |
         )
     if not model.num_classes:
         raise UserError(f"{role}: {name_of(model)} has no head to classify with: create it with num_classes=K.")
+    training = model.training
     stream = Stream(model, alignment, input_size(model, config, role), data_config(model, role, config))
     checked(stream, name_of(model), role)
     check_logits(stream, role)
-    return stream
+    return stream.train(training)
 
 
 def teacher_of(

@@ -23,7 +23,7 @@ from meco_timm.distillation import Distiller, Targets
 from meco_timm.networks import Stream, classes_of, name_of
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
-from meco_timm.task.parts import parts_of_teachers, parts_of_zoo
+from meco_timm.task.parts import check_sections, parts_of_teachers, parts_of_zoo
 from meco_timm.training import student_seed
 from meco_timm.zoo import Given, Zoo
 
@@ -66,8 +66,8 @@ class EnsembleDistillation(TrainingTask):
     teachers: timm names, `hf-hub:` or `local-dir:` ids, modules, or dicts with the keys of a recipe's teacher, for a
         module also `mean` and `std`; or a Zoo. None for those of `recipe`.
     recipe: its method, seed and teachers, in place of the sections.
-    losses, alignment, discriminators, zoo: sections of a recipe. `discriminators.lr` and `zoo.loop` have no effect
-        here: the optimizer is the caller's, and teachers are there already.
+    losses, alignment, discriminators, zoo: sections of a recipe (docs/recipe.md), without the keys of what the caller
+        does: `discriminators.lr`, `zoo.loop` and `zoo.folder`.
     seed: of the drawn teachers, and of the initial projections and discriminators.
     classes: names of the K classes in the loader's order, for teachers with other classes. None: a teacher must have
         as many, and they are taken to be in the same order.
@@ -106,6 +106,7 @@ class EnsembleDistillation(TrainingTask):
         if isinstance(teachers, Zoo):
             parts = parts_of_zoo(student, teachers, data_config)
         else:
+            check_sections(written)
             method = recipe.model_dump(mode="json") if recipe else {"seed": seed, **written}
             given = teachers if teachers is not None else recipe.teachers if recipe else []
             parts = parts_of_teachers(student, given, method, classes, data_config, self.device)

@@ -11,6 +11,8 @@ from meco_timm.networks import Stream, name_of, student_of
 from meco_timm.recipe import Recipe, check_recipe
 from meco_timm.zoo import Given, Here, Live, Zoo, check_targets, recipe_entries, teacher_streams
 
+NOT_HERE = {"discriminators": ("lr",), "zoo": ("loop", "folder")}  # the optimizer is the caller's; nothing is trained
+
 
 class Parts(NamedTuple):
     """What a task consists of before anything is trained."""
@@ -63,6 +65,16 @@ def parts_of_teachers(
     streams = teacher_streams(recipe, class_names(classes, stream.model.num_classes), live)
     check_targets(recipe, streams)
     return Parts(recipe, stream, Zoo(streams, recipe, Here(device)))
+
+
+def check_sections(sections: dict[str, Any]) -> None:
+    """Raises: UserError: a key that has no meaning in a task."""
+    for name, keys in NOT_HERE.items():
+        section = sections.get(name)
+        for key in set(keys) & set(section if isinstance(section, dict) else ()):
+            raise UserError(
+                f"{name}.{key}: not used by a task, whose optimizer is yours and whose teachers are trained. Leave it out."
+            )
 
 
 def class_names(classes: list[str] | None, count: int) -> list[str]:

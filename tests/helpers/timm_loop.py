@@ -37,6 +37,7 @@ def recipe(**sections: Any) -> Recipe:
     """Of our own loop: the optimizer of `OPTIMIZER`, and no end."""
     loop = {"steps": 1_000_000, "batch_size": 8, "lr": LR, "schedule": "none", "clip_grad": None}
     loop |= sections.pop("loop", {})
+    sections["discriminators"] = {"lr": LR, **sections.get("discriminators", {})}
     raw = {"data": {"source": "-", "image_size": SIZE}, "teachers": ["test_vit", "test_resnet"], "student": "test_vit"}
     return Recipe.model_validate({**raw, "loop": loop, **sections})
 

@@ -56,6 +56,7 @@ def test_a_live_timm_network_is_the_stream_that_its_name_would_be(name):
     live = timm_model(name, **({"img_size": 32} if name == "test_vit" else {}))
     live.load_state_dict(by_name.model.state_dict())
     assert_equal(student_of(live, ALIGNMENT, {"input_size": (3, 32, 32)}), by_name)
+    assert student_of(live.train(), ALIGNMENT).training
     assert student_of(live, ALIGNMENT).size == (32 if name == "test_vit" else 160)  # its own
 
 

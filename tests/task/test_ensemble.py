@@ -42,7 +42,7 @@ from meco_timm.zoo.objects import recipe_entries
 FULL = {
     "alignment": {"blocks": 2, "teachers": "all"},
     "losses": {"labels": 0.5},
-    "discriminators": {"adversary": "minimax", "on": "all", "lr": LR},
+    "discriminators": {"adversary": "minimax", "on": "all"},
 }
 CNN, VIT = "test_resnet", "test_vit"
 
