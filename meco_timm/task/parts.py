@@ -73,7 +73,7 @@ def check_sections(sections: dict[str, Any]) -> None:
         section = sections.get(name)
         for key in set(keys) & set(section if isinstance(section, dict) else ()):
             raise UserError(
-                f"{name}.{key}: not used by a task, whose optimizer is yours and whose teachers are trained. Leave it out."
+                f"{name}.{key}: not used by a task: the optimizer is yours, the teachers are trained. Leave it out."
             )
 
 

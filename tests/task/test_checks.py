@@ -82,7 +82,7 @@ MAKING = [
     (lambda: task(alignment={"method": "grit"}), "alignment.method: 'grit' is not a value of this key"),
     (lambda: task(zoo={"samplng": "average"}), "zoo.samplng: there is no such key. Did you mean 'sampling'?"),
     (lambda: task({"model": network("test_vit"), "givs": "logits"}), "teachers.0.givs: there is no such key."),
-    (lambda: task(discriminators={"lr": 1e-3}), "discriminators.lr: not used by a task, whose optimizer is yours"),
+    (lambda: task(discriminators={"lr": 1e-3}), "discriminators.lr: not used by a task: the optimizer is yours"),
     (lambda: task(zoo={"loop": {"steps": 3}}), "zoo.loop: not used by a task"),
     (lambda: task(losses=3), "losses: input should be"),
     (lambda: task([]), "teachers: the list of teachers is empty"),
