@@ -73,11 +73,16 @@ def peak_mib() -> float:
 
 def report(benchmark: str, rows: list[Row], figures: dict[str, float], file: Path | None) -> None:
     """Print the table and the figures; write them to `file` in the form all benchmarks share."""
-    result = {"benchmark": benchmark, "commit": commit(), "threads": torch.get_num_threads(), "rows": rows}
-    print(f"{benchmark}, commit {result['commit']}, {result['threads']} thread(s)\n\n{table(rows)}\n")
+    print(f"{benchmark}, commit {commit()}, {torch.get_num_threads()} thread(s)\n\n{table(rows)}\n")
     print("  ".join(f"{name} {_cell(value)}" for name, value in figures.items()))
     if file:
-        file.write_text(json.dumps(result | {"figures": figures}, indent=1, ensure_ascii=False) + "\n")
+        write(file, benchmark, rows, figures)
+
+
+def write(file: Path, benchmark: str, rows: list[Row], figures: dict[str, float]) -> None:
+    """The form that all benchmarks share."""
+    result = {"benchmark": benchmark, "commit": commit(), "threads": torch.get_num_threads(), "rows": rows}
+    file.write_text(json.dumps(result | {"figures": figures}, indent=1, ensure_ascii=False) + "\n")
 
 
 def table(rows: list[Row]) -> str:

@@ -54,15 +54,16 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
 
 
 def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: torch.Tensor) -> None:
-    """Give the zoo so many teachers whose outputs, here random, are all stored."""
-    plan = layout(settings, zoo.streams["0"], CLASSES)
-    zoo.names, zoo.block_shapes, shards = names, zoo.block_shapes * len(names), {}
-    for name in names:
+    """Give the zoo these teachers, whose outputs, here random, are all stored; one that it does not have is as its
+    first."""
+    plans = {name: layout(settings, zoo.streams.get(name, zoo.streams["0"]), CLASSES) for name in names}
+    zoo.names, zoo.block_shapes, shards = names, [list(plan.blocks) for plan in plans.values()], {}
+    for name, plan in plans.items():
         shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
         outputs = Outputs([torch.randn(len(rows), *shape) for shape in plan.blocks], torch.randn(len(rows), CLASSES))
         shards[name].add(0 * rows, rows, plan.pack(outputs))
         shards[name].flush()
-    zoo.store = Store(folder, shards, torch.device("cpu"))
+    zoo.store = Store(folder, shards, zoo.accelerator.device)
     zoo.release()
 
 

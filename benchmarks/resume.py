@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,26 +50,29 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def command(folder: Path, recipe: dict[str, Any]) -> list[str]:
+PROGRAM = (sys.executable, str(ROOT / "train.py"))
+
+
+def command(folder: Path, recipe: dict[str, Any], program: Sequence[str]) -> list[str]:
     """The launch of a run and a zoo of its own in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = recipe | {"run": str(folder / "run"), "zoo": recipe["zoo"] | {"folder": str(folder / "zoo")}}
     (folder / "recipe.yaml").write_text(json.dumps(settings))
-    return [sys.executable, str(ROOT / "train.py"), str(folder / "recipe.yaml")]
+    return [*program, str(folder / "recipe.yaml")]
 
 
-def to_the_end(folder: Path, recipe: dict[str, Any]) -> float:
+def to_the_end(folder: Path, recipe: dict[str, Any], program: Sequence[str] = PROGRAM) -> float:
     """Run, or go on, until the end; the seconds since the run folder was there."""
-    process = start(folder, recipe)
+    process = start(folder, recipe, program)
     began = time.monotonic()
     if process.wait() != 0:
         raise RuntimeError(f"{folder} did not end well: {(folder / 'log').read_text()[-2000:]}")
     return time.monotonic() - began
 
 
-def start(folder: Path, recipe: dict[str, Any]) -> "subprocess.Popen[bytes]":
+def start(folder: Path, recipe: dict[str, Any], program: Sequence[str]) -> "subprocess.Popen[bytes]":
     """The process, once it has written its plan: what comes before is imports."""
-    words = command(folder, recipe)
+    words = command(folder, recipe, program)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
     while process.poll() is None and not (folder / "run/plan.txt").exists():
@@ -76,9 +80,9 @@ def start(folder: Path, recipe: dict[str, Any]) -> "subprocess.Popen[bytes]":
     return process
 
 
-def killed_after(folder: Path, recipe: dict[str, Any], seconds: float) -> str | None:
+def killed_after(folder: Path, recipe: dict[str, Any], seconds: float, program: Sequence[str] = PROGRAM) -> str | None:
     """Start, kill -9 so many seconds later, and say where that was; None where the run had ended before."""
-    process = start(folder, recipe)
+    process = start(folder, recipe, program)
     try:
         process.wait(seconds)
         return None

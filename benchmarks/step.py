@@ -69,10 +69,10 @@ def stream(model: Any, settings: Recipe, channels: int | None = None) -> Stream:
     return Stream(model, settings.alignment, settings.data.image_size, config, channels=channels)
 
 
-def zoo_of(teachers: Iterable[Any], settings: Recipe) -> Zoo:
+def zoo_of(teachers: Iterable[Any], settings: Recipe, accelerator: Accelerator | None = None) -> Zoo:
     channels = settings.alignment.channels
     streams = {str(i): stream(teacher, settings, channels) for i, teacher in enumerate(teachers)}
-    return Zoo(streams, settings, Accelerator(cpu=True))
+    return Zoo(streams, settings, accelerator or Accelerator(cpu=True))
 
 
 def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
@@ -103,7 +103,8 @@ def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Reci
     return stepping(training_of(student, zoo_of(teachers, settings) if teachers else None, settings), batches)
 
 
-def stepping(training: Training, batches: list[Batch]) -> Step:
+def stepping(training: Training, batches: Iterable[Batch]) -> Step:
+    """A step of this training over the batches, round and round."""
     endless: Iterator[Batch] = itertools.cycle(batches)
 
     def step() -> object:

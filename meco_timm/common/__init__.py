@@ -4,6 +4,7 @@ In and out: plain values.
 Never: imports another room, or torch at import time.
 """
 
+from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, log_to_screen, set_verbosity
@@ -27,6 +28,7 @@ __all__ = [
     "public",
     "reseed",
     "set_verbosity",
+    "upload",
     "write_content",
     "write_json",
     "write_text",

@@ -17,7 +17,10 @@ def reseed(seed: int, *key: int | str) -> None:
 
     value = derive(seed, *key)
     torch.default_generator.manual_seed(value)  # torch.manual_seed costs 0.4 ms, too much for every image
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(value)
+    for device in (torch.cuda, torch.xpu):
+        if device.is_initialized():
+            device.manual_seed(value)
+    if torch.backends.mps.is_available() and not torch.mps._is_in_bad_fork():  # not in a loader's process
+        torch.mps.manual_seed(value)
     np.random.seed(value % 2**32)
     random.seed(value)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import torch
@@ -98,4 +99,4 @@ def class_weights(kind: str, counts: Tensor) -> Tensor | None:
 def mean_logits(logits: list[Tensor], temperature: float = 1.0) -> Tensor:
     """Logits whose softmax at `temperature` is the mean of the networks' softmax at `temperature`; B×K each."""
     softened = torch.stack([z.float() / temperature for z in logits]).log_softmax(-1)
-    return temperature * (softened.logsumexp(0) - torch.tensor(float(len(logits))).log())
+    return temperature * (softened.logsumexp(0) - log(len(logits)))

@@ -69,7 +69,7 @@ def _hits(predicted: Tensor, label: Tensor) -> np.ndarray:
     """1 or 0 per image, weighted so that their mean is the mean over classes of the share that is right; N."""
     counts = label.bincount()
     weight = len(label) / ((counts > 0).sum() * counts[label])
-    return ((predicted == label) * weight).double().cpu().numpy()
+    return ((predicted == label) * weight).cpu().double().numpy()
 
 
 def _other_orders(classes: list[str], class_map: Tensor | None) -> dict[str, tuple[list[str], list[int]]]:

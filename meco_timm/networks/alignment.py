@@ -14,33 +14,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meco_timm.common import upload
+
 GRID = 4  # positions per side that `projection` and `grid` keep
 
 
 def flatten(maps: Tensor, length: int) -> Tensor:
     """B×C×H×W → B×length: all C·H·W values in a row, pooled (the paper)."""
-    return F.adaptive_avg_pool1d(maps.flatten(1), length)
+    return _pooled(F.adaptive_avg_pool1d, maps.flatten(1), length)
 
 
 def channel_mean(maps: Tensor, length: int) -> Tensor:
     """B×C×H×W → B×length: H·W pooled to `length`, then the mean over channels (the paper's released code); pooling and
     mean commute."""
-    return F.adaptive_avg_pool1d(maps.mean(1).flatten(1), length)
+    return _pooled(F.adaptive_avg_pool1d, maps.mean(1).flatten(1), length)
 
 
 def grid(maps: Tensor, length: int) -> Tensor:
     """B×C×H×W → B×length: positions pooled to 4×4 and channels to length/16, apart, so that positions are kept."""
     groups = length // GRID**2
     if maps.shape[1] % groups:  # groups of channels overlap
-        return F.adaptive_avg_pool3d(maps.unsqueeze(1), (groups, GRID, GRID)).flatten(1)
+        return _pooled(F.adaptive_avg_pool3d, maps.unsqueeze(1), (groups, GRID, GRID)).flatten(1)
     by_group = maps.unflatten(1, (groups, -1)).mean(2)  # the same, some three times faster
-    return F.adaptive_avg_pool2d(by_group, GRID).flatten(1)
+    return _pooled(F.adaptive_avg_pool2d, by_group, GRID).flatten(1)
 
 
 def attention(maps: Tensor, length: int) -> Tensor:
     """B×C×H×W → B×length: energy per position, the mean of squares over channels, pooled to √length × √length
     (Zagoruyko 2017)."""
-    return F.adaptive_avg_pool2d(maps.square().mean(1, keepdim=True), isqrt(length)).flatten(1)
+    return _pooled(F.adaptive_avg_pool2d, maps.square().mean(1, keepdim=True), isqrt(length)).flatten(1)
 
 
 VECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -70,7 +72,12 @@ def standardise(block: Tensor) -> Tensor:
 def pool_to_grid(maps: Tensor, height: int = GRID, width: int = GRID) -> Tensor:
     """B×C×H×W → B×C×min(H, height)×min(W, width); smaller maps are not repeated."""
     size = min(maps.shape[2], height), min(maps.shape[3], width)
-    return F.adaptive_avg_pool2d(maps, size) if maps.shape[2:] != size else maps
+    return _pooled(F.adaptive_avg_pool2d, maps, size) if maps.shape[2:] != size else maps
+
+
+def _pooled(pool: Callable[..., Tensor], maps: Tensor, size: int | tuple[int, ...]) -> Tensor:
+    """`pool` to `size`. On the CPU for MPS, which lacks sizes that do not divide the map's (pytorch issue 96056)."""
+    return pool(maps.cpu(), size).to(maps.device) if maps.device.type == "mps" else pool(maps, size)
 
 
 def reduce_channels(maps: Tensor, channels: int) -> Tensor:
@@ -78,10 +85,16 @@ def reduce_channels(maps: Tensor, channels: int) -> Tensor:
     average (Johnson and Lindenstrauss 1984)."""
     if maps.shape[1] <= channels:
         return maps
-    matrix = _orthogonal(maps.shape[1], channels).to(maps.device)
+    matrix = _orthogonal_on(maps.device, maps.shape[1], channels)
     device = "cpu" if maps.is_meta else maps.device.type  # meta knows no autocast
     with torch.autocast(device, enabled=False):  # as exact in a mixed-precision run
         return torch.einsum("oc,bchw->bohw", matrix, maps)
+
+
+@lru_cache(maxsize=64)
+def _orthogonal_on(device: torch.device, size: int, rows: int) -> Tensor:
+    """Copied to the device once: a copy in each step would wait for it."""
+    return upload(_orthogonal(size, rows), device)
 
 
 @lru_cache(maxsize=64)

@@ -90,8 +90,7 @@ class Training:
         while self.step < self.job.steps and not self.validation.is_out_of_patience(self.step):
             losses = self._one_step(batches)
             self.step += 1
-            logs = self.step % self.settings.log_every == 0 or self.step == self.job.steps
-            ticker.step(self.step, self._log(lines, losses) if logs else "")
+            ticker.step(self.step, self._log(lines, losses) if self._logs(self.step) else "")
             if self.shares:
                 lines.shares(self.step, self.shares)
                 self.shares = {}
@@ -124,9 +123,16 @@ class Training:
             self.accelerator.log(tracked, step=self.step)
         return lines.losses(self.step, losses, facts, bad_in_row=int(self.skipped[1]))
 
+    def _logs(self, step: int) -> bool:
+        """Whether a line of metrics is due after `step` steps."""
+        return step % self.settings.log_every == 0 or step == self.job.steps
+
     def _measures_shares(self) -> bool:
-        """Whether to measure each term's share of the gradient after this step: four times a run, not with FSDP2."""
-        return (self.step + 1) % max(1, self.job.steps // 4) == 0 and not self.shards.spread
+        """Whether to measure each term's share of the gradient after this step: four times a run, in steps that write
+        metrics and so wait for the device anyway; not with FSDP2."""
+        quarter, last = max(1, self.job.steps // 4), self.step // self.settings.log_every * self.settings.log_every
+        due = (self.step + 1) // quarter > last // quarter
+        return due and self._logs(self.step + 1) and not self.shards.spread
 
     def _saves(self) -> bool:
         """Whether a checkpoint is due by steps."""

@@ -101,7 +101,8 @@ class Guard:
         own = {id(p) for p in self.student}
         self.others = [p for p in self.parameters if id(p) not in own]
         fused, spread = optimizer.defaults.get("fused"), any(isinstance(p, DTensor) for p in self.parameters)
-        self.fused = bool(fused and not spread and accelerator.scaler is None)
+        heeded = accelerator.device.type in ("cpu", "cuda")  # MPS ignores `found_inf` (pytorch pull request 186360)
+        self.fused = bool(fused and heeded and not spread and accelerator.scaler is None)
 
     def __call__(self) -> Tensor:
         """Whether the gradient was not finite: a boolean tensor on the device, so that nothing waits for it."""

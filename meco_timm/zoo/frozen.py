@@ -135,9 +135,10 @@ def _fold(model: nn.Module, name: str, of: str) -> None:
     """Fold the batch norm `name` into the convolution `of`; the norm's activation stays in its place."""
     norm: Any = model.get_submodule(name)
     conv: Any = model.get_submodule(of)
-    dtype = conv.weight.dtype
-    fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
+    dtype, device = conv.weight.dtype, conv.weight.device
+    fused = fuse_conv_bn_eval(conv.cpu().double(), norm.cpu().double()).to(device, dtype)  # MPS has no float64
     conv.weight, conv.bias = fused.weight, fused.bias
+    norm.to(device, dtype)
     rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
     holder, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(holder), leaf, rest)

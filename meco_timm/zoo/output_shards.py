@@ -8,7 +8,7 @@ processes and runs may write into one folder, each its own shards; an output tha
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
+from math import log, prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from meco_timm.common import UserError, digest_of, flush, get_logger
+from meco_timm.common import UserError, digest_of, flush, get_logger, upload
 from meco_timm.networks import Outputs
 
 logger = get_logger(__name__)
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
         if logits and self.stored_topk is not None:
             largest, places = logits[0].topk(self.stored_topk, 1)
             rest = logits[0].scatter(1, places, -torch.inf) / self.temperature
-            share = rest.logsumexp(1, keepdim=True) - torch.tensor(float(self.classes - self.stored_topk)).log()
+            share = rest.logsumexp(1, keepdim=True) - log(self.classes - self.stored_topk)
             logits, classes = [largest, self.temperature * share], {"classes": places.int().cpu()}
         values = torch.cat([*logits, *(block.float().flatten(1) for block in outputs.blocks)], 1).to(self.dtype).cpu()
         if not values.isfinite().all():
@@ -70,9 +70,7 @@ class Layout(NamedTuple):
 
     def unpack(self, packed: Packed, device: torch.device) -> Outputs:
         """The outputs in float32 on `device`."""
-        if device.type == "cuda":
-            packed = {name: tensor.pin_memory() for name, tensor in packed.items()}
-        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in packed.items()}
+        on_device = {name: upload(tensor, device) for name, tensor in packed.items()}
         values = on_device["values"].float()
         sizes = list(map(prod, self.blocks))
         logits, *parts = values.split([values.shape[1] - sum(sizes), *sizes], 1)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meco_timm.common import UserError, derive, get_logger
+from meco_timm.common import UserError, derive, get_logger, upload
 from meco_timm.data import Batch
 from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
 from meco_timm.networks import Outputs, Stream, weights_digest
@@ -99,11 +99,13 @@ class Zoo:
         self._step = step
         with torch.no_grad(), self.accelerator.autocast():
             if self.sampling == "average":
-                return self._average([self._outputs_of(name, batch, image) for name in self.names], step)
+                outputs = [self._outputs_of(name, batch.view, batch.row, image) for name in self.names]
+                return self._average(outputs, step)
             if self.sampling == "random_image":
                 return self._per_image(batch, image, step)
             drawn = self._drawn(step)
-            return Targets.of(self._outputs_of(drawn, batch, image), self.names.index(drawn) if self.per_teacher else 0)
+            number = self.names.index(drawn) if self.per_teacher else 0
+            return Targets.of(self._outputs_of(drawn, batch.view, batch.row, image), number)
 
     @torch.no_grad()
     def precompute(self, batch: Batch) -> None:
@@ -144,26 +146,22 @@ class Zoo:
         self.release()
         return {name: self._load(name).to(device).eval() for name in self.names}
 
-    def _outputs_of(self, name: str, batch: Batch, image: Tensor, places: Tensor | None = None) -> Outputs:
-        """One teacher's outputs for the batch, or for the `places` (indices, on the CPU) in it."""
+    def _outputs_of(self, name: str, view: Tensor, row: Tensor, image: Tensor) -> Outputs:
+        """One teacher's outputs for N images on the device; `view` and `row`, N each on the CPU, find stored ones."""
         if self.store is None:
-            return self.live(name, image if places is None else image[places.to(image.device)])
-        view, row = (batch.view, batch.row) if places is None else (batch.view[places], batch.row[places])
-        return self.store.outputs(name, view, row, self._compute(name, image, places))
+            return self.live(name, image)
+        return self.store.outputs(name, view, row, self._compute(name, image))
 
-    def _compute(self, name: str, image: Tensor, places: Tensor | None = None) -> Compute:
-        """A function from indices into the batch, or into its `places`, to a teacher's outputs."""
-
-        def compute(wanted: Tensor) -> Outputs:
-            return self.live(name, image[(wanted if places is None else places[wanted]).to(image.device)])
-
-        return compute
+    def _compute(self, name: str, image: Tensor) -> Compute:
+        """A function from indices into `image`, on the CPU, to a teacher's outputs."""
+        return lambda wanted: self.live(name, image[upload(wanted, image.device)])
 
     def live(self, name: str, image: Tensor) -> Outputs:
         """A teacher's outputs, computed; then starts loading the teachers that are needed next."""
         if self.offloader is None:
             return self.streams[name](image)
         self.offloader.load([name, *self.offloader.on_device])
+        self.offloader.wait(name)
         outputs = self.streams[name](image)
         self.offloader.load([*self._next_names(name), *self.offloader.on_device])
         return outputs
@@ -182,16 +180,15 @@ class Zoo:
     def _per_image(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Outputs of a teacher drawn for each image; every teacher runs on its share of the batch only."""
         drawn = torch.tensor([draw(self.seed, step, len(self.names), row) for row in batch.row.tolist()])
-        places = {i: own for i in range(len(self.names)) if len(own := (drawn == i).nonzero().squeeze(1))}
-        parts = {i: self._outputs_of(self.names[i], batch, image, own) for i, own in places.items()}
-        back = torch.cat(list(places.values())).argsort().to(image.device, non_blocking=True)
+        order, counts = drawn.argsort(stable=True), drawn.bincount(minlength=len(self.names)).tolist()
+        places = upload(order, image.device)  # in the batch, teacher by teacher
+        keys = (batch.view[order].split(counts), batch.row[order].split(counts), image[places].split(counts))
+        shares = {i: share for i, share in enumerate(zip(*keys, strict=True)) if counts[i]}
+        parts = {i: self._outputs_of(self.names[i], *share) for i, share in shares.items()}
+        back, of_teacher = places.argsort(), places.split(counts)
         logits = [part.logits for part in parts.values() if part.logits is not None]
         if self.per_teacher:
-            blocks = [
-                TeacherBlocks(i, part.blocks, places[i].to(image.device, non_blocking=True))
-                for i, part in parts.items()
-                if part.blocks
-            ]
+            blocks = [TeacherBlocks(i, part.blocks, of_teacher[i]) for i, part in parts.items() if part.blocks]
         else:
             whole = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts.values()), strict=True)]
             blocks = [TeacherBlocks(0, whole)] if whole else []

@@ -202,10 +202,10 @@ def test_the_next_teachers_are_loaded_ahead(limit):
 
 
 def test_offloaded_weights_are_in_host_memory_and_unchanged():
-    """With a `_load` that copies, since there is no second device here."""
+    """With a `_copy` that copies, since there is no second device here."""
 
     class CopyingOffloader(Offloader):
-        def _load(self, name: str) -> None:
+        def _copy(self, name: str) -> None:
             for tensor, value in self._weights[name]:
                 tensor.data = value.clone()
 

@@ -1,0 +1,144 @@
+"""Does it work on this GPU, how fast, and does it cost what the plan says? One command, one page.
+
+Parts, each in a process of its own, so that one failure does not hide the others:
+
+quickstart     its table in float32, bf16, fp16 (GPU only) and compiled
+step           images/s of a step against a loop by hand, places that make the host wait, idle share of the GPU
+teachers       1, 3 and 8 teachers, offloaded, stored; memory and seconds against the plan's
+loader         images/s of 1 to all cores, from 32-px images and from JPEGs: how many workers feed the step
+resume         killed with SIGKILL and repeated: the same result?
+two processes  both on one GPU (gloo): the losses of one process with both batches?
+
+    python -m benchmarks.gpu [--minutes 8] [--json FILE] [--parts step teachers]
+
+Without a GPU every part runs on the CPU in small, to show that it works; its speeds then mean nothing. It needs no
+network, and no data and packages beyond the project's own. docs/training.md says how to read the page.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.form import Row, commit, table, write
+
+ROOT = Path(__file__).parents[1]
+SHARES = {  # of the minutes that a part may take on a GPU; the next ones have what it leaves
+    "quickstart": 0.35, "step": 0.5, "teachers": 0.4, "loader": 0.2, "resume": 0.35, "two processes": 0.25,
+}  # fmt: skip
+SMALL_SECONDS = 900.0  # of a part on a CPU, however busy it is
+
+
+def run_part(name: str, seconds: float, earlier: dict[str, Any]) -> dict[str, Any]:
+    """What a part found: verdict, rows, notes, figures, seconds. A failure or too long a run is a verdict too; the rows
+    found before it stay."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        out, before = Path(folder, "out.json"), Path(folder, "earlier.json")
+        before.write_text(json.dumps(earlier))
+        words = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--earlier", str(before), "--json", str(out)]
+        words += ["--minutes", str(seconds / 60)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        )
+        try:
+            printed, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, _ = process.communicate()
+        found = json.loads(out.read_text()) if out.exists() else {"rows": [], "notes": [], "figures": {}}
+    taken = round(time.monotonic() - began)
+    if process.returncode:
+        late = process.returncode == -signal.SIGKILL and taken >= int(seconds)
+        found["verdict"] = f"stopped after {taken} s" if late else "failed"
+        found["notes"] += [] if late else printed.splitlines()[-12:]
+    return found | {"seconds": taken}
+
+
+def page(parts: dict[str, dict[str, Any]]) -> str:
+    """The result for people."""
+    blocks = [f"meco_timm on {machine()}, commit {commit()}"]
+    for name, part in parts.items():
+        blocks.append(f"{name}: {part['verdict']} ({part['seconds']} s)")
+        blocks += [table(part["rows"])] if part["rows"] else []
+        blocks += ["\n".join(f"  {note}" for note in part["notes"])] if part["notes"] else []
+    return "\n\n".join(blocks)
+
+
+def machine() -> str:
+    """Card, cores and library versions."""
+    import accelerate
+    import timm
+
+    libraries = f"torch {torch.__version__}, timm {timm.__version__}, accelerate {accelerate.__version__}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not torch.cuda.is_available():
+        return f"the CPU, {cores} cores, in small: no GPU was found ({libraries})"
+    card = torch.cuda.get_device_properties(0)
+    count = torch.cuda.device_count()
+    return f"{count} × {card.name}, {card.total_memory / 2**30:.0f} GiB, {cores} cores ({libraries})"
+
+
+def one_part(name: str, seconds: float, earlier: dict[str, Any], out: Path) -> None:
+    """Run a part in this process."""
+    from benchmarks import gpu_runs, gpu_steps
+    from benchmarks.gpu_form import Findings
+
+    parts = {
+        "quickstart": gpu_runs.quickstart,
+        "step": gpu_steps.step,
+        "teachers": gpu_steps.teachers,
+        "loader": gpu_runs.loader,
+        "resume": gpu_runs.resume,
+        "two processes": gpu_runs.two_processes,
+    }
+    findings = Findings(out, seconds, earlier)
+    findings.verdict = parts[name](findings)
+    findings.write()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="at most, on a GPU (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART", help="only these")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--earlier", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)  # train.py, as gpu_runs.run wants it
+    args = parser.parse_args()
+    if args.run:
+        from benchmarks.gpu_runs import run
+
+        sys.exit(run(args.run))
+    if args.part:
+        one_part(args.part, 60 * args.minutes, json.loads(args.earlier.read_text()), args.json)
+        return
+    parts: dict[str, dict[str, Any]] = {}
+    end = time.monotonic() + 60 * args.minutes
+    for name in args.parts:
+        seconds = SMALL_SECONDS
+        if torch.cuda.is_available():
+            seconds = min(60 * args.minutes * SHARES[name], end - time.monotonic())
+        if seconds < 10:
+            parts[name] = {"verdict": "no time left", "rows": [], "notes": [], "figures": {}, "seconds": 0}
+            continue
+        parts[name] = run_part(name, seconds, parts)
+        print(f"{name}: {parts[name]['verdict']} ({parts[name]['seconds']} s)", file=sys.stderr, flush=True)
+    print(page(parts))
+    if args.json:
+        rows: list[Row] = [{"part": name, **row} for name, part in parts.items() for row in part["rows"]]
+        figures = {f"{name}/{key}": value for name, part in parts.items() for key, value in part["figures"].items()}
+        write(args.json, "gpu", rows, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The parts of gpu.py that take steps: over a loop by hand, and with more and more teachers."""
+
+import itertools
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from benchmarks.form import Row
+from benchmarks.gpu_form import Findings
+from benchmarks.host_reads import counted
+from benchmarks.memory import from_store
+from benchmarks.step import stepping, training_of, zoo_of
+from meco_timm.data.loading import Batch
+from meco_timm.planning.cost import teacher_macs, training_memory
+from meco_timm.planning.time_estimate import GPUS, UTILISATION
+from meco_timm.recipe.recipe import Recipe
+from meco_timm.zoo.zoo import Zoo
+
+CUDA = torch.cuda.is_available()
+CLASSES = 100
+Step = Callable[[], object]
+
+
+class Size(NamedTuple):
+    """Networks, images and steps of a measurement."""
+
+    student: str
+    teachers: tuple[str, ...]
+    pixels: int
+    batch: int
+    steps: int
+
+
+SIZE = (
+    Size("resnet50", ("resnet101", "convnext_small", "vit_base_patch16_224"), 224, 128, 20)
+    if CUDA
+    else Size("test_resnet", ("test_resnet", "test_convnext", "test_vit"), 160, 2, 2)
+)
+
+
+class Measured(NamedTuple):
+    """Of a step. waits: places where the host waited for the device, over all steps. idle: share of the time in which
+    the GPU ran no kernel."""
+
+    images_per_s: float
+    gpu_ms: float | None
+    waits: list[str]
+    idle: float | None
+    memory_gib: float | None
+
+
+def accelerator(compiled: bool = False) -> Accelerator:
+    """A new one; accelerate has one state for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    backend = ("inductor" if CUDA else "eager") if compiled else None
+    return Accelerator(mixed_precision="bf16" if CUDA else "no", dynamo_backend=backend)
+
+
+def recipe(changes: dict[str, Any], teachers: int = len(SIZE.teachers)) -> Recipe:
+    names = list(itertools.islice(itertools.cycle(SIZE.teachers), teachers))
+    plain: dict[str, Any] = {
+        "data": {"source": "memory", "image_size": SIZE.pixels},
+        "teachers": [{"model": name} for name in names],
+        "student": SIZE.student,
+    }
+    loop = {"steps": 1_000_003, "warmup": 0.0, "batch_size": SIZE.batch, "log_every": 1_000_000}
+    return Recipe.model_validate(plain | changes | {"loop": loop | changes.get("loop", {})})
+
+
+def batches() -> list[Batch]:
+    """Four batches in pinned memory, as a loader gives them."""
+    images = torch.randint(0, 256, (4, SIZE.batch, 3, SIZE.pixels, SIZE.pixels), dtype=torch.uint8)
+    rows = torch.arange(SIZE.batch)
+    made = [Batch(image, rows % CLASSES, rows, 0 * rows) for image in images]
+    return [Batch(*(t.pin_memory() for t in batch)) if CUDA else batch for batch in made]
+
+
+@cache
+def _made(name: str) -> Any:
+    return timm.create_model(name, num_classes=CLASSES)
+
+
+def network(name: str) -> Any:
+    """A copy: making a large network takes seconds."""
+    return deepcopy(_made(name))
+
+
+def ours(changes: dict[str, Any], compiled: bool = False, teachers: int = len(SIZE.teachers)) -> Step:
+    """A step of the package's, over batches in memory."""
+    settings, with_compile = recipe(changes, teachers), accelerator(compiled)
+    zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, with_compile)
+    return stepping(training_of(network(settings.student.model), zoo, settings), batches())
+
+
+def bare(channels_last: bool, compiled: bool) -> Step:
+    """Written by hand: a teacher in turn, KL, the fused optimizer, bf16 autocast; nothing else."""
+    device = accelerator().device
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    student = network(SIZE.student).to(device, memory_format=layout).train()
+    teachers = [network(name).to(device, memory_format=layout).eval().requires_grad_(False) for name in SIZE.teachers]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    forward: Any = torch.compile(student, backend="inductor" if CUDA else "eager") if compiled else student
+    data, turn = itertools.cycle(batches()), itertools.cycle(teachers)
+
+    def step() -> None:
+        image = next(data).image.to(device, non_blocking=True).float() / 255 - 0.5
+        with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
+            with torch.no_grad():
+                target = next(turn)(image)
+            loss = F.kl_div(
+                forward(image).log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True
+            )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measured(step: Step, steps: int = SIZE.steps, warm: int = 5 if CUDA else 1) -> Measured:
+    """Warm up, then time `steps` of a step, count its waits, and profile three."""
+    for _ in range(warm):
+        step()
+    if not CUDA:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return Measured(steps * SIZE.batch / (time.perf_counter() - began), None, [], None, None)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began = time.perf_counter()
+    first.record()
+    for _ in range(steps):
+        step()
+    last.record()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    return Measured(steps * SIZE.batch / seconds, first.elapsed_time(last) / steps, waits(step), idle(step), memory)
+
+
+def waits(step: Step, steps: int = 6) -> list[str]:
+    """Where the host waits for the GPU."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(steps):
+                step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+
+
+def idle(step: Step, steps: int = 3) -> float:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    busy = sum(event.self_device_time_total for event in found.key_averages()) / 1e6
+    return max(0.0, 1 - busy / seconds)
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "logits": {"losses": {"blocks": 0}, "zoo": {"sampling": "random"}},
+    "MEAL": {"zoo": {"sampling": "random"}},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "MEAL, ema, mixup, erasing": {"loop": {"ema": 0.999, "mixup": 0.2, "random_erasing": 0.2}},
+    "MEAL, a teacher per image": {"zoo": {"sampling": "random_image"}},
+    "MEAL, mean of all": {"zoo": {"sampling": "average"}},
+}
+
+
+def step(found: Findings) -> str:
+    """Forms of a step over the loop by hand; with channels_last and compiled."""
+    for channels_last, compiled in ((False, False), (True, False), (True, True)):
+        word = f"{'channels_last' * channels_last}{', compiled' * compiled}"
+        if not found.has_time(f"the forms with {word}", 8 if compiled and CUDA else 4):
+            break
+        base = measured(bare(channels_last, compiled))
+        found.add(_row("by hand", channels_last, compiled, base, None))
+        for form, changes in FORMS.items():
+            m = measured(ours(changes | {"loop": {"channels_last": channels_last}}, compiled), warm=12 if CUDA else 1)
+            found.add(_row(form, channels_last, compiled, m, base))
+            found.figures[f"{form} {word}".strip()] = base.images_per_s / m.images_per_s
+        if not channels_last:
+            _options(found)
+    slow = CUDA and any(ratio > 1.15 for ratio in found.figures.values())
+    waiting = any("waits at" in note for note in found.notes)
+    return "the host waits" if waiting else "slower than expected" if slow else "as expected"
+
+
+def _options(found: Findings) -> None:
+    """What each option makes the host wait for; without a GPU, what it would."""
+    for name, changes in (FORMS | OPTIONS).items():
+        if CUDA:
+            m = measured(ours(changes), steps=max(2, SIZE.steps // 2))
+            places = m.waits
+            if name in OPTIONS:
+                found.add(_row(name, False, False, m, None))
+        else:
+            places = reads(changes)
+            found.add({"form": f"{name}: reads of three steps", "waits": len(places)})
+        if places:
+            found.notes.append(f"{name} waits at {', '.join(sorted(set(places)))}")
+
+
+def _row(name: str, channels_last: bool, compiled: bool, m: Measured, base: Measured | None) -> Row:
+    ratio = base.images_per_s / m.images_per_s if base else None
+    return {
+        "form": name, "channels last": channels_last, "compiled": compiled, "images/s": m.images_per_s,
+        "over by hand": ratio, "GPU ms": m.gpu_ms, "waits": len(m.waits) if CUDA else None,
+        "idle": m.idle, "peak GiB": m.memory_gib,
+    }  # fmt: skip
+
+
+def reads(changes: dict[str, Any]) -> list[str]:
+    """Without a GPU: what three steps would wait for on one (host_reads.py)."""
+    settings, plain = recipe(changes), accelerator()
+    zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, plain)
+    training, data = training_of(network(settings.student.model), zoo, settings), batches()
+    one = stepping(training, data)
+    one()
+    plain.state.device = torch.device("cpu", 0)
+    on_gpu = [training.objective, training.skipped, *training.optimizer.optimizer.state.values(), *zoo.streams.values()]
+    with counted(*on_gpu, *([training.ema] if training.ema else [])) as found:
+        for _ in range(3):
+            one()
+    return found
+
+
+def teachers(found: Findings) -> str:
+    """Speed, memory and time for 1, 3 and 8 teachers, offloaded and stored, beside the plan's figures."""
+    few, many = (3, 8) if CUDA else (2, 3)
+    ways: dict[str, tuple[int, dict[str, Any]]] = {
+        "1 teacher": (1, {}),
+        **{f"{n} {word}": (n, {"sampling": word}) for n in (few, many) for word in ("random", "average")},
+        f"{many} random, 2 resident": (many, {"sampling": "random", "resident": 2}),
+    }
+    for name, (count, zoo) in ways.items():
+        if found.has_time(name):
+            found.add(_against_plan(name, count, {"zoo": zoo}))
+    if found.has_time("a full store"):
+        found.add(_against_plan("from a full store", few, {"zoo": {"sampling": "random"}}, stored=True))
+    limits = {"memory / plan": 0.15, "time / plan": 0.30}
+    apart = [f"{row['teachers']}: {what} {row[what]:.2f}" for row in found.rows for what, most in limits.items()
+             if CUDA and row[what] and abs(row[what] - 1) > most]  # fmt: skip
+    found.notes += [f"further from the plan than 15 % of memory or 30 % of time: {'; '.join(apart)}"] if apart else []
+    found.figures |= {f"{row['teachers']} images/s": row["images/s"] for row in found.rows}
+    speeds = [found.figures.get(f"{name} images/s") for name in ("1 teacher", f"{many} random")]
+    slow = CUDA and speeds[0] and speeds[1] and speeds[1] < 0.8 * speeds[0]
+    return "slower than expected" if slow else "differs from the plan" if apart else "as expected"
+
+
+def _against_plan(name: str, count: int, changes: dict[str, Any], stored: bool = False) -> Row:
+    settings, plain = recipe(changes, count), accelerator()
+    folder: AbstractContextManager[Any] = tempfile.TemporaryDirectory() if stored else nullcontext("")
+    zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, plain)
+    training = training_of(network(settings.student.model), zoo, settings)
+    planned_memory, planned_ms = _planned(settings, training.student, zoo)
+    with folder as place:
+        if stored:
+            from_store(zoo, list(zoo.names), settings, Path(place), torch.arange(SIZE.batch))
+        m = measured(stepping(training, batches()), warm=2 * count if CUDA else 1)
+    ms = 1000 * SIZE.batch / m.images_per_s
+    return {
+        "teachers": name, "images/s": m.images_per_s, "ms": ms, "plan ms": None if stored else planned_ms,
+        "time / plan": ms / planned_ms if planned_ms and not stored else None, "peak GiB": m.memory_gib,
+        "plan GiB": planned_memory, "memory / plan": m.memory_gib / planned_memory if m.memory_gib else None,
+        "idle": m.idle, "waits": len(m.waits) if CUDA else None,
+    }  # fmt: skip
+
+
+def _planned(settings: Recipe, student: Any, zoo: Zoo) -> tuple[float, float | None]:
+    """GiB and milliseconds per step by the plan's rules for this card; None of a card it does not know."""
+    memory = training_memory(settings, student, zoo.streams, "bf16" if CUDA else "float32") / 2**30
+    card = next((name for name in GPUS if CUDA and name in torch.cuda.get_device_name()), None)
+    if card is None:
+        return memory, None
+    macs = (3 * student.multiply_adds() + teacher_macs(settings, zoo.streams)) * settings.loop.batch_size
+    return memory, 1000 * 2 * macs / (GPUS[card][0] * UTILISATION)
