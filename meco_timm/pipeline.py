@@ -1,48 +1,44 @@
 """The whole program in order: recipe → data → teachers → student → results → checkpoint."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from huggingface_hub import get_token
+from torch import nn
 
-from meco_timm.common import RESULT, UserError, get_logger, reseed
-from meco_timm.data import DataSource, known_data, load_data, verify
+from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
+from meco_timm.common import RESULT, UserError, get_logger, reseed, short_name
+from meco_timm.data import DataSource, load_data
 from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import (
-    Row,
-    block_agreement,
-    make_table,
-    styled_table,
-    verdict,
-)
+from meco_timm.evaluation import Row, block_agreement, make_table, styled_table, verdict
 from meco_timm.networks import Stream, student_stream
-from meco_timm.planning import gpu_time_lines, make_plan, measured_time_lines, rehearsal
+from meco_timm.planning import full_plan, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.training import (
     Job,
+    OnStep,
     RunFolder,
     Teaching,
     Training,
     batch_seed,
-    check_inputs,
     check_launch,
     explain_faults,
-    find_run_folder,
+    finished_rows,
     inputs_of,
     make_accelerator,
-    move_aside,
+    open_run_folder,
     record_inputs,
     student_seed,
     total_steps,
 )
 from meco_timm.zoo import (
+    Given,
     Zoo,
     assemble_zoo,
-    check_local_teachers,
-    checked_teachers,
-    load_pretrained,
+    checked_inputs,
     precompute_outputs,
     student_alone,
     use_store,
@@ -53,34 +49,67 @@ result = get_logger(RESULT)
 
 
 class Run(NamedTuple):
-    """What the stages of a run share. `steps`: of the student, and of the student trained alone."""
+    """What the stages of a run share. `steps`: of the student, and of the student trained alone. `on_step`: of the
+    student's training."""
 
     recipe: Recipe
     data: DataSource
     steps: int
     folder: RunFolder
     accelerator: Accelerator
+    on_step: OnStep | None = None
 
 
-def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None) -> list[Row]:
+def distill(
+    recipe: AnyRecipe,
+    fresh: bool = False,
+    limit_steps: int | None = None,
+    *,
+    student: str | nn.Module | None = None,
+    teachers: Sequence[Given] | None = None,
+    data: Any = None,
+    similarity: Similarity | None = None,
+    on_step: OnStep | None = None,
+) -> list[Row]:
     """Train the teachers, distil them into the student, evaluate all on the test split, and return the results.
 
     Teachers that are in the zoo are not trained again; an interrupted run is resumed; the results of a finished run
-    are returned without training. `fresh`: rename an older run folder of this recipe and start a new run; the zoo is
-    kept. `limit_steps`: rehearse the recipe instead, with so many steps per training (planning/rehearse.py).
+    are returned without training.
+
+    Args:
+        recipe: a `Recipe`, a dict with the keys of a recipe, or a file or name as for `load_recipe`.
+        fresh: rename an older run folder of this recipe and start a new run; the zoo is kept.
+        limit_steps: rehearse the recipe instead, with so many steps per training (planning/rehearse.py).
+        student: in place of the recipe's: a timm network, of which a copy is trained, or a name.
+        teachers: in place of the recipe's: names, networks, or dicts with the keys of a recipe's teacher, whose `model`
+            may be a network; then also `mean` and `std`, one number per channel, of images in [0, 1]. A network that
+            is given is frozen. With timm's `forward_intermediates` and `forward_head` it gives blocks and logits,
+            otherwise its `forward` gives logits: float B×3×H×W → B×K.
+        data: in place of `data.source`: a `datasets.DatasetDict` or `Dataset`, a torch data set of pairs (image of
+            Pillow or uint8, class number), a dict of these by split, or a folder.
+        similarity: in place of `losses.similarity`: a function of the teacher's and the student's logits, float32 B×K
+            each, not softened, that returns a number, the mean over the batch.
+        on_step: called after each step of the student with its number, from 1, and its losses by name. If it returns
+            True, the training ends as at its last step: the best weights so far are evaluated, and the run is finished.
+
+    Returns:
+        A row per network: top1, top5, balanced accuracy and ece in per cent, nll in nats, parameters, multiply_adds of
+        an image, images_per_s on this device.
 
     Raises:
-        UserError: the recipe does not fit the data, the networks or the folders.
+        UserError: the recipe does not fit the data, the networks or the folders, or an object cannot be used.
     """
+    recipe = as_recipe(recipe, student=student, teachers=teachers, data=data, similarity=similarity)
     if limit_steps is not None:
         with rehearsal(recipe, limit_steps, make_accelerator(recipe)) as short:
-            return distill(short)
+            return distill(short, on_step=on_step)
     accelerator = make_accelerator(recipe)
     check_launch(accelerator, recipe)
-    folder = _open_run_folder(recipe, fresh, accelerator)
+    check_same(recipe, accelerator)
+    folder = open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
     with explain_faults(folder.path, accelerator):
-        rows = _finished_rows(recipe, folder, accelerator) or _run(recipe, folder, accelerator)
+        rows = finished_rows(recipe, folder, accelerator) or _run(recipe, folder, accelerator, on_step)
         if accelerator.is_main_process:
             _show(recipe, folder, rows)
     accelerator.end_training()
@@ -88,32 +117,29 @@ def distill(recipe: Recipe, fresh: bool = False, limit_steps: int | None = None)
     return rows
 
 
-def plan(recipe: Recipe, utilisation: float | None = None, measure: bool = False) -> str:
+def plan(
+    recipe: AnyRecipe,
+    utilisation: float | None = None,
+    measure: bool = False,
+    *,
+    student: str | nn.Module | None = None,
+    teachers: Sequence[Given] | None = None,
+    data: Any = None,
+    similarity: Similarity | None = None,
+) -> str:
     """The plan of `distill` as text; nothing is trained, downloaded or written.
 
     `utilisation`: assumed share of a GPU's peak FLOP/s, 0 to 1. `measure`: also time a few steps on this device, to
-    estimate how long the run takes here.
+    estimate how long the run takes here. The others are those of `distill`.
 
     Raises:
         UserError: the recipe does not fit the data or the networks.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    listed = known_data(recipe.data)
-    data = listed or load_data(recipe.data, recipe.seed, recipe.store.views)
-
-    def time_lines(student: Stream, teachers: dict[str, Stream]) -> list[str]:
-        lines = gpu_time_lines(recipe, student, teachers, data, processes, utilisation)
-        if measure and not listed and processes == 1:
-            lines += measured_time_lines(recipe, student, teachers, data)
-        if not listed:
-            lines += check_local_teachers(recipe, data, teachers) if measure else []
-        note = f"note: {recipe.data.source} was not downloaded; its classes and counts are those it is published with"
-        return [*lines, note] if listed else lines
-
-    return make_plan(recipe, data, processes, time_lines)
+    recipe = as_recipe(recipe, student=student, teachers=teachers, data=data, similarity=similarity)
+    return full_plan(recipe, int(os.environ.get("WORLD_SIZE", "1")), utilisation, measure)
 
 
-def fill_store(recipe: Recipe) -> None:
+def fill_store(recipe: AnyRecipe) -> None:
     """Precompute the teacher outputs for every view of every training image, so that `distill` loads no teacher.
 
     Teachers that are not in the zoo are trained first. An interrupted call continues with the missing outputs.
@@ -121,6 +147,7 @@ def fill_store(recipe: Recipe) -> None:
     Raises:
         UserError: as for `distill`; the recipe names no store, or the store was made from something else.
     """
+    recipe = as_recipe(recipe)
     if recipe.store.folder is None:
         raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
     accelerator = make_accelerator(recipe)
@@ -128,7 +155,7 @@ def fill_store(recipe: Recipe) -> None:
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan)
-    pretrained, checked = _checked_inputs(recipe, data, accelerator)
+    pretrained, checked = checked_inputs(recipe, data, accelerator)
     for line in checked:
         logger.info(line)
     seed = batch_seed(recipe)
@@ -138,54 +165,22 @@ def fill_store(recipe: Recipe) -> None:
         precompute_outputs(zoo, recipe, data, seed, accelerator)
 
 
-def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row]:
+def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, on_step: OnStep | None) -> list[Row]:
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
     size, seed = recipe.data.image_size, student_seed(recipe)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
-    pretrained, checked = _checked_inputs(recipe, data, accelerator)  # before the run folder is made
+    pretrained, checked = checked_inputs(recipe, data, accelerator)  # before the run folder is made
     plan += "".join(f"{line}\n" for line in checked)
     _begin(recipe, folder, plan, accelerator)
     record_inputs(folder.path, inputs_of(recipe, data), accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
-    run = Run(recipe, data, steps, folder, accelerator)
+    run = Run(recipe, data, steps, folder, accelerator, on_step)
     alone = student_alone(recipe, steps, data, accelerator)
-    student = _train_student(run, student, zoo)
-    return _evaluate(run, student, alone, zoo.unfrozen())
-
-
-def _checked_inputs(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
-    """Teachers that need no training, and what the plan says of them; every image is decoded once.
-
-    Raises:
-        UserError: an image cannot be read, or a teacher does not know the classes.
-    """
-    pretrained = load_pretrained(recipe, data)
-    verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)
-    return pretrained, checked_teachers(recipe, data, pretrained, accelerator)
-
-
-def _open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> RunFolder:
-    """The run folder; all processes look at it after it was renamed, and before it is created."""
-    if fresh and accelerator.is_main_process:
-        move_aside(recipe)
-    accelerator.wait_for_everyone()
-    folder = find_run_folder(recipe)
-    accelerator.wait_for_everyone()
-    return folder
-
-
-def _finished_rows(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
-    """The results of a finished run; its data and weights must be the same, as far as they are still there."""
-    rows = folder.finished_rows()
-    if rows is not None:
-        check_inputs(folder.path, inputs_of(recipe))
-    if rows is not None and accelerator.is_main_process:
-        folder.drop_checkpoints()  # the run may have been killed after it wrote its results
-        logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
-    return rows
+    student, steps = _train_student(run, student, zoo)
+    return _evaluate(run._replace(steps=steps), student, alone, zoo.unfrozen())
 
 
 def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerator) -> None:
@@ -198,8 +193,8 @@ def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerato
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
 
 
-def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
-    """The student with its best weights."""
+def _train_student(run: Run, student: Stream, zoo: Zoo) -> tuple[Stream, int]:
+    """The student with its best weights, and the steps that it took."""
     seed = student_seed(run.recipe)
     weight = class_weights(run.recipe.loop.class_weights, run.data.label_counts(run.data.alone))
     reseed(seed, "discriminators")
@@ -213,10 +208,11 @@ def _train_student(run: Run, student: Stream, zoo: Zoo) -> Stream:
         steps=run.steps,
         seed=seed,
         discriminator_lr=run.recipe.discriminators.lr,
+        on_step=run.on_step,
     )
     training = Training(objective, job, run.accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
-        return training.run()
+        return training.run(), training.step
     finally:
         zoo.flush()
 
@@ -237,7 +233,7 @@ def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stre
 
 def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     """Print the table, and where the report and the student are."""
-    result.info(styled_table(rows, f"\nTest split of {recipe.data.source}"))
+    result.info(styled_table(rows, f"\nTest split of {short_name(recipe.data.source)}"))
     result.info("\n%s", verdict(rows))
     if not folder.report.exists():
         from meco_timm.reporting import report

@@ -8,7 +8,7 @@ from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, log_to_screen, set_verbosity
-from meco_timm.common.paths import expand, located, public
+from meco_timm.common.paths import expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
 
@@ -22,12 +22,15 @@ __all__ = [
     "expand",
     "flush",
     "get_logger",
+    "is_object",
     "located",
     "log_to_screen",
     "move_into_place",
+    "object_name",
     "public",
     "reseed",
     "set_verbosity",
+    "short_name",
     "upload",
     "write_content",
     "write_json",

@@ -1,9 +1,10 @@
-"""Paths in recipes and messages: `~` for the home folder, or relative to the working directory."""
+"""Paths in recipes and messages: `~` for the home folder, or relative to the working directory; names of objects."""
 
 from pathlib import Path, PurePath
 
 LONGEST = 255  # bytes of a file's name
 LOCAL = "local-dir:"  # timm's prefix of a checkpoint's folder
+OBJECT = "object:"  # ours of an object that a Python caller gives in place of a name
 
 
 def expand(path: str) -> str:
@@ -28,6 +29,23 @@ def located(path: str | Path) -> str:
 
 def public(path: str) -> str:
     """A path for publishing: of an absolute one, which contains names of users and disks, only the last part."""
+    if is_object(path):
+        return short_name(path)
     prefix = LOCAL if path.startswith(LOCAL) else ""
     place = PurePath(path.removeprefix(LOCAL))
     return prefix + place.name if place.is_absolute() or ".." in place.parts else path
+
+
+def object_name(name: str, digest: str) -> str:
+    """`object:NAME@DIGEST`."""
+    return f"{OBJECT}{name}@{digest}"
+
+
+def is_object(text: str) -> bool:
+    """Whether `text` stands for an object of a Python program."""
+    return text.startswith(OBJECT)
+
+
+def short_name(text: str) -> str:
+    """NAME of `object:NAME@DIGEST`; any other text as it is."""
+    return text.removeprefix(OBJECT).rpartition("@")[0] if is_object(text) else text

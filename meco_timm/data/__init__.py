@@ -1,6 +1,7 @@
 """Images and labels.
 
-In: a folder, parquet files, tars or a Hub id. Out: `Batch(image uint8 B×3×H×W, un-normalised; label; row; view)`.
+In: a folder, parquet files, tars, a Hub id, or a data set of Python.
+Out: `Batch(image uint8 B×3×H×W, un-normalised; label; row; view)`.
 Never: normalises images, or knows a network.
 """
 
@@ -10,6 +11,7 @@ from meco_timm.data.images import BadImages, decode_file
 from meco_timm.data.loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from meco_timm.data.manifest import Manifest, changes
 from meco_timm.data.names import listed, shown, split_name
+from meco_timm.data.objects import data_of
 from meco_timm.data.sources import Split, read_manifest, read_source
 from meco_timm.data.verification import verify
 from meco_timm.data.views import Steps, numbered
@@ -27,6 +29,7 @@ __all__ = [
     "Steps",
     "changes",
     "check_batch",
+    "data_of",
     "decode_file",
     "image_files",
     "known_data",

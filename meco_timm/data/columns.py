@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, is_object
 from meco_timm.data.shards import Shards
 from meco_timm.data.tables import Table
 from meco_timm.networks import read_class_names
@@ -76,6 +76,8 @@ def undecoded_images(split: datasets.Dataset | Table, column: str, settings: Dat
 
 def _class_file(source: str) -> list[str] | None:
     """Class names of a file `classes.txt`, one a line, beside images whose labels are numbers."""
+    if is_object(source):
+        return None
     file = Path(source) / "classes.txt"
     if not Path(source).is_dir():
         try:

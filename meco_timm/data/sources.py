@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from meco_timm.common import UserError, did_you_mean, located
+from meco_timm.common import UserError, did_you_mean, is_object, located
 from meco_timm.data.columns import Rows, Split, check_labels, image_column, read_columns, undecoded_images
 from meco_timm.data.folders import Folder, read_folder
 from meco_timm.data.manifest import Manifest, manifest_of
@@ -118,6 +118,10 @@ def read_manifest(settings: Data) -> Manifest:
 
 def _open(settings: Data, key: str = "source") -> Source:
     """All splits of a folder or Hub id."""
+    if key == "source" and settings.object is not None:
+        return Source(settings.object)
+    if is_object(settings.source):
+        raise UserError(f"data.{key}: {settings.source} is a data set of a Python program. Give it to `distill` again.")
     folder = Path(settings.source)
     looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
     if not folder.is_dir() and (looks_local or folder.exists() or folder.parent.is_dir()):

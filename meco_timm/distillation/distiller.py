@@ -108,7 +108,10 @@ class Distiller(nn.Module):
         s = self.settings
         terms: Terms = {}
         if s.logits and targets.logits is not None:
-            loss = losses.between_logits(s.similarity, targets.logits, logits, s.temperature)
+            if s.object:  # a function of the caller's
+                loss = s.object(targets.logits.float(), logits.float())
+            else:
+                loss = losses.between_logits(s.similarity, targets.logits, logits, s.temperature)
             if s.similarity == "ce":  # shown as KL, which is 0 where the student agrees; the gradient is the same
                 loss = loss - losses.entropy(targets.logits, s.temperature)
             terms["similarity/logits"] = (s.logits, loss)

@@ -148,7 +148,7 @@ def _training(results: Results) -> list[tuple[str, Any]]:
     loop, losses = recipe.loop, recipe.losses
     settings = [
         ("Teachers", "one drawn at random each step" if recipe.zoo.sampling == "random" else "the mean of all"),
-        ("Similarity", f"{losses.similarity} of logits at temperature {losses.temperature:g} with weight "
+        ("Similarity", f"{public(losses.similarity)} of logits at temperature {losses.temperature:g} with weight "
                        f"{losses.logits:g}, {losses.block_similarity} of {recipe.alignment.blocks} blocks"),
         ("Adversary", recipe.discriminators.adversary),
         ("Weight of the labels", f"{losses.labels:g}"),

@@ -16,7 +16,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from meco_timm.common import UserError, did_you_mean, located, reseed
+from meco_timm.common import UserError, did_you_mean, is_object, located, reseed
 from meco_timm.recipe import Network
 
 # Their forward calls `.item()`, which the meta device does not support: they get random weights instead.
@@ -168,6 +168,10 @@ def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, rol
 
 def check_name(name: str, role: str) -> None:
     """Raises: UserError: timm has no network or weights of this name, or the folder is none; names the nearest."""
+    if is_object(name):
+        raise UserError(
+            f"{role}: {name} is a network of a Python program. Give it to `distill` again (student=, teachers=)."
+        )
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{role}: {located(name)} is not a folder with a timm config.json.")
     if is_place(name):

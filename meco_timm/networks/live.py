@@ -4,21 +4,58 @@ Blocks are compared of networks with timm's `forward_intermediates`, `forward_he
 module only the logits are used: its `forward`, float images B×3×H×W → B×K.
 """
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from meco_timm.common import UserError, get_logger
+from meco_timm.common import UserError, get_logger, short_name
 from meco_timm.networks.streams import Stream, checked, data_config, teacher_around
-from meco_timm.recipe import Alignment, Teacher
+from meco_timm.recipe import Alignment, Network, Teacher
 
 logger = get_logger(__name__)
 
 OF_TIMM = ("forward_intermediates", "forward_head", "feature_info", "pretrained_cfg", "num_classes")
 NORMALISATION = ("mean", "std")
+
+
+class Live(NamedTuple):
+    """A network that a Python caller has, in place of a name in the recipe: the `object` of the recipe's entry.
+
+    config: keys of timm's data config that its `pretrained_cfg` does not have, or has otherwise.
+    """
+
+    module: nn.Module
+    config: dict[str, Any] = {}  # noqa: RUF012  never changed
+
+    def teacher(
+        self, teacher: Teacher, alignment: Alignment, classes: list[str], role: str, notes: bool = True
+    ) -> Stream:
+        """As `teacher_of`; `teacher`: the recipe's entry."""
+        _check_entry(teacher, role)
+        named = teacher.model_copy(update={"model": short_name(teacher.model)})
+        return teacher_of(self.module, named, alignment, classes, role=role, config=self.config, notes=notes)
+
+    def trainable(self, network: Network, role: str) -> Any:
+        """A copy to be trained, so that the caller's network stays as it is; all of it, if it is frozen as a whole.
+
+        Raises:
+            UserError: it is not a timm network.
+        """
+        _check_entry(network, role)
+        model = _unwrapped(self.module)
+        _require_timm(model, role)
+        copy = deepcopy(model)
+        return copy if any(p.requires_grad for p in copy.parameters()) else copy.requires_grad_(True)
+
+
+def _check_entry(network: Network, role: str) -> None:
+    if network.args or network.weights:
+        key = "args" if network.args else "weights"
+        raise UserError(f"{role}.{key}: for networks by name. A module has its arguments and weights already.")
 
 
 class LogitsOnly(nn.Module):
@@ -46,11 +83,7 @@ def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] |
     """
     model: Any = _unwrapped(module)
     role = "student"
-    if not is_timm(model):
-        raise UserError(
-            f"{role}: {name_of(model)} is not a timm network: it has no {_absent(model)[0]}. Create the student with "
-            "timm.create_model."
-        )
+    _require_timm(model, role)
     if not model.num_classes:
         raise UserError(f"{role}: {name_of(model)} has no head to classify with: create it with num_classes=K.")
     training = model.training
@@ -68,11 +101,13 @@ def teacher_of(
     *,
     role: str = "teachers.0",
     config: dict[str, Any] | None = None,
+    notes: bool = True,
 ) -> Stream:
     """The stream of a teacher that is there already; it is frozen in place, and moves with the stream.
 
     teacher: its settings: `size`, `gives`, `classes`, `missing`; `model` is its name. classes: names of the data set's.
     config: as of `student_of`; a module without timm's `pretrained_cfg` needs it, or gets ImageNet's mean and std.
+    notes: freeze it, and log that and what is assumed of it; not for a plan.
 
     Raises:
         UserError: it gives something else than logits B×K, or its classes do not match (class_maps.py).
@@ -81,9 +116,12 @@ def teacher_of(
     config = dict(config or {})
     if teacher.size:
         config["input_size"] = (3, teacher.size, teacher.size)
-    _freeze(model, teacher.model, role)
+    if notes:
+        _freeze(model, teacher.model, role)
     if not is_timm(model):
-        model, teacher = _logits_only(model, teacher, alignment, config, role)
+        if notes:
+            _note_input(model, teacher.model, alignment, config, role)
+        model, teacher = _logits_only(model, teacher, config, role)
     stream = teacher_around(
         model, input_size(model, config, role), teacher, alignment, classes, data_config(model, role, config), role
     )
@@ -151,20 +189,31 @@ def _absent(module: nn.Module) -> list[str]:
     return [name for name in OF_TIMM if not hasattr(module, name)]
 
 
-def _logits_only(
-    module: nn.Module, teacher: Teacher, alignment: Alignment, config: dict[str, Any], role: str
-) -> tuple[LogitsOnly, Teacher]:
+def _require_timm(module: nn.Module, role: str) -> None:
+    if not is_timm(module):
+        raise UserError(
+            f"{role}: {name_of(module)} is not a timm network: it has no {_absent(module)[0]}. Create the {role} with "
+            "timm.create_model."
+        )
+
+
+def _note_input(module: nn.Module, name: str, alignment: Alignment, config: dict[str, Any], role: str) -> None:
+    """Say what is assumed of a module of another library."""
+    own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
+    if missing := [key for key in NORMALISATION if key not in own]:
+        logger.warning(
+            f"{role}: {name} has no pretrained_cfg: its images get ImageNet's {' and '.join(missing)}. Give its own if "
+            "they differ."
+        )
+    if alignment.blocks:
+        logger.info("%s: %s has no %s, so it gives logits only", role, name, _absent(module)[0])
+
+
+def _logits_only(module: nn.Module, teacher: Teacher, config: dict[str, Any], role: str) -> tuple[LogitsOnly, Teacher]:
     """The module in timm's form, and its settings with `gives: logits`."""
     own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
     if teacher.gives == "blocks":
         raise UserError(f"{role}: {teacher.model} has no {_absent(module)[0]}, so it gives logits only, not blocks.")
-    if missing := [key for key in NORMALISATION if key not in own]:
-        logger.warning(
-            f"{role}: {teacher.model} has no pretrained_cfg: its images get ImageNet's {' and '.join(missing)}. Give "
-            "its own if they differ."
-        )
-    if alignment.blocks:
-        logger.info("%s: %s has no %s, so it gives logits only", role, teacher.model, _absent(module)[0])
     size = input_size(module, own, role)
     own["input_size"] = (3, size, size)
     count = classes_of(_output(module, size, teacher.model, role), teacher.model, role)

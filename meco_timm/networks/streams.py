@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, reseed
 from meco_timm.networks.alignment import align, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.factory import is_place, make_network
@@ -164,7 +164,11 @@ def student_stream(
             "compare logits only with alignment.blocks=0."
         )
     wanted = {"num_classes": classes}
-    model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
+    if network.object is None:
+        model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
+    else:
+        model, size = network.object.trainable(network, role), image_size
+        reseed(seed, "weights")  # of a new head
     if model.num_classes != classes and not hasattr(model, "reset_classifier"):
         raise UserError(
             f"{role}: {network.model} is an encoder only, with no place for a head to classify with. As a teacher it "
@@ -184,6 +188,8 @@ def teacher_stream(
     Raises:
         UserError: as for a student, or the classes do not match (class_maps.py).
     """
+    if teacher.object is not None:
+        return teacher.object.teacher(teacher, alignment, classes, role, notes=not weightless)
     own = teacher.args.get("num_classes")
     model, size = make_network(teacher, {}, True, teacher.size, role, weightless=weightless)
     in_weights = model.num_classes if teacher.weights else model.pretrained_cfg.get("num_classes")

@@ -4,13 +4,8 @@ In: a recipe. Out: the plan as text, time estimates, a rehearsal in few steps.
 Never: trains to the end, or writes a run folder.
 """
 
+from meco_timm.planning.full_plan import full_plan
 from meco_timm.planning.plan import make_plan
 from meco_timm.planning.rehearse import rehearsal
-from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
 
-__all__ = [
-    "gpu_time_lines",
-    "make_plan",
-    "measured_time_lines",
-    "rehearsal",
-]
+__all__ = ["full_plan", "make_plan", "rehearsal"]

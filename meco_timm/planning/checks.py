@@ -2,9 +2,18 @@
 
 import torch
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, is_object
 from meco_timm.networks import Stream
 from meco_timm.recipe import Loop, Recipe
+
+
+def check_function(recipe: Recipe) -> None:
+    """Raises: UserError: the recipe names a function of a Python program, which is not there."""
+    if is_object(recipe.losses.similarity) and recipe.losses.object is None:
+        raise UserError(
+            f"losses.similarity: {recipe.losses.similarity} is a function of a Python program. Give it to `distill` "
+            "again, as `similarity`."
+        )
 
 
 def check_batch_norms(recipe: Recipe, student: Stream, teachers: dict[str, Stream]) -> None:

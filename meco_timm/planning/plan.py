@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLI
 
 from meco_timm.data import DataSource, check_batch
 from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
-from meco_timm.planning.checks import check_batch_norms
+from meco_timm.planning.checks import check_batch_norms, check_function
 from meco_timm.planning.cost import cost_lines
 from meco_timm.planning.data_section import DataSection, data_section
 from meco_timm.recipe import Network, Recipe, Teacher
@@ -27,6 +27,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
     Raises:
         UserError: a network cannot be made or does not fit the data or its images; the batch is too large.
     """
+    check_function(recipe)
     check_batch(data.alone, recipe.loop.batch_size, processes)
     for teacher in recipe.teachers:
         if teacher.train:
@@ -116,6 +117,8 @@ def _class_cell(stream: Stream, classes: int) -> str:
 def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
     """Where the weights come from, and whether they are trained first."""
     cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
+    if network.object is not None:
+        return _live_cell(network, classes)
     own = (
         "its own" if is_teacher and not is_place(network.model) else network.model
     )  # the tag stands in the first column
@@ -127,6 +130,14 @@ def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
     if is_teacher:
         parts.append("fine-tuned first" if network.names_weights else "trained first")
     return ", ".join(parts)
+
+
+def _live_cell(network: Network, classes: int) -> str:
+    """The same of a network of the Python program."""
+    if isinstance(network, Teacher) and not network.train:
+        return "as given"
+    head = ["new head"] if network.object.module.num_classes != classes else []
+    return ", ".join(["as given", *head, *(["trained first"] if isinstance(network, Teacher) else [])])
 
 
 def _blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:

@@ -44,7 +44,7 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
             write_text(folder / "recipe.yaml", to_yaml(_shortened(recipe, steps, folder, accelerator.num_processes)))
         accelerator.wait_for_everyone()
         with _cached_in(folder / "cache"):
-            yield load_recipe(folder / "recipe.yaml")
+            yield _with_objects(load_recipe(folder / "recipe.yaml"), recipe)
         images = "synthetic images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
         message = "\nRehearsal finished: all parts ran, %d step(s) per training, on %s. Nothing was saved."
         logger.info(message, steps, images)
@@ -92,7 +92,8 @@ def random_weights(recipe: Recipe, folder: Path) -> Recipe:
     """
 
     def randomised(network: Network, role: str) -> Any:
-        if not network.names_weights or network.weights or network.model.startswith("local-dir:"):
+        here = network.weights or network.object or network.model.startswith("local-dir:")
+        if here or not network.names_weights:
             return network
         path = folder / network.model.split("/")[-1]
         if not path.exists():
@@ -102,6 +103,17 @@ def random_weights(recipe: Recipe, folder: Path) -> Recipe:
 
     teachers = [randomised(teacher, f"teachers.{i}") for i, teacher in enumerate(recipe.teachers)]
     return recipe.model_copy(update={"teachers": teachers, "student": randomised(recipe.student, "student")})
+
+
+def _with_objects(short: Recipe, recipe: Recipe) -> Recipe:
+    """The rehearsal's recipe with the networks and the function that `recipe` holds, and a file cannot."""
+    pairs = zip(short.teachers, recipe.teachers, strict=True)
+    held = {
+        "teachers": [own.holding(given.object) for own, given in pairs],
+        "student": short.student.holding(recipe.student.object),
+        "losses": short.losses.holding(recipe.losses.object),
+    }
+    return short.model_copy(update=held)
 
 
 def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:

@@ -11,8 +11,11 @@ from meco_timm.recipe.reading import (
     load_recipe,
     loop_key,
     public_yaml,
+    read_keys,
     recipe_key,
     to_yaml,
+    with_run,
+    written_run,
 )
 from meco_timm.recipe.recipe import Alignment, Network, Publish, Recipe, Teacher
 from meco_timm.recipe.sections import WATCHING, Data, Loop
@@ -35,8 +38,11 @@ __all__ = [
     "loop_key",
     "public_yaml",
     "purpose",
+    "read_keys",
     "recipe_key",
     "shipped_recipes",
     "to_yaml",
+    "with_run",
     "write_recipe",
+    "written_run",
 ]

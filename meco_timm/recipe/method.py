@@ -3,14 +3,20 @@
 Nothing here imports torch.
 """
 
+from collections.abc import Callable
 from math import isqrt
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
-from meco_timm.recipe.sections import Fraction, NotNegative, Positive, Section
+from meco_timm.common import is_object
+from meco_timm.recipe.sections import Fraction, Holder, NotNegative, Positive, Section
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
+
+
+def _word_or_object(value: Any, check: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, str) and is_object(value) else check(value)
 
 
 class Alignment(Section):
@@ -56,10 +62,10 @@ class Alignment(Section):
         return self.length // 16 if self.method == "projection" else None
 
 
-class Losses(Section):
+class Losses(Holder):
     """Similarity between teacher and student (losses.py)."""
 
-    similarity: Literal["l1", "l2", "kl", "ce", "dist"] = "ce"
+    similarity: Annotated[Literal["l1", "l2", "kl", "ce", "dist"], WrapValidator(_word_or_object)] = "ce"
     """Between softened logits. The paper found `ce` best of its four; `dist` compares correlations instead."""
     temperature: Positive = 4.0
     """Softens both sides; `ce`, `kl` and `dist` are multiplied by its square."""

@@ -150,18 +150,37 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         UserError: one line per error, with file, line, key, and what to write instead.
     """
+    raw, path, lines = read_keys(path)
+    for argument in overrides:
+        _override(raw, lines, argument)
+    return with_run(check_recipe(raw, str(path), lines), path.stem)
+
+
+def read_keys(path: str | Path) -> tuple[dict[str, Any], Path, dict[Path_, Any]]:
+    """(the keys of a recipe's file before they are checked, the file, the line of each key).
+
+    Raises:
+        UserError: there is no such file, or it is no mapping.
+    """
     path = recipe_file(path)
     raw, lines = parse_yaml(read_recipe_text(path), str(path))
     if raw is None:
         raise UserError(f"{path}: the recipe is empty. Start from one that `meco-timm recipes` lists.")
     if not isinstance(raw, dict):
         raise UserError(f"{path}:1: a recipe is a mapping of sections (data:, teachers:, student:, …), not a list.")
-    for argument in overrides:
-        _override(raw, lines, argument)
-    recipe = check_recipe(raw, str(path), lines)
+    return raw, path, lines
+
+
+def with_run(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with a run folder, where it names none: `runs/NAME-HASH`, with a hash of the recipe."""
     if recipe.run is None:
-        recipe.run = f"runs/{Path(path).stem}-{fingerprint(recipe_key(recipe))}"
+        recipe.run = f"runs/{name}-{fingerprint(recipe_key(recipe))}"
     return recipe
+
+
+def written_run(recipe: Recipe) -> str | None:
+    """The run folder, unless it is that of `with_run`."""
+    return None if recipe.run is None or recipe.run.endswith(fingerprint(recipe_key(recipe))) else recipe.run
 
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:

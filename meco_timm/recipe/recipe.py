@@ -12,10 +12,10 @@ from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand
 from meco_timm.recipe.method import Alignment, Discriminators, Losses
-from meco_timm.recipe.sections import Data, FilePath, Loop, Section, Store
+from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, Section, Store
 
 
-class Network(Section):
+class Network(Holder):
     """A timm network. A name with a tag (`resnet18.a1_in1k`), `hf-hub:` or `local-dir:` names weights, a bare
     architecture (`resnet18`) does not."""
 

@@ -3,9 +3,9 @@
 Nothing here imports torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from meco_timm.common import expand
 from meco_timm.recipe.shipped import shipped_data
@@ -22,10 +22,34 @@ LATER_KEYS = {
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 
+AnyHolder = TypeVar("AnyHolder", bound="Holder")
+
+
 class Section(BaseModel):
     """Strict: an unknown key, a value of another type and a non-finite number are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Holder(Section):
+    """A section for which a Python caller may give an object in place of a name.
+
+    The object is no part of the YAML, which has `object:NAME@DIGEST` instead, so that a run is continued only with the
+    same object.
+    """
+
+    _object: Any = PrivateAttr(default=None)
+
+    @property
+    def object(self) -> Any:
+        """The object; None where the YAML says everything."""
+        return self._object
+
+    def holding(self: AnyHolder, held: Any, **changes: Any) -> AnyHolder:
+        """A copy with this object, and with these keys changed."""
+        copy = self.model_copy(update=changes)
+        copy._object = held
+        return copy
 
 
 class Augmentation(Section):
@@ -57,7 +81,7 @@ class Augmentation(Section):
         return self
 
 
-class Data(Section):
+class Data(Holder):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
 
     source: Annotated[FilePath, AfterValidator(shipped_data)]

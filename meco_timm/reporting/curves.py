@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from meco_timm.common import short_name
 from meco_timm.recipe import Recipe
 from meco_timm.reporting.drawing import GRID, INK, Chart, axes, legend, network_style, no_marker, series_style, shorten
 
@@ -125,7 +126,8 @@ def _similarity_labels(recipe: Recipe, outputs: str) -> dict[str, str]:
     if outputs == "blocks":
         return {"title": f"blocks: {losses.block_similarity}", "ylabel": UNITS[losses.block_similarity]}
     scaled = " × temperature²" if losses.similarity in ("ce", "kl", "dist") else ""
-    return {"title": f"logits: {losses.similarity}", "ylabel": UNITS[losses.similarity] + scaled}
+    unit = UNITS.get(losses.similarity, "loss") + scaled  # of a function of the caller's it is not known
+    return {"title": f"logits: {short_name(losses.similarity)}", "ylabel": unit}
 
 
 def adversary_chart(metrics: Metrics) -> Chart | None:

@@ -11,7 +11,7 @@ import timm
 import yaml
 from accelerate import Accelerator
 
-from meco_timm.common import UserError, located, public
+from meco_timm.common import UserError, is_object, located, public
 from meco_timm.data import DataSource
 from meco_timm.evaluation import Predictions, Row, load_predictions
 from meco_timm.networks import Stream
@@ -58,7 +58,7 @@ def about_run(
     splits = {"train": data.train, "labelled": data.labelled, "validation": data.validation, "test": data.test}
     return {
         "images": {name: len(images) for name, images in splits.items()},
-        "local_data": Path(recipe.data.source).is_dir(),
+        "local_data": Path(recipe.data.source).is_dir() or is_object(recipe.data.source),
         "origins": {name: origin(teacher, stream.model.pretrained_cfg) for (name, teacher), stream in networks},
         "student_origin": origin(recipe.student, {}),
         "steps": steps,
@@ -80,6 +80,8 @@ def origin(network: Network, config: dict[str, Any]) -> dict[str, str | None]:
     licence = None if trained else config.get("license")
     if network.weights or network.model.startswith("local-dir:"):
         return {"start": "a local file", "hub": None, "licence": licence}
+    if is_object(network.model):
+        return {"start": "a network of the Python program", "hub": None, "licence": licence}
     if ":" in network.model:
         hub = network.model.partition(":")[2].partition("@")[0]
         return {"start": hub, "hub": hub, "licence": licence}

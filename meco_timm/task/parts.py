@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from meco_timm.common import UserError
-from meco_timm.networks import Stream, name_of, student_of
+from meco_timm.networks import Live, Stream, name_of, student_of
 from meco_timm.recipe import Recipe, check_recipe
-from meco_timm.zoo import Given, Here, Live, Zoo, check_targets, recipe_entries, teacher_streams
+from meco_timm.zoo import Given, Here, Zoo, check_targets, recipe_entries, teacher_streams
 
 NOT_HERE = {"discriminators": ("lr",), "zoo": ("loop", "folder")}  # the optimizer is the caller's; nothing is trained
 

@@ -5,14 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import derive
+from meco_timm.common import derive, get_logger
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distillation import Targets
 from meco_timm.recipe import Loop, Recipe
 
+logger = get_logger(__name__)
+
 Teach = Callable[[Batch, Tensor, int], Targets]
+OnStep = Callable[[int, dict[str, float]], bool | None]
 
 
 class Job(NamedTuple):
@@ -26,6 +31,7 @@ class Job(NamedTuple):
     steps: optimizer steps in total.
     seed: of batches, views, mixing and dropout.
     discriminator_lr: learning rate of an objective's discriminators.
+    on_step: called after each step with its number, from 1, and its losses; True ends the training.
     """
 
     title: str
@@ -36,6 +42,7 @@ class Job(NamedTuple):
     steps: int
     seed: int
     discriminator_lr: float = 0.0
+    on_step: OnStep | None = None
 
 
 class Teaching(NamedTuple):
@@ -47,6 +54,18 @@ class Teaching(NamedTuple):
 
     targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
+
+
+def is_enough(job: Job, step: int, losses: dict[str, Tensor], accelerator: Accelerator) -> bool:
+    """Whether `on_step` of any process ends the training after this step. Reads the device, where there is an `on_step`."""
+    if job.on_step is None:
+        return False
+    enough = bool(job.on_step(step, {name: loss.item() for name, loss in losses.items()}))
+    if accelerator.num_processes > 1:
+        enough = bool(accelerator.reduce(torch.tensor(float(enough), device=accelerator.device)) > 0)
+    if enough:
+        logger.info("%s: ended by on_step after step %d of %d", job.title, step, job.steps)
+    return enough
 
 
 def student_seed(recipe: Recipe) -> int:

@@ -19,7 +19,7 @@ from meco_timm.data import BadImages, Batch, Steps
 from meco_timm.distillation import gradient_shares
 from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
-from meco_timm.training.job import Job, Teaching
+from meco_timm.training.job import Job, Teaching, is_enough
 from meco_timm.training.metrics import MetricLines
 from meco_timm.training.mixing import Mixing
 from meco_timm.training.optimizers import Guard, make_optimizer, make_schedule, set_memory
@@ -86,18 +86,19 @@ class Training:
         return self._finish()
 
     def _steps(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
-        batches = self._batches()
-        while self.step < self.job.steps and not self.validation.is_out_of_patience(self.step):
+        batches, enough = self._batches(), False
+        while self.step < self.job.steps and not enough and not self.validation.is_out_of_patience(self.step):
             losses = self._one_step(batches)
             self.step += 1
+            enough = is_enough(self.job, self.step, losses, self.accelerator)
             ticker.step(self.step, self._log(lines, losses) if self._logs(self.step) else "")
             if self.shares:
                 lines.shares(self.step, self.shares)
                 self.shares = {}
-            if self.validation.is_due(self.step):
+            if enough or self.validation.is_due(self.step):
                 lines.validation(self.step, self._validate())
             stop, due = watch.look(self.step)
-            if stop or due or self._saves():
+            if stop or due or enough or self._saves():
                 self._checkpoint()
                 watch.saved()
             if stop:

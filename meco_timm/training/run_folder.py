@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import Accelerator
 
-from meco_timm.common import UserError, write_json, write_text
+from meco_timm.common import UserError, get_logger, write_json, write_text
 from meco_timm.evaluation import Row
 from meco_timm.recipe import Recipe, changed_keys, recipe_key, to_yaml
+from meco_timm.training.inputs import check_inputs, inputs_of
+
+logger = get_logger(__name__)
 
 # Keys that may change while a run is not finished: it then continues with the new values.
 MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
@@ -66,6 +70,31 @@ def move_aside(recipe: Recipe) -> None:
     if path.exists():
         n = next(n for n in count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
         path.rename(path.with_name(f"{path.name}.old-{n}"))
+
+
+def open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> RunFolder:
+    """As `find_run_folder`; all processes look at it after it was renamed (`fresh`), and before it is created."""
+    if fresh and accelerator.is_main_process:
+        move_aside(recipe)
+    accelerator.wait_for_everyone()
+    folder = find_run_folder(recipe)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def finished_rows(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
+    """The results of a finished run; its data and weights must be the same, as far as they are still there.
+
+    Raises:
+        UserError: as `check_inputs`.
+    """
+    rows = folder.finished_rows()
+    if rows is not None:
+        check_inputs(folder.path, inputs_of(recipe))
+    if rows is not None and accelerator.is_main_process:
+        folder.drop_checkpoints()  # the run may have been killed after it wrote its results
+        logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
+    return rows
 
 
 def find_run_folder(recipe: Recipe) -> RunFolder:

@@ -5,9 +5,9 @@ Never: updates a frozen teacher, or uses the student.
 """
 
 from meco_timm.zoo.candidates import find_candidates, print_candidates
-from meco_timm.zoo.class_checks import check_local_teachers, checked_teachers
+from meco_timm.zoo.class_checks import check_local_teachers, checked_inputs
 from meco_timm.zoo.listing import list_teachers, print_teachers
-from meco_timm.zoo.objects import Given, Live, recipe_entries, teacher_streams
+from meco_timm.zoo.objects import Given, holding, recipe_entries, teacher_streams, with_live
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.ranking import Ranking, rank_teachers
 from meco_timm.zoo.ranking_table import print_ranking
@@ -26,15 +26,15 @@ from meco_timm.zoo.zoo import Here, Zoo, draw
 __all__ = [
     "Given",
     "Here",
-    "Live",
     "Ranking",
     "Zoo",
     "assemble_zoo",
     "check_local_teachers",
     "check_targets",
-    "checked_teachers",
+    "checked_inputs",
     "draw",
     "find_candidates",
+    "holding",
     "layout",
     "list_teachers",
     "load_pretrained",
@@ -50,4 +50,5 @@ __all__ = [
     "train_teachers",
     "untrained_teachers",
     "use_store",
+    "with_live",
 ]

@@ -1,15 +1,16 @@
 """Teachers that are not trained here, measured on labelled images before any training."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from accelerate import Accelerator
 
 from meco_timm.common import UserError
-from meco_timm.data import DataSource
+from meco_timm.data import DataSource, verify
 from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, predict_logits
 from meco_timm.networks import LOGITS_ONLY, Stream, some, teacher_stream
 from meco_timm.recipe import Recipe
-from meco_timm.zoo.teachers import named_teachers
+from meco_timm.zoo.teachers import load_pretrained, named_teachers
 
 IMAGES = 1000
 PLAN_WORK = 1e11  # multiply-adds of one teacher, some seconds of a CPU
@@ -42,7 +43,7 @@ def check_local_teachers(recipe: Recipe, data: DataSource, weightless: Mapping[s
         few = int(PLAN_WORK / max(weightless[name].multiply_adds(), 1))
         if teacher.train or not weightless[name].has_logits:
             continue
-        if (teacher.weights or teacher.model.startswith("local-dir:")) and few >= MIN_IMAGES:
+        if (teacher.weights or teacher.object or teacher.model.startswith("local-dir:")) and few >= MIN_IMAGES:
             streams[name] = teacher_stream(teacher, LOGITS_ONLY, data.classes, role=f"teachers.{i}")
             images = min(images, few)
         else:
@@ -79,6 +80,17 @@ def checked_teachers(
     checks = check_teachers(recipe, data, streams, accelerator)
     require_known_classes(recipe, checks)
     return check_lines(recipe, checks)
+
+
+def checked_inputs(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
+    """Teachers that need no training, and what the plan says of them; every image is decoded once.
+
+    Raises:
+        UserError: an image cannot be read, or a teacher does not know the classes.
+    """
+    pretrained = load_pretrained(recipe, data)
+    verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)
+    return pretrained, checked_teachers(recipe, data, pretrained, accelerator)
 
 
 def class_problems(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> dict[str, str]:

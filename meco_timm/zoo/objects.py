@@ -1,24 +1,18 @@
 """Teachers given in Python: by name, as a network that is there already, or as a dict with a recipe's keys."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from torch import nn
 
-from meco_timm.common import UserError
-from meco_timm.networks import Stream, name_of, teacher_of, teacher_stream
-from meco_timm.recipe import Recipe, Teacher
+from meco_timm.common import UserError, object_name
+from meco_timm.networks import Live, Stream, name_of, teacher_stream, weights_digest
+from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.zoo.teachers import named_teachers
 
 Given = str | nn.Module | Teacher | dict[str, Any]
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 INPUT = ("mean", "std", "interpolation")  # of timm's data config, which a recipe has no keys for
-
-
-class Live(NamedTuple):
-    """A network that is there already, and how its images are prepared where that is not in its `pretrained_cfg`."""
-
-    module: nn.Module
-    config: dict[str, Any]
 
 
 def recipe_entries(teachers: Given | Sequence[Given]) -> tuple[list[Any], dict[int, Live]]:
@@ -47,6 +41,17 @@ def recipe_entries(teachers: Given | Sequence[Given]) -> tuple[list[Any], dict[i
     return entries, live
 
 
+def with_live(recipe: Recipe, live: dict[int, Live]) -> Recipe:
+    """The recipe with these networks as its teachers, by number; each is named with a digest of its weights."""
+    teachers = [holding(teacher, live[i]) if i in live else teacher for i, teacher in enumerate(recipe.teachers)]
+    return recipe.model_copy(update={"teachers": teachers})
+
+
+def holding(entry: AnyNetwork, live: Live) -> AnyNetwork:
+    """A recipe's entry with the network itself, named `object:NAME@DIGEST`."""
+    return entry.holding(live, model=object_name(name_of(live.module), weights_digest(live.module)))
+
+
 def teacher_streams(recipe: Recipe, classes: list[str], live: dict[int, Live]) -> dict[str, Stream]:
     """The recipe's teachers by name: those in `live`, by number, as they are, the others with their weights loaded.
 
@@ -54,16 +59,12 @@ def teacher_streams(recipe: Recipe, classes: list[str], live: dict[int, Live]) -
         UserError: a teacher cannot be loaded, does not fit the classes, or is to be trained first.
     """
     streams = {}
-    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
+    for i, (name, teacher) in enumerate(named_teachers(with_live(recipe, live)).items()):
         role = f"teachers.{i}"
         if teacher.train:
             raise UserError(
                 f"{role}: {name} has to be trained first. Train the recipe's teachers with `meco-timm train` or "
                 "`distill`, and name their folders in its zoo: local-dir:FOLDER."
             )
-        if i in live:
-            module, config = live[i]
-            streams[name] = teacher_of(module, teacher, recipe.alignment, classes, role=role, config=config)
-        else:
-            streams[name] = teacher_stream(teacher, recipe.alignment, classes, role=role)
+        streams[name] = teacher_stream(teacher, recipe.alignment, classes, role=role)
     return streams

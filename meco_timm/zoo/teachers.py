@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from meco_timm.common import UserError, derive, get_logger
+from meco_timm.common import UserError, derive, get_logger, short_name
 from meco_timm.data import DataSource, Images
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
@@ -122,7 +122,7 @@ def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
     """The recipe's teachers by a short unique name."""
     named: dict[str, Teacher] = {}
     for teacher in recipe.teachers:
-        name = teacher.model.rstrip("/").split("/")[-1]
+        name = short_name(teacher.model).rstrip("/").split("/")[-1]
         same = sum(other.partition(" (")[0] == name for other in named)
         named[f"{name} ({same + 1})" if same else name] = teacher
     return named
@@ -203,7 +203,7 @@ def train_on_labels(task: LabelTraining) -> Path:
 
 def find_zoo_folder(task: LabelTraining, key: dict[str, Any]) -> Found:
     """Where this network is in the zoo, or is to be trained. key: its `training_key`."""
-    name = task.network.model.replace("/", "_").replace(":", "_")
+    name = short_name(task.network.model).replace("/", "_").replace(":", "_")
     return find_trained(Path(task.recipe.zoo.folder), name, key, task.data.manifest)
 
 
