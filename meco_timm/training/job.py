@@ -57,7 +57,7 @@ class Teaching(NamedTuple):
 
 
 def is_enough(job: Job, step: int, losses: dict[str, Tensor], accelerator: Accelerator) -> bool:
-    """Whether `on_step` of any process ends the training after this step. Reads the device, where there is an `on_step`."""
+    """Whether `on_step` of any process ends the training after this step. Where there is one, the device is read."""
     if job.on_step is None:
         return False
     enough = bool(job.on_step(step, {name: loss.item() for name, loss in losses.items()}))
