@@ -1,4 +1,4 @@
-"""2 · Data sets of the Hub that many use: what a plan must know of them, so that it need not download them."""
+"""Data sets of the Hub that many use: what a plan must know of them, so that it need not download them."""
 
 from pathlib import Path
 from typing import NamedTuple

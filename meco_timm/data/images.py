@@ -1,4 +1,4 @@
-"""2 · An image: from its bytes to a tensor, plain or in a seeded view; what becomes of those that cannot be read."""
+"""An image: from its bytes to a tensor, plain or in a seeded view; what becomes of those that cannot be read."""
 
 import io
 from collections.abc import Iterable

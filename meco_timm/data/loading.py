@@ -1,9 +1,9 @@
-"""2 · The batch: data sets, splits, loaders.
+"""A data set with its splits, and the loaders that make batches of it.
 
-Images travel un-normalised: uint8, B×3×H×W. Every network normalises for itself (streams.py). A training batch is a
-function of (seed, step) and an image's augmentation a function of (seed, view, index), one view per epoch, so that
-neither the number of workers nor an interruption changes what is seen. Views may repeat after some epochs, so that the
-teachers' outputs can be stored (store.py).
+Images are not normalised: uint8, B×3×H×W. Each network normalises for itself (networks/streams.py). A training batch
+is a function of (seed, step), and an image's augmentation of (seed, view, row), with one view per epoch. So neither the
+number of loader processes nor an interruption changes the batches. Views can repeat after some epochs, so that teacher
+outputs can be stored (zoo/store.py).
 """
 
 import signal
@@ -35,9 +35,9 @@ SORTED = 0.7  # share of classes in a window below which shards seem to be sorte
 
 
 def outlive_signals(worker: int) -> None:
-    """Ctrl-C and Slurm reach the whole group of processes, loaders included; when to stop is the main one's affair.
+    """Keep a loader process alive when Ctrl-C or Slurm signals the whole group: the main process decides when to stop.
 
-    A loader hence survives SIGTERM for a minute, or until the second, which is the main process clearing up.
+    A loader ignores SIGINT. The first SIGTERM ends it after a minute, the second, of the main process, at once.
     """
 
     def survive(number: int, frame: object) -> None:
@@ -50,11 +50,15 @@ def outlive_signals(worker: int) -> None:
 
 @dataclass
 class DataSource:
-    """A data set, split: `train` (images the student learns from), `labelled` (those whose labels teachers learn),
-    `alone` (those whose labels the student alone learns), `validation`, `test`, and the class names. `identity` changes
-    when the labelled images, their splits or the way through them do, `order` when any images or their rows do,
-    whatever the splits. `folders`: what was found in each folder on this machine. `manifest`: the files that the data
-    set consists of."""
+    """A data set with its splits.
+
+    classes: K names. train: images that the student learns from. labelled: images whose labels teachers are trained on.
+    alone: images whose labels the student alone is trained on. validation, test: held-out images. identity: digest of
+    the labelled images, their splits and their order. workers: loader processes per device. repeats: views of an image
+    in one batch. order: digest of all images and their rows, whatever the splits. buffer: images of shards that are
+    mixed together. max_bad: unreadable training images that are allowed. folders: what each local folder contains.
+    manifest: the files of the data set; empty for data of the Hub.
+    """
 
     classes: list[str]
     train: Images
@@ -72,15 +76,18 @@ class DataSource:
     manifest: Manifest = field(default_factory=Manifest)
 
     def label_counts(self, images: Images) -> Tensor:
-        """How many of the labelled `images` each class has, K."""
+        """Number of the labelled `images` of each class: int64, K."""
         found = images.labels[images.rows]
         return torch.from_numpy(np.bincount(found, minlength=len(self.classes)))
 
     def batches(self, images: Images, steps: Steps, bad: BadImages | None = None) -> Iterator[Batch]:
-        """The training batches of `steps`. `bad` counts the images that cannot be read.
+        """The training batches of `steps`, in random order and augmented.
+
+        bad: collects the images that cannot be read; by default they are counted for these batches only.
 
         Raises:
-            UserError: more images than `data.max_bad` cannot be read, or a shard cannot; names it.
+            UserError: the batch is larger than the split, more than `data.max_bad` images cannot be read, or a shard
+                cannot be read.
         """
         check_batch(images, steps.batch_size, steps.world)
         labels = images.labels[images.rows] if images.balanced else None
@@ -90,20 +97,30 @@ class DataSource:
         return _checked(loader, images, bad)
 
     def chosen(self, images: Images, views: Tensor, rows: Tensor, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Views of images by number and row, N each, as `batches` with this seed shows them."""
+        """Chosen views of chosen images, as `batches` with this seed shows them.
+
+        views, rows: int64, N each: the number of the view, and the row of the image in the split.
+
+        Raises:
+            UserError: an image or a shard cannot be read.
+        """
         places = torch.from_numpy(images.rows.searchsorted(rows.numpy()))
         order = ChosenViews(torch.stack([views, places], 1), batch_size, seed, self.repeats)
         workers = self.workers if len(order) > 1 else 0
         return _checked(self._loader(images, batch_sampler=order, num_workers=workers), images)
 
     def in_order(self, images: Images, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Every `world`-th image from `rank` on, once and in order, for evaluation."""
+        """Every `world`-th image from `rank` on, once, in order and not augmented, for evaluation.
+
+        Raises:
+            UserError: an image or a shard cannot be read.
+        """
         mine = range(rank, len(images), world)
         workers = self.workers if len(mine) > 2000 else 0  # starting workers costs more than decoding a few images
         return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers), images)
 
     def class_counts(self) -> dict[str, np.ndarray]:
-        """Images of each class in the splits train, labelled, validation and test, int64, K each."""
+        """Number of images of each class, by split (train, labelled, validation, test): int64, K each."""
         images, size = self.labelled, len(self.classes)
         rows = {"train": self.train.rows[self.train.rows < len(images.labels)], "labelled": images.rows}
         counts = {name: np.bincount(images.labels[its], minlength=size) for name, its in rows.items()}
@@ -117,7 +134,7 @@ class DataSource:
 
 
 def check_batch(images: Images, batch_size: int, world: int) -> None:
-    """Refuse a batch of more images than there are."""
+    """Raises: UserError: a batch of all `world` processes has more images than there are."""
     if len(images) < batch_size * world:
         raise UserError(
             f"loop.batch_size: {batch_size} × {world} process(es) is more than the {len(images)} training images "
@@ -139,10 +156,12 @@ def _checked(loader: DataLoader, images: Images, bad: BadImages | None = None) -
 
 
 def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource:
-    """Open `settings.source`, find its columns and classes, and split it. `views`: the student's repeat so often.
+    """Open `settings.source` (and `settings.unlabelled`), find images, labels and classes, and split them by `seed`.
+
+    views: number of epochs after which the student's augmented views repeat; None for never.
 
     Raises:
-        UserError: the source, a split, a column or the labels are not what the recipe says.
+        UserError: the source, a split, a column or the labels do not fit the recipe.
     """
     classes, train, own_validation, test, *folders = read_source(settings)
     if test is None:
@@ -209,7 +228,9 @@ def _followed_by(images: Rows, more: Rows) -> Rows:
 
 
 def whole_split(settings: Data, split: str | None) -> DataSource:
-    """All images of one split, plain, for evaluation: each part of the `DataSource` is that split.
+    """All images of one split, not augmented, for evaluation: every split of the result is this one.
+
+    split: by default `data.test_split`, else `test`, else `validation`, else the first.
 
     Raises:
         UserError: as for `load_data`.
@@ -220,8 +241,8 @@ def whole_split(settings: Data, split: str | None) -> DataSource:
 
 
 def sample(split: Rows) -> list[Any]:
-    """What tells another data set of the same labels, cheaply: the digests of 64 images spread over it, or the stamps
-    of its shards."""
+    """What differs between other images with the same labels, cheaply: digests of up to 64 images of the split, or the
+    names and sizes of its shards."""
     if isinstance(split, Shards):
         return split.stamp()
     rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)

@@ -1,4 +1,4 @@
-"""2 · Files of a data set on the Hub: fetched when they are touched, and refusals in words."""
+"""Files of a data set on the Hub: fetched when they are touched, and refusals in words."""
 
 import os
 import re

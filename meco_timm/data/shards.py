@@ -1,7 +1,7 @@
-"""2 · Shards: parquet files, tars and image files read in place, any row at any time, without a copy of their own.
+"""Shards: parquet files, tars and image files, read where they are, any row at any time, without a copy.
 
-What stands in which row is known from footers, label columns and the headers of tars, so that the order of a training
-is arithmetic (batches.py) and only the bytes of the images that are due are read.
+The place of each row is found from the footers of parquet files and the headers of tars (tables.py, tars.py). So the
+order of a training is computed without reading images (views.py), and only the images of a batch are read.
 """
 
 import os
@@ -21,14 +21,17 @@ Stored = dict[str, Any]  # bytes (or None) and path, as `datasets` gives an unde
 
 
 class RowGroups:
-    """The row groups read last, of at most `limit` rows together, or one: a process of a loader needs those of one
-    window."""
+    """Cache of the row groups that were read last: at most `limit` rows together, but at least one row group.
+
+    A loader process needs the row groups of one window of `data.buffer` images.
+    """
 
     def __init__(self, limit: int):
         self.limit, self.rows = limit, 0
         self.groups: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
 
     def get(self, key: tuple[str, int], read: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
+        """The row group `key` (file, number), from the cache or by `read`."""
         if key in self.groups:
             self.groups.move_to_end(key)
         else:
@@ -40,7 +43,11 @@ class RowGroups:
 
 
 class Shard(Protocol):
-    """Some images. runs: how many of them in a row lie together. stamp: what changes when they do, cheaply."""
+    """A file or files with some images.
+
+    location: a path or a URL of the Hub. runs: int64, numbers of images that are stored one after the other and best
+    read so. stamp: what changes with the content, found without reading it. read: undecoded images by row of the shard.
+    """
 
     @property
     def location(self) -> str: ...
@@ -52,7 +59,7 @@ class Shard(Protocol):
 
 @dataclass
 class ParquetShard:
-    """A parquet file; `groups`: rows of each row group."""
+    """A parquet file. column: of the images. groups: int64, number of rows of each row group."""
 
     location: str
     column: str
@@ -84,7 +91,7 @@ class ParquetShard:
 
 @dataclass
 class TarShard:
-    """A webdataset tar; offset and size of each image."""
+    """A webdataset tar. offset, size: int64, N each, of the images, in bytes."""
 
     location: str
     offset: np.ndarray
@@ -104,7 +111,7 @@ class TarShard:
 
 @dataclass
 class Files:
-    """Image files, each for itself."""
+    """Image files. location: the folder. paths: one per row."""
 
     location: str
     paths: list[str]
@@ -122,9 +129,10 @@ class Files:
 
 
 class Shards:
-    """Images of several shards in a row, by number, as a split of `datasets`: `split[rows]["image"]`.
+    """Images of several shards, one after the other, indexed as a split of `datasets`: `split[rows]["image"]`.
 
-    picked: those that count, sorted; by default all. `ends`: where each run of images that lie together ends.
+    keep: rows of parquet files that a process keeps in memory. picked: int64, sorted, the rows that are used; by
+    default all. ends: int64, the row after each run of images that are stored together.
     """
 
     def __init__(self, shards: list[Shard], keep: int, picked: np.ndarray | None = None):
@@ -138,7 +146,11 @@ class Shards:
         return len(self.picked)
 
     def __getitem__(self, rows: int | list[int]) -> dict[str, Any]:
-        """Raises: UserError: a shard cannot be read."""
+        """`{"image": …}` with an undecoded image, or a list of them for a list of rows.
+
+        Raises:
+            UserError: a shard cannot be read.
+        """
         found = self._read(self.picked[np.atleast_1d(rows).astype(np.int64)])
         return {"image": found if isinstance(rows, list) else found[0]}
 
@@ -156,14 +168,14 @@ class Shards:
         return [found[place] for place in range(len(rows))]
 
     def select(self, rows: np.ndarray) -> "Shards":
-        """Some of them; rows sorted."""
+        """A part of the images. rows: int64, sorted."""
         return Shards(self.shards, self.keep, self.picked[rows])
 
     def followed_by(self, other: "Shards") -> "Shards":
-        """These and then the others."""
+        """These images, and the others after them."""
         picked = np.concatenate([self.picked, other.picked + self._ends[-1]])
         return Shards(self.shards + other.shards, self.keep, picked)
 
     def stamp(self) -> list[Any]:
-        """What changes when the images do, cheaply: names, bytes and rows of the shards."""
+        """What changes with the images, found without reading them: name, bytes and number of rows of each shard."""
         return [[shard.stamp(), int(shard.runs.sum())] for shard in self.shards]

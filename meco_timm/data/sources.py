@@ -1,4 +1,4 @@
-"""2 · Where images and labels come from: class folders, parquet files, tars or a Hub id, opened and checked.
+"""Where images and labels come from: class folders, parquet files, tars or a Hub id, opened and checked.
 
 A folder of image files is read by folders.py. `datasets` finds the files and splits of all other sources; it also reads
 them, unless they are read in place (tables.py).

@@ -1,4 +1,4 @@
-"""2 · What stands in shards, known before an image is read: columns, row counts, labels."""
+"""Columns, labels and numbers of rows of a split that is read in place, found before any image is read."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,11 @@ PARALLEL = 16  # files looked at at a time
 
 
 class Table(NamedTuple):
-    """The files of one split: columns as `datasets` describes them; how to have the images of a column (of which each
-    process keeps so many at hand) and the values of another, one per row."""
+    """The files of one split.
+
+    features: columns with their types, as `datasets` describes them. images(column, keep): the images of a column;
+    each process keeps up to `keep` of them in memory. values(column): the values of another column, one per row.
+    """
 
     features: dict[str, Any]
     images: Callable[[str, int], Shards]
@@ -28,10 +31,13 @@ class Table(NamedTuple):
 
 
 def open_table(kind: str, files: list[str], image: str | None, label: str | None) -> Table:
-    """One split's files; kind: `parquet` or `webdataset`, as `datasets` names them.
+    """The table of one split.
+
+    kind: `parquet` or `webdataset`, as `datasets` names them. files: paths or URLs of the Hub. image, label: names of
+    the columns, or None to find them.
 
     Raises:
-        UserError: they cannot be read in place.
+        UserError: the files are of another kind, or cannot be read or fetched.
     """
     if kind == "parquet":
         return _parquet_table(files)
@@ -44,7 +50,7 @@ def open_table(kind: str, files: list[str], image: str | None, label: str | None
 
 
 def _each(function: Callable[[str], Any], files: list[str]) -> list[Any]:
-    """function(file) of every file, many at a time."""
+    """function(file) of every file, in `PARALLEL` threads."""
 
     def call(file: str) -> Any:
         try:
@@ -106,7 +112,7 @@ def _tar_table(files: list[str], image: str | None, label: str | None) -> Table:
 
 
 def file_table(folder: Folder, split: str, in_place: bool) -> Table:
-    """One split of a folder of image files; in_place: as shards, else as `datasets` keeps images."""
+    """The table of one split of a folder of image files. in_place: its images are `Shards`, else rows of `datasets`."""
     _, files, words = folder.splits[split]
     paths = [f"{folder.root}/{file.path}" for file in files]
     features: dict[str, Any] = {"image": datasets.Image()}

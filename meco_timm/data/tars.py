@@ -1,6 +1,7 @@
-"""2 · webdataset tars: where each image lies in the file, found by one pass over the headers and remembered.
+"""webdataset tars: the position of each image in the file, found by one pass over the headers and cached.
 
-Members of one sample share their name up to the first dot: `n01/0001.jpg`, `n01/0001.cls`, `n01/0001.json`.
+Members of one sample have the same name up to the first dot: `n01/0001.jpg`, `n01/0001.cls`, `n01/0001.json`.
+Format: https://github.com/webdataset/webdataset.
 """
 
 import json
@@ -17,7 +18,7 @@ HEADER = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):
-    """offset and size of the content, in bytes."""
+    """Offset and size of a member's content, in bytes."""
 
     offset: int
     size: int
@@ -27,19 +28,23 @@ Sample = dict[str, Member]  # by extension
 
 
 def index(location: str, image: str | None, label: str | None) -> dict[str, np.ndarray]:
-    """offset and size of N images, int64; `label`, N words, where there are labels.
+    """`offset` and `size` of the N images, int64, in bytes; `label`, N strings, if the samples have labels.
 
-    image: extension of the member to take, by default the only one that is an image. label: `cls`, another extension,
-    or a key of the json member; by default `cls`, else `label` of the json, else the folder in the name.
+    image: extension of the images; by default the only one that is an image. label: `cls`, another extension, or a key
+    of the json member; by default `cls`, else the key `label` of the json, else the folder in the member's name.
 
     Raises:
-        UserError: it is no tar or a damaged one, or a sample has no label while others do.
+        UserError: the file is not a tar or is damaged, a sample has several images, or only some samples have a label.
     """
     return remembered(location, f"tar {image} {label}", lambda: _scan(local(location), image, label))
 
 
 def read(path: str, members: list[Member]) -> list[dict[str, Any]]:
-    """Bytes and name of each member."""
+    """Content (`bytes`) and name (`path`) of each member, as `datasets` gives undecoded images.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     found = []
     with open(path, "rb") as file:
         for offset, size in members:

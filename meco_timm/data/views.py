@@ -1,4 +1,4 @@
-"""2 · Which view of which image stands in which batch: functions of (seed, step), whoever reads the images."""
+"""Which view of which image stands in which batch: functions of (seed, step), whoever reads the images."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
