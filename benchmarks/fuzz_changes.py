@@ -104,10 +104,18 @@ def _delete(root: Path, where: int, other: int, name: str) -> None:
     shutil.rmtree(_pick(root, where, files=False))
 
 
+def write_metadata(root: Path, head: str = "file_name,label", without: int = -1, lines_as: str = "{},{}") -> None:
+    """A metadata.csv with all PNG files but one, in three classes."""
+    files = enumerate(sorted(root.rglob("*.png")))
+    lines = [lines_as.format(path.relative_to(root), "xyz"[i % 3]) for i, path in files if i != without]
+    (root / "metadata.csv").write_text("\n".join([head, *lines]), encoding="utf-8")
+
+
 def _metadata(root: Path, where: int, other: int, name: str) -> None:
-    lines = [f"{p.relative_to(root)},{'xyz'[i % 3]}" for i, p in enumerate(sorted(root.rglob("*.png"))) if i != other]
-    heads = ("file_name,label", "file_name,text", "name,label", "file_name;label")
-    (root / "metadata.csv").write_text("\n".join([heads[where % 4], *lines]), encoding="utf-8")
+    heads = ("file_name,label", "file_name, label", "\ufefffile_name,label", "file_name,text", "name,label",
+             "file_name;label", "label,file_name", "")  # fmt: skip
+    lines = ("{},{}", "./{}, {}", '"{}","{}"', "{},{},more", "{},{} ", "{}")
+    write_metadata(root, heads[where % len(heads)], other - 50, lines[other % len(lines)])
 
 
 def _pipe(root: Path, where: int, other: int, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_changes import CHANGES, NAMES, PLAIN, PNG, SPLITS
+from benchmarks.fuzz_changes import CHANGES, NAMES, PLAIN, PNG, SPLITS, write_metadata
 from meco_timm.common.errors import UserError
 from meco_timm.data import load_data, verify
 from meco_timm.data.loading import DataSource
@@ -33,28 +33,30 @@ def folders() -> st.SearchStrategy[Plan]:
     change = st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 99), st.integers(0, 99), st.sampled_from(NAMES))
     return st.builds(
         Plan,
-        st.sampled_from(["classes", "classes", "splits", "splits", "flat"]),
+        st.sampled_from(["classes"] * 4 + ["splits"] * 4 + ["listed", "listed", "flat"]),
         st.one_of(*(st.lists(st.sampled_from(n), min_size=2, max_size=5, unique=True) for n in (PLAIN, PLAIN, NAMES))),
         st.sampled_from(
             [("Training", "TEST"), ("train", "valid"), ("seg_train", "dev", "test"), ("train", "Training")]
         ),
-        st.integers(1, 4),
-        st.lists(change, max_size=6),
+        st.sampled_from((3, 4, 2, 5, 1)),
+        st.lists(change, max_size=3),
     )
 
 
 def make(plan: Plan, root: Path) -> None:
     """Write the folder."""
-    places = {"classes": [root], "splits": [root / split for split in plan.splits], "flat": []}[plan.layout]
+    places = {"classes": [root], "splits": [root / split for split in plan.splits]}.get(plan.layout, [])
     root.mkdir()
     for place in places:
         for name in plan.classes:
             (place / name).mkdir(parents=True)
             for i in range(plan.per_class):
                 (place / name / f"{i}.png").write_bytes(PNG)
-    if plan.layout == "flat":
+    if plan.layout in ("listed", "flat"):
         for i in range(plan.per_class * 3):
             (root / f"{i}.png").write_bytes(PNG)
+    if plan.layout == "listed":
+        write_metadata(root)
     for what, where, other, name in plan.changes:
         try:
             CHANGES[what](root, where, other, name)
@@ -112,6 +114,7 @@ def _compare(data: DataSource, used: dict[str, tuple[str, str]], root: Path) -> 
     counted = _images_below(root.resolve())
     assert len(used) + len(skipped) == counted, f"{len(used)} used and {len(skipped)} passed over of {counted}"
     if folder.labels != "class folders":
+        _compare_listed(used, root)
         return
     tops = [path for path in root.iterdir() if path.is_dir() and not _hidden(path.name)]
     split = all(path.name in SPLITS for path in tops)
@@ -120,6 +123,16 @@ def _compare(data: DataSource, used: dict[str, tuple[str, str]], root: Path) -> 
         assert label == inner[1 if split else 0], f"{path} is in class {label!r}"
         if split and part == "test":
             assert SPLITS[inner[0]] == "test" or not any(SPLITS[top.name] == "test" for top in tops), path
+
+
+def _compare_listed(used: dict[str, tuple[str, str]], root: Path) -> None:
+    """Every image has the class that stands in its line of metadata.csv."""
+    text = (root / "metadata.csv").read_text(encoding="utf-8-sig").replace('"', "")
+    head, *lines = ([cell.strip(" ") for cell in line.split(",")] for line in text.splitlines() if line)
+    name, label = head.index("file_name"), head.index("label")
+    listed = {str(Path(cells[name])): cells[label] for cells in lines}
+    found = {str(Path(path).relative_to(root.resolve())): word.strip(" ") for path, (_, word) in used.items()}
+    assert found == listed, "a class is not the one in metadata.csv"
 
 
 def _hidden(name: str) -> bool:

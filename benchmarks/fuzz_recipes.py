@@ -157,14 +157,13 @@ def _pick(values: Any, number: int) -> Any:
 
 
 def _set(value: Any, place: tuple[Any, ...], new: Any) -> None:
-    """Write a value, and the sections on the way to it, unless an earlier change stands in the way."""
-    for key in place[:-1]:
-        if isinstance(value, dict):
-            value = value.setdefault(key, {})
-        else:
-            value = value[key] if isinstance(value, list) and value else None
-    if isinstance(value, dict) or (isinstance(value, list) and value):
+    """Write a value, and the sections on the way to it."""
+    try:
+        for key in place[:-1]:
+            value = value.setdefault(key, {}) if isinstance(value, dict) else value[key]
         value[place[-1]] = deepcopy(new)
+    except (TypeError, IndexError):  # an earlier change stands in the way
+        return
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

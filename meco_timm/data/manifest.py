@@ -103,9 +103,13 @@ def changes(old: Manifest, new: Manifest) -> str:
             classes = f" and the class(es) {listed(sorted(map(repr, kinds)))}" if kinds else ""
             plural = "are" if len(names) > 1 or kinds else "is"
             parts.append(f"{_count(names, noun)}{classes} {plural} {verb} ({listed(names, 3)})")
-    if other:
-        plural = "have" if len(other) > 1 else "has"
-        parts.append(f"{_count(other, noun)} {plural} another content or label ({listed(other, 3)})")
+    touched = [name for name in other if before[name][:2] == now[name][:2] and before[name].crc == UNKNOWN]
+    for names, what in (
+        ([name for name in other if name not in touched], "another content or label"),
+        (touched, "another time, and no checksum to tell whether the content is the same"),
+    ):
+        if names:
+            parts.append(f"{_count(names, noun)} {'have' if len(names) > 1 else 'has'} {what} ({listed(names, 3)})")
     return "; ".join(parts)
 
 

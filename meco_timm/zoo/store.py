@@ -120,6 +120,8 @@ def _check_images(folder: Path, manifest: Manifest) -> None:
             "images back."
         )
     if manifest.entries and not before:
+        if any(folder.glob("*/*.safetensors")):
+            logger.warning("%s does not record its images; whether they have changed is not known", folder)
         try:
             write_content(folder / MANIFEST, manifest.bytes())
         except OSError as error:

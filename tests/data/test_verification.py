@@ -158,7 +158,7 @@ def test_a_copy_is_the_same_data_if_checksums_are_known(tmp_path):
     time.sleep(0.01)
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     assert changes(whole, of(tmp_path / "copy")) == ""
-    assert "6 images have another content" in changes(without, of(tmp_path / "copy"))
+    assert "6 images have another time, and no checksum to tell" in changes(without, of(tmp_path / "copy"))
     pixels = np.asarray(Image.open(tmp_path / "copy/dash/000.png"))
     Image.fromarray(pixels).save(tmp_path / "copy/dash/000.png", compress_level=0)
     assert "1 image has another content" in changes(whole, of(tmp_path / "copy"))

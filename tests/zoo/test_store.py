@@ -15,20 +15,22 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from conftest import base_recipe, refused, tree, write
+from conftest import CLASSES, base_recipe, fill, refused, tree, write
 from helpers.launch import ENVIRONMENT, OWN_MOUNTS, TORCHRUN, needs_mounts
 from safetensors.torch import save_file
 
 import train
 from meco_timm import pipeline
 from meco_timm.common.errors import UserError
+from meco_timm.data.folders import read_folder
 from meco_timm.data.loading import DataSource, load_data
-from meco_timm.data.manifest import Manifest
+from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.views import Steps
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo import output_shards, zoo
 from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.precompute import precompute_outputs, use_store
+from meco_timm.zoo.store import _check_images
 from meco_timm.zoo.teachers import assemble_zoo
 from meco_timm.zoo.zoo import Zoo
 
@@ -280,7 +282,7 @@ def test_other_images_another_order_or_version_are_refused(base, copied):
             missing(copied, base)
 
 
-def test_outputs_of_an_image_that_has_changed_are_refused(base, copied):
+def test_outputs_of_an_image_that_has_changed_are_refused(base, copied, caplog):
     manifest = Manifest.read(copied / "data.parquet")
     assert manifest is not None
     assert len(manifest.entries) == 48
@@ -291,7 +293,33 @@ def test_outputs_of_an_image_that_has_changed_are_refused(base, copied):
         missing(copied, base)
     (copied / "data.parquet").unlink()  # a store from before images were recorded
     missing(copied, base)
+    assert "does not record its images; whether they have changed is not known" in caplog.text
     assert Manifest.read(copied / "data.parquet") is not None
+
+
+def test_images_are_compared_by_name_size_and_time(tmp_path):
+    folder, store = fill(tmp_path / "data", dict.fromkeys(CLASSES, 2)), tmp_path / "store"
+
+    def check() -> str:
+        try:
+            _check_images(store, manifest_of([read_folder(folder)]))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    assert check() == ""
+    assert check() == ""  # the images are now recorded
+    image = folder / "dash/001.png"
+    status = image.stat()
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert "1 image has another time" in check()
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert check() == ""
+    image.write_bytes(image.read_bytes() + b"\0")
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "1 image has another content or label (dash/001.png)" in check()
+    image.rename(folder / "dash/002.png")
+    assert "1 image is new (dash/002.png); 1 image is gone (dash/001.png)" in check()
 
 
 def test_a_library_that_draws_otherwise_is_told_by_the_pixels(base, copied):
