@@ -35,7 +35,7 @@ class HostReads(TorchFunctionMode):
             tensors = [*value.parameters(), *value.buffers()] if isinstance(value, nn.Module) else tree_iter(value)
             for tensor in tensors:
                 if isinstance(tensor, Tensor):
-                    tensor._on_gpu = True
+                    tensor.__dict__["_on_gpu"] = True  # where `_on_gpu` looks
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
