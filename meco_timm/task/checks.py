@@ -13,6 +13,8 @@ OUTSIDE = 0.05  # share of values that no image has: random erasing puts a few i
 def check_shapes(input: Tensor, target: Tensor, student: Stream) -> None:
     """Raises: UserError: the batch is not what the student takes; costs nothing on a GPU."""
     size, count = student.size, student.model.num_classes
+    if not isinstance(input, Tensor):
+        raise UserError(f"input: {type(input).__name__}, but a task takes images, one tensor B×3×H×W.")
     if input.ndim != 4 or input.shape[2:] != (size, size):
         raise UserError(
             f"input: {' × '.join(map(str, input.shape))}, but the student's images are {size} × {size}. Give the "

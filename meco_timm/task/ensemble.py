@@ -23,7 +23,7 @@ from meco_timm.distillation import Distiller, Targets
 from meco_timm.networks import Stream, classes_of, name_of
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
-from meco_timm.task.parts import check_sections, parts_of_teachers, parts_of_zoo
+from meco_timm.task.parts import check_alone, check_sections, parts_of_teachers, parts_of_zoo
 from meco_timm.training import student_seed
 from meco_timm.zoo import Given, Zoo
 
@@ -88,7 +88,7 @@ class EnsembleDistillation(TrainingTask):
         alignment: dict[str, Any] | None = None,
         discriminators: dict[str, Any] | None = None,
         zoo: dict[str, Any] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         classes: list[str] | None = None,
         data_config: dict[str, Any] | None = None,
         device: torch.device | None = None,
@@ -97,17 +97,22 @@ class EnsembleDistillation(TrainingTask):
     ):
         first = next(student.parameters(), torch.empty(0))
         super().__init__(device or first.device, dtype or first.dtype, verbose)
-        sections = {"losses": losses, "alignment": alignment, "discriminators": discriminators, "zoo": zoo}
-        written = {name: section for name, section in sections.items() if section is not None}
-        if written and (recipe or isinstance(teachers, Zoo)):
-            raise UserError(
-                f"{', '.join(written)}: written beside a recipe or Zoo, which has its own. Keep one of both."
-            )
+        sections = {
+            "seed": seed,
+            "losses": losses,
+            "alignment": alignment,
+            "discriminators": discriminators,
+            "zoo": zoo,
+        }
         if isinstance(teachers, Zoo):
+            check_alone("a Zoo", {**sections, "classes": classes, "recipe": recipe})
             parts = parts_of_zoo(student, teachers, data_config)
         else:
-            check_sections(written)
-            method = recipe.model_dump(mode="json") if recipe else {"seed": seed, **written}
+            method = {name: section for name, section in sections.items() if section is not None}
+            check_sections(method)
+            if recipe is not None:
+                check_alone("a recipe", sections)
+                method = recipe.model_dump(mode="json")
             given = teachers if teachers is not None else recipe.teachers if recipe else []
             parts = parts_of_teachers(student, given, method, classes, data_config, self.device)
         self.teachers = parts.zoo
@@ -213,12 +218,18 @@ class EnsembleDistillation(TrainingTask):
 
     def no_weight_decay(self) -> set[str]:
         """As of the trainable module, for `create_optimizer_v2(task, …)`."""
-        return {f"trainable_module.{name}" for name in unwrap_model(self.trainable_module).no_weight_decay()}
+        return {f"{self._prefix}{name}" for name in unwrap_model(self.trainable_module).no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """As of the trainable module, for `create_optimizer_v2(task, …)`."""
         layer = unwrap_model(self.trainable_module).group_matcher(coarse)
-        return lambda name: layer(name.removeprefix("trainable_module."))
+        return lambda name: layer(name.removeprefix(self._prefix))
+
+    @property
+    def _prefix(self) -> str:
+        """Of the trainable module's parameters in the task."""
+        distributed = isinstance(self.trainable_module, DistributedDataParallel)
+        return "trainable_module.module." if distributed else "trainable_module."
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> "EnsembleDistillation":
         super()._apply(fn, *args, **kwargs)

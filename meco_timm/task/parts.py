@@ -67,6 +67,12 @@ def parts_of_teachers(
     return Parts(recipe, stream, Zoo(streams, recipe, Here(device)))
 
 
+def check_alone(owner: str, given: dict[str, Any]) -> None:
+    """Raises: UserError: keywords beside a recipe or Zoo."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise UserError(f"{', '.join(names)}: written beside {owner}, which has its own. Keep one.")
+
+
 def check_sections(sections: dict[str, Any]) -> None:
     """Raises: UserError: a key that has no meaning in a task."""
     for name, keys in NOT_HERE.items():

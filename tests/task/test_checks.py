@@ -95,7 +95,9 @@ MAKING = [
     (lambda: task(student=Wrapped(lambda z: z)), "student: Wrapped is not a timm network"),
     (lambda: task(classes=["a", "b"]), "classes: 2 names, but the student has 3 classes"),
     (shared, "teachers.0: it shares weights with the student. Pass a copy"),
-    (lambda: task(zoo(), losses={"labels": 1.0}), "losses: written beside a recipe or Zoo, which has its own"),
+    (lambda: task(zoo(), losses={"labels": 1.0}), "losses: written beside a Zoo, which has its own"),
+    (lambda: task(zoo(), classes=["a", "b", "c"]), "classes: written beside a Zoo, which has its own"),
+    (lambda: task(recipe=recipe(**LOGITS), seed=1), "seed: written beside a recipe, which has its own"),
     (lambda: task(zoo(5)), "has 5 classes, the student 3. Create the student with num_classes=5"),
     (with_store, "teachers: a Zoo with a store finds outputs by image and view"),
     (of_a_recipe_that_trains, "teachers.0: test_vit has to be trained first"),
@@ -110,6 +112,7 @@ def test_what_is_refused_before_the_first_step(make, message):
 
 
 STEPS = [
+    ({"patches": INPUT}, TARGET, "input: dict, but a task takes images, one tensor B×3×H×W"),
     (INPUT, torch.tensor([0, 1, 7, 0]), "target: class 7, but the student has 3 classes, 0 to 2"),
     (INPUT, torch.rand(4, 5), "target: shares of 5 classes, but the student has 3. Create it with num_classes=5"),
     (INPUT, TARGET[:2], "target: of 2 images, but the input has 4"),

@@ -1,6 +1,7 @@
 """The task inside timm's loop: its losses are those of our own loop, and it keeps the contract of timm's tasks."""
 
 import copy
+import subprocess
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import timm
 import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
+from helpers import task_processes
+from helpers.launch import ENVIRONMENT, TORCHRUN
 from helpers.timm_loop import (
     CLASSES,
     CONFIG,
@@ -156,6 +159,32 @@ def test_a_teacher_sees_images_in_its_own_normalisation(shapes):
     torch.testing.assert_close(result["loss"], wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_teacher_with_other_classes_is_mapped_by_name_or_by_number(shapes):
+    (batch,) = batches_of(shapes / "train", 1)
+    names, order = ["dash", "circle", "ring", "cross", "dot"], [1, 3, 0]
+
+    def loss(**settings: Any) -> float:
+        teacher = network(CNN, 2, classes=5)
+        teacher.pretrained_cfg |= {"label_names": names}
+        given = {"model": teacher, **settings.pop("teacher", {})}
+        task = task_of(network(VIT, 1), given, alignment={"blocks": 0}, losses={"similarity": "kl"}, **settings)
+        return task.train()(*batch)["loss"].item()
+
+    class Chosen(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network(CNN, 2, classes=5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)[:, order]
+
+    config = {key: network(CNN).pretrained_cfg[key] for key in ("mean", "std", "interpolation")}
+    by_hand = {"model": Chosen(), "size": 160, **config}
+    wanted = task_of(network(VIT, 1), by_hand, alignment={"blocks": 0}, losses={"similarity": "kl"}).train()(*batch)
+    assert loss(classes=["circle", "cross", "dash"]) == pytest.approx(wanted["loss"].item(), rel=1e-5)
+    assert loss(teacher={"classes": order}) == pytest.approx(wanted["loss"].item(), rel=1e-5)
+
+
 def test_a_zoo_and_a_recipe_give_the_same_losses(shapes):
     batches, settings = batches_of(shapes / "train", 3), recipe(**FULL)
     teachers = [network(VIT), network(CNN, 2)]
@@ -260,7 +289,7 @@ def test_train_and_eval_leave_the_teachers_frozen_and_only_training_counts_steps
     assert task.step == 1
 
 
-def test_all_processes_share_a_teacher_and_unused_parts_have_a_gradient(shapes, tmp_path):
+def test_unused_parts_have_a_gradient(shapes, tmp_path):
     """DistributedDataParallel, which wants a gradient of every parameter; here with one process."""
     batches = batches_of(shapes / "train", 4)
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
@@ -275,6 +304,21 @@ def test_all_processes_share_a_teacher_and_unused_parts_have_a_gradient(shapes, 
         assert made[1].get_checkpoint_state()["state_dict"].keys() == network(CNN).state_dict().keys()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_steps_of_one(shapes, tmp_path):
+    """Halves of the same batches: the same drawn teachers, mean losses and student."""
+    out = tmp_path / "two.pt"
+    task_processes.main(str(shapes / "train"), str(tmp_path / "one.pt"))
+    script = str(ROOT / "tests/helpers/task_processes.py")
+    command = [*TORCHRUN, script, str(shapes / "train"), str(out)]
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    two, one = (torch.load(tmp_path / name, weights_only=True) for name in ("two.pt", "one.pt"))
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=2e-5)
+    for name, value in one["student"].items():
+        torch.testing.assert_close(two["student"][name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_compiled_networks_give_the_same_losses_and_a_clean_checkpoint(shapes):
