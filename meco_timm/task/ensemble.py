@@ -112,7 +112,7 @@ class EnsembleDistillation(TrainingTask):
             check_sections(method)
             if recipe is not None:
                 check_alone("a recipe", sections)
-                method = recipe.model_dump(mode="json")
+                method = {key: getattr(recipe, key) for key in Recipe.model_fields}
             given = teachers if teachers is not None else recipe.teachers if recipe else []
             parts = parts_of_teachers(student, given, method, classes, data_config, self.device)
         self.teachers = parts.zoo

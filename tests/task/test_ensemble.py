@@ -32,6 +32,7 @@ from timm.task import resume_task_checkpoint
 from timm.utils import CheckpointSaver
 
 from meco_timm import load_recipe
+from meco_timm.arguments import as_recipe
 from meco_timm.common import reseed
 from meco_timm.data import Steps, load_data
 from meco_timm.distillation import Distiller
@@ -157,6 +158,20 @@ def test_a_teacher_sees_images_in_its_own_normalisation(shapes):
         p = teacher.eval()(image_of(input) * 2 - 1).log_softmax(1)
     wanted = (p.exp() * (p - result["output"].log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(result["loss"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_recipe_with_objects_keeps_them(shapes):
+    """Its teachers are modules, its similarity a function."""
+    (batch,) = batches_of(shapes / "train", 1)
+    teacher = network(CNN, 2)
+
+    def zero(of_teacher: torch.Tensor, of_student: torch.Tensor) -> torch.Tensor:
+        return 0 * of_student.sum()
+
+    settings = as_recipe(recipe(alignment={"blocks": 0}), teachers=[teacher], similarity=zero)
+    task = EnsembleDistillation(network(VIT, 1), recipe=settings, data_config=CONFIG).train()
+    assert task(*batch)["loss"] == 0
+    assert not teacher.training
 
 
 def test_a_teacher_with_other_classes_is_mapped_by_name_or_by_number(shapes):
