@@ -91,6 +91,7 @@ def reduce_channels(maps: Tensor, channels: int) -> Tensor:
         return torch.einsum("oc,bchw->bohw", matrix, maps)
 
 
+@torch.compiler.disable  # which would pass over the cache, and make the matrix in each step
 @lru_cache(maxsize=64)
 def _orthogonal_on(device: torch.device, size: int, rows: int) -> Tensor:
     """Copied to the device once: a copy in each step would wait for it."""

@@ -336,6 +336,7 @@ def test_two_processes_take_the_steps_of_one(shapes, tmp_path):
         torch.testing.assert_close(two["student"][name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.filterwarnings("error:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiled_networks_give_the_same_losses_and_a_clean_checkpoint(shapes):
     batches = batches_of(shapes / "train", 2)
     plain, compiled = (task_of(network(CNN, 1), [network(VIT), network(CNN, 2)], **FULL) for _ in range(2))
