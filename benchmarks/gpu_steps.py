@@ -1,5 +1,6 @@
 """The parts of gpu.py that take steps: over a loop by hand, and with more and more teachers."""
 
+import gc
 import itertools
 import tempfile
 import time
@@ -23,8 +24,8 @@ from benchmarks.host_reads import counted
 from benchmarks.memory import from_store
 from benchmarks.step import stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch
-from meco_timm.planning.cost import teacher_macs, training_memory
-from meco_timm.planning.time_estimate import GPUS, UTILISATION
+from meco_timm.planning.cost import Part, teacher_macs, training_memory
+from meco_timm.planning.time_estimate import GPUS, gpu_seconds
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo.zoo import Zoo
 
@@ -62,7 +63,8 @@ class Measured(NamedTuple):
 
 
 def accelerator(compiled: bool = False) -> Accelerator:
-    """A new one; accelerate has one state for a process."""
+    """A new one, with the memory of the last one's networks free; accelerate has one state for a process."""
+    gc.collect()
     AcceleratorState._reset_state(reset_partial_state=True)
     backend = ("inductor" if CUDA else "eager") if compiled else None
     return Accelerator(mixed_precision="bf16" if CUDA else "no", dynamo_backend=backend)
@@ -162,7 +164,7 @@ def waits(step: Step, steps: int = 6) -> list[str]:
                 step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+    return [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
 
 
 def idle(step: Step, steps: int = 3) -> float:
@@ -296,5 +298,6 @@ def _planned(settings: Recipe, student: Any, zoo: Zoo) -> tuple[float, float | N
     card = next((name for name in GPUS if CUDA and name in torch.cuda.get_device_name()), None)
     if card is None:
         return memory, None
-    macs = (3 * student.multiply_adds() + teacher_macs(settings, zoo.streams)) * settings.loop.batch_size
-    return memory, 1000 * 2 * macs / (GPUS[card][0] * UTILISATION)
+    batch = settings.loop.batch_size
+    part = Part(3 * batch * student.multiply_adds(), batch * teacher_macs(settings, zoo.streams), batch)
+    return memory, 1000 * gpu_seconds(part, GPUS[card], float32=False)

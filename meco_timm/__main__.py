@@ -34,7 +34,11 @@ def parser(program: str = "train.py") -> ArgumentParser:
     shown = options.add_mutually_exclusive_group()
     shown.add_argument("-v", "--verbose", action="store_true", default=None, help="show all messages")
     shown.add_argument("-q", "--quiet", dest="verbose", action="store_false", help="show only warnings and results")
-    options.add_argument("--utilisation", type=float, help="assumed share of a GPU's peak FLOP/s (default 0.3)")
+    options.add_argument(
+        "--utilisation",
+        type=float,
+        help="assumed share of a GPU's peak FLOP/s (default: as measured)",
+    )
     return options
 
 

@@ -58,7 +58,7 @@ def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s; default 0.3.")
+        float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s; default: as measured.")
     ] = None,
     verbose: Verbose = None,
 ) -> None:

@@ -31,7 +31,7 @@ class Projections(nn.ModuleList):
 
 def _on_one_grid(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
     t = pool_to_grid(teacher, *student.shape[2:])
-    return standardise(t), standardise(pool_to_grid(student.float(), *t.shape[2:]))
+    return standardise(t), standardise(pool_to_grid(student, *t.shape[2:]))
 
 
 class SharedProjections(nn.ModuleList):

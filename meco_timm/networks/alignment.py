@@ -60,7 +60,7 @@ def align(maps: Tensor, method: str, length: int, channels: int | None = None) -
     """
     if method != "projection":
         return standardise(VECTORS[method](maps.float(), length))
-    pooled = pool_to_grid(maps.float())
+    pooled = pool_to_grid(maps)
     return standardise(pooled if channels is None else reduce_channels(pooled, channels))
 
 
@@ -70,9 +70,18 @@ def standardise(block: Tensor) -> Tensor:
 
 
 def pool_to_grid(maps: Tensor, height: int = GRID, width: int = GRID) -> Tensor:
-    """B×C×H×W → B×C×min(H, height)×min(W, width); smaller maps are not repeated."""
+    """B×C×H×W → B×C×min(H, height)×min(W, width), float32; smaller maps are not repeated.
+
+    Maps in half precision are not copied to float32 before, where the sizes divide: such a copy is kept for the
+    backward pass, 0.8 GB for a ResNet-50 and 128 images.
+    """
     size = min(maps.shape[2], height), min(maps.shape[3], width)
-    return _pooled(F.adaptive_avg_pool2d, maps, size) if maps.shape[2:] != size else maps
+    if maps.shape[2:] == size:
+        return maps.float()
+    if maps.dtype != torch.float32 and not (maps.shape[2] % size[0] or maps.shape[3] % size[1]):
+        parts = maps.unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1))
+        return parts.mean((3, 5), dtype=torch.float32)
+    return _pooled(F.adaptive_avg_pool2d, maps.float(), size)
 
 
 def _pooled(pool: Callable[..., Tensor], maps: Tensor, size: int | tuple[int, ...]) -> Tensor:

@@ -49,10 +49,17 @@ def teacher_macs(recipe: Recipe, teachers: dict[str, Stream]) -> float:
 
 
 class Part(NamedTuple):
-    """Multiply-adds of a part of a run, and the number of images read for it, of all processes together."""
+    """A part of a run, of all processes together: multiply-adds of forward and backward passes in training, of forward
+    passes alone, and the number of images read."""
 
-    macs: float
+    training: float
+    forward: float
     images: float
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds in all."""
+        return self.training + self.forward
 
 
 def run_parts(
@@ -68,17 +75,18 @@ def run_parts(
     targets = alone.images * teacher_macs(recipe, teachers)
     if recipe.store.folder is not None:
         targets = min(targets, _view_count(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
-    parts["student"] = Part(alone.macs + targets, alone.images)
+    parts["student"] = alone._replace(forward=alone.forward + targets)
     evaluated = [student, student, *teachers.values()]
-    return parts | {"test": Part(len(data.test) * sum(s.multiply_adds() for s in evaluated), len(data.test))}
+    return parts | {"test": Part(0, len(data.test) * sum(s.multiply_adds() for s in evaluated), len(data.test))}
 
 
 def _training_part(stream: Stream, loop: Loop, images: int, data: DataSource, processes: int) -> Part:
     """A backward pass costs two forward passes; gradient checkpointing costs one more forward pass."""
     trained = total_steps(loop, images, processes) * loop.batch_size * loop.accumulation * processes
     validated = loop.validations * len(data.validation)
-    macs = ((4 if loop.gradient_checkpointing else 3) * trained + validated) * stream.multiply_adds()
-    return Part(macs, trained + validated)
+    passes = 4 if loop.gradient_checkpointing else 3
+    each = stream.multiply_adds()
+    return Part(passes * trained * each, validated * each, trained + validated)
 
 
 def _store_line(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:

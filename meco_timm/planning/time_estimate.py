@@ -1,4 +1,4 @@
-"""Time estimates: on four GPUs from their peak FLOP/s, and on this device from a few measured steps."""
+"""Time estimates: on four GPUs from the speed measured on one, and on this device from a few measured steps."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -19,16 +19,31 @@ from meco_timm.common import UserError
 from meco_timm.data import COUNTS, DataSource, Steps, known_data
 from meco_timm.distillation import Distiller, Supervised, gradient_shares
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
-from meco_timm.planning.cost import format_duration, multiply_adds_per_second, run_parts
+from meco_timm.planning.cost import Part, format_duration, multiply_adds_per_second, run_parts
 from meco_timm.planning.rehearse import random_weights
 from meco_timm.recipe import Loop, Recipe
 from meco_timm.training import Job, Teaching, Training, total_steps
 from meco_timm.zoo import Zoo, named_teachers, untrained_teachers
 
-# Peak dense FLOP/s in bf16 and in float32 by NVIDIA's data sheets.
-GPUS = {"A100": (312e12, 19.5e12), "H100": (989e12, 67e12), "RTX 4090": (165e12, 82.6e12), "L4": (121e12, 30.3e12)}
-# Of NVIDIA's ResNet-50 on an A100 (90 epochs of ImageNet in 8.75 hours); depthwise convolutions reach far less.
-UTILISATION = 0.3
+
+class Card(NamedTuple):
+    """By NVIDIA's data sheets: peak dense FLOP/s in bf16 and in float32, bytes/s of its memory."""
+
+    bf16: float
+    float32: float
+    bandwidth: float
+
+
+GPUS = {
+    "A100": Card(312e12, 19.5e12, 2.04e12),
+    "H100": Card(989e12, 67e12, 3.35e12),
+    "RTX 4090": Card(165e12, 82.6e12, 1.01e12),
+    "L4": Card(121e12, 30.3e12, 0.3e12),
+}
+# FLOP for each byte that the memory can move, in training and in forward passes of frozen teachers in bf16: a ResNet-50
+# with 3 and 8 teachers at 224 px on an H100, 1296f6b (LOG.md). Memory, not arithmetic, limits such networks.
+TRAINING_FLOP_PER_BYTE, FORWARD_FLOP_PER_BYTE = 17.0, 37.0
+FLOAT32_TIMES = 2.0  # as long as in bf16: twice the bytes; not measured
 MAX_SECONDS = 20.0  # that measuring may take
 FINISH_SECONDS = 4.0  # for report, card and files at the end of a run
 Clock = Callable[[], float]
@@ -42,31 +57,43 @@ def gpu_time_lines(
     processes: int,
     utilisation: float | None = None,
 ) -> list[str]:
-    """Line with the time on each GPU: by `utilisation` of its peak FLOP/s, or by the data loaders if these are slower.
+    """Line with the time on each GPU, or of the data loaders if these are slower: by `utilisation` of its peak FLOP/s;
+    without it by the bandwidth of its memory and the speed measured on an H100.
 
     No line if it is less than 10 minutes: the CPU then limits small networks.
 
     Raises:
         UserError: `utilisation` is not between 0 and 1.
     """
-    share = UTILISATION if utilisation is None else utilisation
-    if not 0 < share <= 1:
-        raise UserError(f"--utilisation: {share} is not a share of a GPU's peak FLOP/s. Write for example 0.3.")
+    if utilisation is not None and not 0 < utilisation <= 1:
+        raise UserError(f"--utilisation: {utilisation} is not a share of a GPU's peak FLOP/s. Write for example 0.3.")
     parts = run_parts(recipe, student, teachers, data, processes).values()
-    macs, float32 = sum(part.macs for part in parts), recipe.precision == "no"
-    speeds = {name: peak[float32] * share * processes for name, peak in GPUS.items()}
-    if 2 * macs / min(speeds.values()) < 600:
+    float32 = recipe.precision == "no"
+    computing = {
+        name: [gpu_seconds(part, card, float32, utilisation) / processes for part in parts]
+        for name, card in GPUS.items()
+    }
+    if max(map(sum, computing.values())) < 600:
         return []
     core = loader_images_per_second(recipe, data)
     loaders = core * max(recipe.data.workers, 1) * processes
-    seconds = {name: sum(max(2 * p.macs / speed, p.images / loaders) for p in parts) for name, speed in speeds.items()}
+    loading = [part.images / loaders for part in parts]
+    seconds = {name: sum(map(max, own, loading)) for name, own in computing.items()}
     times = ", ".join(f"{format_duration(s)} on {processes} × {name}" for name, s in seconds.items())
-    source = " (a tuned ResNet-50 on an A100)" if utilisation is None else ""
+    macs = sum(part.macs for part in parts)
+    speed = f"{utilisation:.0%} of the peak FLOP/s" if utilisation else "the speed measured for a ResNet-50 on an H100"
     return [
-        f"time    {times}: {macs:.1e} multiply-adds at {share:.0%} of the peak FLOP/s in "
-        f"{'float32' if float32 else 'bf16'}{source}, or {loaders:,.0f} images/s from the data loaders "
-        f"({core:,.0f} per core) if that is slower"
+        f"time    {times}: {macs:.1e} multiply-adds in {'float32' if float32 else 'bf16'} at "
+        f"{speed}, or {loaders:,.0f} images/s from the data loaders ({core:,.0f} per core) if that is slower"
     ]
+
+
+def gpu_seconds(part: Part, card: Card, float32: bool, utilisation: float | None = None) -> float:
+    """Seconds that one GPU computes for a part of a run."""
+    if utilisation is not None:
+        return 2 * part.macs / (utilisation * (card.float32 if float32 else card.bf16))
+    bytes_moved = 2 * (part.training / TRAINING_FLOP_PER_BYTE + part.forward / FORWARD_FLOP_PER_BYTE)
+    return bytes_moved / card.bandwidth * (FLOAT32_TIMES if float32 else 1)
 
 
 def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from meco_timm.networks.alignment import VECTORS, align, choose_blocks
+from meco_timm.networks.alignment import VECTORS, align, choose_blocks, pool_to_grid
 
 SHAPES = [(2, 3, 7, 5), (2, 16, 8, 8), (2, 100, 1, 1), (2, 5, 40, 40), (2, 1, 2, 3)]
 
@@ -95,3 +95,18 @@ def test_blocks_rise_and_end_with_the_last(available):
         assert blocks == sorted(set(blocks))
         assert blocks[0] >= 0
         assert blocks[-1] == available - 1
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 12), (2, 6, 7, 7), (2, 6, 4, 4), (2, 6, 2, 3)])
+def test_maps_in_half_precision_are_pooled_as_in_float32(shape):
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    torch.testing.assert_close(pool_to_grid(maps), pool_to_grid(maps.float()), atol=1e-6, rtol=1e-6)
+
+
+def test_pooling_maps_in_half_precision_keeps_no_copy_of_them():
+    saved: list[int] = []
+    maps = torch.randn(2, 6, 16, 16).bfloat16().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        pool_to_grid(maps).sum().backward()
+    assert max(saved, default=0) < maps.numel()
+    torch.testing.assert_close(maps.grad, torch.full_like(maps, 1 / 16))

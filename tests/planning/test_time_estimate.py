@@ -37,18 +37,20 @@ def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
     images, validated = 512 * steps, 20 * 12_812
     work = [3 * images * macs + validated * macs] * 2
     work[1] += (images + validated) * taught
-    for per_second, utilisation in ((400, None), (1e9, 0.5), (10, None)):
+    trained, seen = [3 * images * macs] * 2, [validated * macs, validated * macs + (images + validated) * taught]
+    for per_second, utilisation in ((400, None), (1e9, 0.5), (1e9, None), (10, None)):
         monkeypatch.setitem(COUNTS, recipe.data.source, COUNTS[recipe.data.source]._replace(per_second=per_second))
-        speed = 8 * 312e12 * (utilisation or 0.3)
+        measured = [2 * (t / 17 + f / 37) / 2.04e12 / 8 for t, f in zip(trained, seen, strict=True)]
+        assumed = [2 * part / (8 * 312e12 * (utilisation or 1)) for part in work]
         loading = (images + validated) / (per_second * 8 * 8)
-        seconds = sum(max(2 * part / speed, loading) for part in work)
+        seconds = sum(max(part, loading) for part in (assumed if utilisation else measured))
         (line,) = time_estimate.gpu_time_lines(recipe, student, teachers, data, 8, utilisation)
         assert line.startswith("time    ")
         assert (
             f"{format_duration(seconds)} on 8 × A100" in line
             or f"{format_duration(1.02 * seconds)} on 8 × A100" in line
         )  # + test
-        assert f"at {utilisation or 0.3:.0%} of the peak FLOP/s in bf16" in line
+        assert ("at 50% of the peak FLOP/s" if utilisation else "measured for a ResNet-50 on an H100") in line
 
 
 def test_float32_takes_the_time_of_float32():
@@ -56,8 +58,8 @@ def test_float32_takes_the_time_of_float32():
         time_estimate.gpu_time_lines(*planned("imagenet_meal_v2.yaml", *words), 8) for words in ([], ["precision='no'"])
     )
     assert "in float32" in float32[0]
-    assert "10 hours on 8 × A100" in bf16[0]
-    assert "7 days on 8 × A100" in float32[0]  # 16 times as long
+    assert "18 hours on 8 × A100" in bf16[0]
+    assert "37 hours on 8 × A100" in float32[0]  # twice as long
 
 
 def test_runs_of_minutes_have_no_gpu_estimate(recipe, tmp_path):
