@@ -31,6 +31,7 @@ from meco_timm.zoo.zoo import Zoo
 
 CUDA = torch.cuda.is_available()
 CLASSES = 100
+WORDS = ("random", "average")  # of zoo.sampling
 Step = Callable[[], object]
 
 
@@ -255,7 +256,7 @@ def teachers(found: Findings) -> str:
     few, many = (3, 8) if CUDA else (2, 3)
     ways: dict[str, tuple[int, dict[str, Any]]] = {
         "1 teacher": (1, {}),
-        **{f"{n} {word}": (n, {"sampling": word}) for n in (few, many) for word in ("random", "average")},
+        **{f"{n} {word}": (n, {"sampling": word}) for n in ((few, many) if CUDA else (few,)) for word in WORDS},
         f"{many} random, 2 resident": (many, {"sampling": "random", "resident": 2}),
     }
     for name, (count, zoo) in ways.items():

@@ -1,6 +1,6 @@
 """Weights that FSDP2 shards over the processes: gathered for validation and checkpoints.
 
-Without FSDP2 every process has all weights, and `Shards` does nothing. Tested on CPUs only (gloo), never on GPUs.
+Without FSDP2 every process has all weights, and `Shards` does nothing. Tested on CPUs only (gloo).
 """
 
 from copy import deepcopy
