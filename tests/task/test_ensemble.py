@@ -25,7 +25,7 @@ from helpers.timm_loop import (
     recipe,
     recorded,
     timm_loop,
-)  # fmt: skip
+)
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.task import resume_task_checkpoint
