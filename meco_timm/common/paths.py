@@ -4,22 +4,27 @@ from pathlib import Path, PurePath
 
 LONGEST = 255  # bytes of a file's name
 LOCAL = "local-dir:"  # timm's prefix of a checkpoint's folder
+FOLDERS = (LOCAL, "transformers:")  # prefixes of what may be a folder
 OBJECT = "object:"  # ours of an object that a Python caller gives in place of a name
 
 
 def expand(path: str) -> str:
-    """Replace a leading `~` or `~user` by the home folder, also after `local-dir:`.
+    """Replace a leading `~` or `~user` by the home folder, also after `local-dir:` and the like.
 
     Raises:
         ValueError: there is no such user, or no file can have this name.
     """
     if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST for part in path.split("/")):
         raise ValueError(f"no file can have this name: it has a NUL character, or a part of over {LONGEST} bytes")
-    prefix = LOCAL if path.startswith(LOCAL) else ""
+    prefix = _prefix(path)
     try:
-        return prefix + str(Path(path.removeprefix(LOCAL)).expanduser()) if path[len(prefix) :][:1] == "~" else path
+        return prefix + str(Path(path.removeprefix(prefix)).expanduser()) if path[len(prefix) :][:1] == "~" else path
     except RuntimeError:
         raise ValueError("~ stands for a home folder, and there is no user of that name") from None
+
+
+def _prefix(path: str) -> str:
+    return next((prefix for prefix in FOLDERS if path.startswith(prefix)), "")
 
 
 def located(path: str | Path) -> str:
@@ -31,8 +36,8 @@ def public(path: str) -> str:
     """A path for publishing: of an absolute one, which contains names of users and disks, only the last part."""
     if is_object(path):
         return short_name(path)
-    prefix = LOCAL if path.startswith(LOCAL) else ""
-    place = PurePath(path.removeprefix(LOCAL))
+    prefix = _prefix(path)
+    place = PurePath(path.removeprefix(prefix))
     return prefix + place.name if place.is_absolute() or ".." in place.parts else path
 
 

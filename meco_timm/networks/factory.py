@@ -5,7 +5,6 @@ Weights that are missing or have other shapes are an error; a head is never repl
 
 import hashlib
 import inspect
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from meco_timm.common import UserError, did_you_mean, is_object, located, reseed
+from meco_timm.networks.foreign import is_foreign, make_foreign
+from meco_timm.networks.state_dicts import first_line, read_weights
 from meco_timm.recipe import Network
 
 # Their forward calls `.item()`, which the meta device does not support: they get random weights instead.
@@ -44,10 +44,12 @@ def make_network(
     Raises:
         UserError: unknown name or argument, or weights that are missing, unsafe or do not fit.
     """
+    if is_foreign(network.model):
+        return make_foreign(network, pretrained, size, role, weightless)
     check_name(network.model, role)
     args = {**args, **network.args}
     if network.weights:
-        state = _read_weights(network.weights, role)
+        state = read_weights(network.weights, role)
         names = set(_create(network.model, args, role, pretrained=False, device="meta").state_dict())
         prefix = _find_prefix(state, names, f"{role}.weights: {network.weights}")
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
@@ -84,26 +86,6 @@ def _takes_argument(kind: type, name: str) -> bool:
 
 def _own_size(size: Any) -> int:
     return int(size[-1] if isinstance(size, (list, tuple)) else size)
-
-
-def _read_weights(file: str, role: str) -> dict[str, Tensor]:
-    if not Path(file).is_file():
-        raise UserError(f"{role}.weights: there is no file {located(file)}.")
-    try:
-        state = load_state_dict(file, weights_only=True)
-        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError
-    except (TypeError, AttributeError):
-        raise UserError(f"{role}.weights: {file} holds no state dict. Save the network's state_dict().") from None
-    except Exception as error:
-        if "weights_only" in str(error):
-            named = re.search(r"(?:Unsupported globals: |GLOBAL )(\S+)", str(error))
-            what = f" ({named[1].rstrip('.,')})" if named else ""
-            reason = f"holds more than tensors{what}, and loading it could run code. Save its state_dict() alone."
-        else:
-            reason = f"cannot be read: it is damaged, or not a state dict ({_first_line(error)})."
-        raise UserError(f"{role}.weights: {file} {reason}") from error
-    return state
 
 
 def _find_prefix(state: dict[str, Tensor], names: set[str], where: str) -> str:
@@ -214,15 +196,9 @@ def _why(error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(deeper)
-    message = _first_line(error)
+    message = first_line(error)
     hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
     return f"{message} {hints[0]}" if hints else message
-
-
-def _first_line(error: BaseException) -> str:
-    """The first informative line: torch begins with a heading that ends in a colon."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def weights_digest(model: nn.Module) -> str:

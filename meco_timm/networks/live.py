@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from meco_timm.common import UserError, get_logger, short_name
-from meco_timm.networks.streams import Stream, checked, data_config, teacher_around
+from meco_timm.networks.configs import data_config
+from meco_timm.networks.foreign import LogitsOnly, adapted, logits_in
+from meco_timm.networks.streams import Stream, checked, teacher_around
 from meco_timm.recipe import Alignment, Network, Teacher
 
 logger = get_logger(__name__)
@@ -58,21 +60,6 @@ def _check_entry(network: Network, role: str) -> None:
         raise UserError(f"{role}.{key}: for networks by name. A module has its arguments and weights already.")
 
 
-class LogitsOnly(nn.Module):
-    """A module of which only `forward` is used, with the attributes that streams read from a timm network."""
-
-    feature_info = ()
-
-    def __init__(self, network: nn.Module, classes: int, config: dict[str, Any]):
-        super().__init__()
-        self.network, self.num_classes = network, classes
-        self.pretrained_cfg = {"num_classes": classes, **config}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x B×3×H×W, normalised → logits B×K."""
-        return self.network(x)
-
-
 def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None) -> Stream:
     """A trainable stream around a timm network, which is trained in place.
 
@@ -112,16 +99,17 @@ def teacher_of(
     Raises:
         UserError: it gives something else than logits B×K, or its classes do not match (class_maps.py).
     """
-    model: Any = _unwrapped(module)
-    config = dict(config or {})
+    whole = _unwrapped(module)
+    model, own = adapted(whole)
+    config = own | (config or {})
     if teacher.size:
         config["input_size"] = (3, teacher.size, teacher.size)
     if notes:
-        _freeze(model, teacher.model, role)
+        _freeze(whole, teacher.model, role)
     if not is_timm(model):
         if notes:
             _note_input(model, teacher.model, alignment, config, role)
-        model, teacher = _logits_only(model, teacher, config, role)
+        model = _logits_only(model, teacher.model, config, role)
     stream = teacher_around(
         model, input_size(model, config, role), teacher, alignment, classes, data_config(model, role, config), role
     )
@@ -209,23 +197,21 @@ def _note_input(module: nn.Module, name: str, alignment: Alignment, config: dict
         logger.info("%s: %s has no %s, so it gives logits only", role, name, _absent(module)[0])
 
 
-def _logits_only(module: nn.Module, teacher: Teacher, config: dict[str, Any], role: str) -> tuple[LogitsOnly, Teacher]:
-    """The module in timm's form, and its settings with `gives: logits`."""
+def _logits_only(module: nn.Module, name: str, config: dict[str, Any], role: str) -> LogitsOnly:
+    """The module in timm's form."""
     own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
-    if teacher.gives == "blocks":
-        raise UserError(f"{role}: {teacher.model} has no {_absent(module)[0]}, so it gives logits only, not blocks.")
     size = input_size(module, own, role)
     own["input_size"] = (3, size, size)
-    count = classes_of(_output(module, size, teacher.model, role), teacher.model, role)
-    return LogitsOnly(module, count, own), teacher.model_copy(update={"gives": "logits"})
+    count = classes_of(_output(module, size, name, role), name, role)
+    return LogitsOnly(module, count, own | {"num_classes": count})
 
 
 @torch.no_grad()
 def _output(module: nn.Module, size: int, name: str, role: str) -> Any:
-    """What its forward gives for one image."""
+    """What its forward gives for one image, in eval mode."""
     parameter = next(module.parameters(), torch.empty(0))
     try:
-        return module(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+        return logits_in(module.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)))
     except Exception as error:  # whatever a module of the caller's raises, its entry is the cause
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{role}.size: {name} cannot take images of {size} × {size}: {reason}") from error

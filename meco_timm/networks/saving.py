@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from timm.models import save_for_hf
 
-from meco_timm.common import digest_of, move_into_place, write_content, write_json
+from meco_timm.common import FOLDERS, digest_of, move_into_place, write_content, write_json
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe import Data, Network
 
@@ -58,6 +58,6 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
 
 def weights_file_digest(network: Network) -> str | None:
     """Digest of the local weights file that a network starts from; None if there is none."""
-    folder = network.model.removeprefix("local-dir:")
-    file = network.weights or (f"{folder}/model.safetensors" if folder != network.model else "")
-    return digest_of(Path(file)) if Path(file).is_file() else None
+    place = network.model.partition(":")[2] if network.model.startswith(FOLDERS) else ""
+    file = Path(network.weights or f"{place}/model.safetensors")
+    return digest_of(file) if (network.weights or place) and file.is_file() else None

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
-from timm.models import get_model_input_config
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from meco_timm.common import UserError, reseed
 from meco_timm.networks.alignment import align, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
+from meco_timm.networks.configs import data_config
 from meco_timm.networks.factory import is_place, make_network
+from meco_timm.networks.foreign import LogitsOnly
 from meco_timm.recipe import Alignment, Network, Teacher
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
@@ -169,6 +169,8 @@ def student_stream(
     else:
         model, size = network.object.trainable(network, role), image_size
         reseed(seed, "weights")  # of a new head
+    if isinstance(model, LogitsOnly):
+        raise UserError(f"{role}: {network.model} is not a timm network, so it cannot be trained here, only teach.")
     if model.num_classes != classes and not hasattr(model, "reset_classifier"):
         raise UserError(
             f"{role}: {network.model} is an encoder only, with no place for a head to classify with. As a teacher it "
@@ -217,6 +219,10 @@ def teacher_around(
 ) -> Stream:
     """The stream of a network that has its weights; `config`: timm's data config, `size` its input size."""
     gives = teacher.gives
+    if isinstance(model, LogitsOnly):
+        if gives == "blocks":
+            raise UserError(f"{role}: {teacher.model} has no forward_intermediates, so it gives logits only.")
+        gives = "logits"
     if gives != "blocks" and not model.num_classes:
         if gives == "logits":
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
@@ -224,18 +230,6 @@ def teacher_around(
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
     stream = Stream(model, alignment, size, config, gives, mapped, alignment.channels)
     return checked(stream, teacher.model, role)
-
-
-def data_config(model: Any, role: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """timm's data config; with one mean and std for a network of grey images. `given`: its keys that differ."""
-    config = resolve_data_config(given, pretrained_cfg=model.pretrained_cfg, model=model)
-    channels = get_model_input_config(model)["input_size"][0]
-    if channels not in (1, 3):
-        raise UserError(f"{role}: the network takes images of {channels} channels; they can have 3, or 1 (grey).")
-    for key in ("mean", "std"):
-        if len(config[key]) != channels:
-            config[key] = (sum(config[key]) / len(config[key]),) * channels
-    return config
 
 
 def checked(stream: Stream, name: str, role: str) -> Stream:

@@ -12,13 +12,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
 from timm.models import save_for_hf
 
 from meco_timm.common import RESULT, get_logger, write_text
 from meco_timm.data import Split, known_data, read_source
-from meco_timm.networks import make_network
+from meco_timm.networks import LogitsOnly, make_network
 from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 
 logger = get_logger(RESULT)
@@ -96,9 +97,14 @@ def random_weights(recipe: Recipe, folder: Path) -> Recipe:
         if here or not network.names_weights:
             return network
         path = folder / network.model.split("/")[-1]
-        if not path.exists():
-            model, _ = make_network(Network(model=network.model), {}, pretrained=False, size=None, role=role)
-            save_for_hf(model.half(), path, safe_serialization=True)
+        if path.exists():
+            return network.model_copy(update={"model": f"local-dir:{path}"})
+        model, _ = make_network(Network(model=network.model), {}, pretrained=False, size=None, role=role)
+        if isinstance(model, LogitsOnly):
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(model.network.state_dict(), f"{path}.pth")
+            return network.model_copy(update={"weights": f"{path}.pth"})
+        save_for_hf(model.half(), path, safe_serialization=True)
         return network.model_copy(update={"model": f"local-dir:{path}"})
 
     teachers = [randomised(teacher, f"teachers.{i}") for i, teacher in enumerate(recipe.teachers)]

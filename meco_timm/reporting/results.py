@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from meco_timm.common import UserError, is_object, located, public
 from meco_timm.data import DataSource
 from meco_timm.evaluation import Predictions, Row, load_predictions
-from meco_timm.networks import Stream
+from meco_timm.networks import Stream, is_foreign
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.training import RunFolder
 from meco_timm.zoo import draw, named_teachers
@@ -82,6 +82,8 @@ def origin(network: Network, config: dict[str, Any]) -> dict[str, str | None]:
         return {"start": "a local file", "hub": None, "licence": licence}
     if is_object(network.model):
         return {"start": "a network of the Python program", "hub": None, "licence": licence}
+    if is_foreign(network.model):
+        return {"start": public(network.model), "hub": None, "licence": licence}
     if ":" in network.model:
         hub = network.model.partition(":")[2].partition("@")[0]
         return {"start": hub, "hub": hub, "licence": licence}
