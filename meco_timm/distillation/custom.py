@@ -10,14 +10,15 @@ from meco_timm.common import UserError, object_name
 
 
 def similarity_name(function: Any) -> str:
-    """`object:NAME@DIGEST` of a function, with a digest of its source; of a callable without source, of what it prints.
+    """`object:NAME@DIGEST` of a function: a digest of its source, else of its code or of what it prints.
 
     Functions that it calls are not part of the digest.
     """
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
-        text = repr(function) if " at 0x" not in repr(function) else type(function).__name__
+        code = getattr(function, "__code__", None)
+        text = f"{code.co_code.hex()} {code.co_names}" if code else repr(function)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return object_name(getattr(function, "__name__", type(function).__name__), digest)
 

@@ -50,7 +50,8 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
 
 
 def _render(*parts: str | Table) -> str:
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
+    plain = {"color_system": None, "markup": False, "emoji": False, "force_jupyter": False}  # else it draws in the cell
+    console = Console(file=io.StringIO(), width=WIDTH, **plain)  # type: ignore[arg-type]
     for part in parts:
         console.print(part, highlight=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]

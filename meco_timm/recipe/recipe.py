@@ -20,7 +20,8 @@ class Network(Holder):
     architecture (`resnet18`) does not."""
 
     model: FilePath
-    """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`."""
+    """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`; of a teacher also `torchvision:name@WEIGHTS` and
+    `transformers:owner/name[@revision]` or a folder."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`."""
     weights: FilePath | None = None

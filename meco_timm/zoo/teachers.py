@@ -122,7 +122,7 @@ def named_teachers(recipe: Recipe) -> dict[str, Teacher]:
     """The recipe's teachers by a short unique name."""
     named: dict[str, Teacher] = {}
     for teacher in recipe.teachers:
-        name = short_name(teacher.model).rstrip("/").split("/")[-1]
+        name = short_name(teacher.model).removeprefix("torchvision:").rstrip("/").split("/")[-1]
         same = sum(other.partition(" (")[0] == name for other in named)
         named[f"{name} ({same + 1})" if same else name] = teacher
     return named
