@@ -1,7 +1,9 @@
 """A recipe as a dict, a file or a Recipe, and objects in place of its names: what becomes of them, what is refused."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
 import timm
 import torch
@@ -9,8 +11,8 @@ from conftest import ROOT, write
 from torch import Tensor, nn
 
 from meco_timm import UserError, load_recipe, plan
-from meco_timm.arguments import as_recipe
-from meco_timm.recipe import to_yaml
+from meco_timm.arguments import as_recipe, check_same
+from meco_timm.recipe import fingerprint, recipe_key, to_yaml
 
 QUICKSTART = ROOT / "recipes/quickstart.yaml"
 
@@ -148,3 +150,24 @@ def test_objects_are_asked_for_where_a_file_names_them(recipe, tmp_path):
         plan(read, similarity=huber)
     with pytest.raises(UserError, match=r"teachers.0: object:Plain@\w+ is a network of a Python program"):
         plan(read, similarity=huber, student="test_resnet")
+
+
+def test_processes_with_other_objects_are_refused(monkeypatch):
+    """As where networks were made from other seeds."""
+    mine, theirs = (as_recipe(QUICKSTART, teachers=[Plain(seed)]) for seed in (0, 1))
+    accelerator = SimpleNamespace(num_processes=2)
+    keys = [fingerprint(recipe_key(one)) for one in (mine, theirs)]
+    monkeypatch.setattr("meco_timm.arguments.gather_object", lambda own: own + keys[:1])
+    check_same(mine, accelerator)
+    monkeypatch.setattr("meco_timm.arguments.gather_object", lambda own: own + keys[1:])
+    with pytest.raises(UserError, match=r"the processes were given different recipes or objects. Seed every process"):
+        check_same(mine, accelerator)
+    check_same(mine, SimpleNamespace(num_processes=1))
+
+
+def test_a_data_set_of_python_is_not_published(shapes):
+    given = {"publish": {"repo": "you/yours"}, "data": {}, "teachers": ["test_vit"], "student": "test_vit"}
+    with pytest.raises(
+        UserError, match=r"publish: the student is evaluated again before it is uploaded, and a data set"
+    ):
+        as_recipe(given, data=datasets.load_dataset(str(shapes)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
-from meco_timm.common import UserError
+from meco_timm import UserError, distill
 from meco_timm.networks import is_foreign, student_stream, teacher_of, teacher_stream
 from meco_timm.recipe import Alignment, Network, Teacher
 
@@ -147,3 +147,14 @@ def test_without_the_library_its_name_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs a library that is not installed: pip install transformers"):
         teacher_stream(Teacher(model="transformers:a/b"), ALIGNMENT, CLASSES)
+
+
+def test_an_ensemble_of_three_libraries_is_rehearsed(of_torchvision, of_transformers, recipe, tmp_path, monkeypatch):
+    """All parts of a run, with random weights in place of torchvision's own."""
+    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
+    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"")
+    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *arguments: 1.0)
+    others = [{"model": NAME, "classes": [7, 8, 9], "size": 64}, f"transformers:{of_transformers[1]}"]
+    rows = distill(recipe, limit_steps=1, teachers=[{"train": "test_vit"}, *others])
+    assert [row.name for row in rows][:3] == ["test_vit", NAME.removeprefix("torchvision:"), "vit"]
+    assert rows[1].parameters == sum(p.numel() for p in of_torchvision[0].parameters())
