@@ -34,7 +34,8 @@ class Study(NamedTuple):
     """A study's file. `base`: the arm that the others are compared with, besides alone and ensemble.
 
     `teachers`: overrides with which the teachers are trained once, with seed 0, and given to the runs of all seeds;
-    null for teachers of each seed's own.
+    null for teachers of each seed's own. `pick`: which of them an arm has, by their places from 0 on, some perhaps
+    twice; by default all.
     """
 
     recipe: str
@@ -43,6 +44,7 @@ class Study(NamedTuple):
     common: list[str]
     arms: dict[str, list[str]]
     teachers: list[str] | None = None
+    pick: dict[str, list[int]] = {}  # noqa: RUF012  never changed
 
 
 class Difference(NamedTuple):
@@ -63,7 +65,7 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     name = f"{arm.replace(' ', '-').replace('/', '-')}-{seed}"
     told = [change.replace("{seed}", str(seed)) for change in (*study.common, *changes, *study.arms[arm])]
     zoo = f"zoo.folder={folder.parent / 'zoo'}"
-    told += given_teachers(study, [*changes, zoo])
+    told += given_teachers(study, arm, [*changes, zoo])
     recipe = load_recipe(study.recipe, [*told, f"seed={seed}", f"run={folder / 'runs' / name}", zoo])
     file, key = folder / f"{name}.json", recipe_key(recipe)
     if file.exists() and (known := json.loads(file.read_text()))["recipe"] == key:
@@ -86,8 +88,8 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     return result
 
 
-def given_teachers(study: Study, changes: list[str]) -> list[str]:
-    """The override that gives every seed the same teachers, trained now if they are not in the zoo yet."""
+def given_teachers(study: Study, arm: str, changes: list[str]) -> list[str]:
+    """The override that gives an arm the same teachers with every seed, trained now if they are not in the zoo yet."""
     if study.teachers is None:
         return []
     from accelerate import Accelerator
@@ -96,8 +98,9 @@ def given_teachers(study: Study, changes: list[str]) -> list[str]:
     from meco_timm.zoo import train_teachers
 
     recipe = load_recipe(study.recipe, [*study.common, *study.teachers, *changes, "store.folder=null", "seed=0"])
-    found = train_teachers(recipe, load_data(recipe.data, 0), Accelerator())
-    return [f"teachers={json.dumps([{'model': teacher.model} for teacher in found.values()])}"]
+    found = list(train_teachers(recipe, load_data(recipe.data, 0), Accelerator()).values())
+    chosen = [found[i] for i in study.pick.get(arm, range(len(found)))]
+    return [f"teachers={json.dumps([{'model': teacher.model} for teacher in chosen])}"]
 
 
 def difference(values: list[float]) -> Difference:

@@ -26,7 +26,8 @@ from benchmarks.form import Row, arguments, in_own_process, peak_mib, report, sp
 from benchmarks.sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, student_of
 from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
-from meco_timm.evaluation.table import accuracy, predict
+from meco_timm.evaluation.measures import accuracy
+from meco_timm.evaluation.table import predict
 from meco_timm.networks.streams import Stream
 from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store

@@ -13,7 +13,7 @@ from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
 from meco_timm.common import RESULT, UserError, get_logger, reseed, short_name
 from meco_timm.data import DataSource, load_data
 from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import Row, block_agreement, make_table, styled_table, verdict
+from meco_timm.evaluation import Combination, Row, block_agreement, make_table, styled_table, verdict
 from meco_timm.networks import Stream, student_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
@@ -39,6 +39,7 @@ from meco_timm.zoo import (
     Zoo,
     assemble_zoo,
     checked_inputs,
+    combine_teachers,
     precompute_outputs,
     student_alone,
     use_store,
@@ -49,14 +50,15 @@ result = get_logger(RESULT)
 
 
 class Run(NamedTuple):
-    """What the stages of a run share. `steps`: of the student, and of the student trained alone. `on_step`: of the
-    student's training."""
+    """What the stages of a run share. `steps`: of the student, and of the student trained alone. `combination`: of the
+    teachers. `on_step`: of the student's training."""
 
     recipe: Recipe
     data: DataSource
     steps: int
     folder: RunFolder
     accelerator: Accelerator
+    combination: Combination
     on_step: OnStep | None = None
 
 
@@ -175,9 +177,10 @@ def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, on_step: O
     _begin(recipe, folder, plan, accelerator)
     record_inputs(folder.path, inputs_of(recipe, data), accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained)
+    combination = combine_teachers(zoo, recipe, data, folder.path, accelerator)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
-    run = Run(recipe, data, steps, folder, accelerator, on_step)
+    run = Run(recipe, data, steps, folder, accelerator, combination, on_step)
     alone = student_alone(recipe, steps, data, accelerator)
     student, steps = _train_student(run, student, zoo)
     return _evaluate(run._replace(steps=steps), student, alone, zoo.unfrozen())
@@ -219,7 +222,7 @@ def _train_student(run: Run, student: Stream, zoo: Zoo) -> tuple[Stream, int]:
 
 def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stream]) -> list[Row]:
     """Evaluate all networks on the test split; the main process writes the results."""
-    evaluated = make_table(student, alone, teachers, run.data, run.accelerator)
+    evaluated = make_table(student, alone, teachers, run.data, run.accelerator, run.combination)
     if run.accelerator.is_main_process:
         from meco_timm.hub import finish_run  # imports matplotlib, which training does not need
         from meco_timm.reporting import about_run

@@ -6,12 +6,14 @@ Never: changes weights, or selects weights on the test split.
 
 from meco_timm.evaluation.agreement import block_agreement, evenly_spread, kernel_cka
 from meco_timm.evaluation.class_check import ClassCheck, balanced_sample, check_classes
-from meco_timm.evaluation.contributions import Change, Contributions, Difference, contributions
+from meco_timm.evaluation.contributions import Change, Contributions, Difference, contributions, temperature_of
+from meco_timm.evaluation.ensemble import Combination
 from meco_timm.evaluation.image_files import Prediction, iter_predictions, predict, print_predictions
 from meco_timm.evaluation.one_network import evaluate
 from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
 from meco_timm.evaluation.table import (
     Evaluation,
+    Predictor,
     Row,
     make_table,
     on_device,
@@ -21,16 +23,19 @@ from meco_timm.evaluation.table import (
     table_columns,
     validate,
 )
+from meco_timm.evaluation.table import predict as predict_with
 from meco_timm.evaluation.verdict import verdict
 
 __all__ = [
     "Change",
     "ClassCheck",
+    "Combination",
     "Contributions",
     "Difference",
     "Evaluation",
     "Prediction",
     "Predictions",
+    "Predictor",
     "Row",
     "balanced_sample",
     "block_agreement",
@@ -46,11 +51,13 @@ __all__ = [
     "on_device",
     "predict",
     "predict_logits",
+    "predict_with",
     "print_predictions",
     "print_table",
     "save_predictions",
     "styled_table",
     "table_columns",
+    "temperature_of",
     "validate",
     "verdict",
 ]

@@ -11,7 +11,6 @@ from meco_timm.evaluation.ensemble import (
     Logits,
     Votes,
     all_but_one,
-    binned_calibration_error,
     bootstrap_interval,
     disagreement,
     error_kappa,
@@ -19,6 +18,7 @@ from meco_timm.evaluation.ensemble import (
     select,
     vote,
 )
+from meco_timm.evaluation.measures import binned_calibration_error
 
 FITTED = 5000  # images that a temperature is fitted on, at most
 SAME = 0.99  # share of images on which two teachers agree, above which they count as duplicates

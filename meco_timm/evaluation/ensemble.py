@@ -4,7 +4,7 @@ An ensemble is a weighted mean of its members' softmax, so each is a row of weig
 them twice. Logits may be float16 memory maps: they are read in parts, once for all rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,25 @@ FLOOR = 1e-20  # smallest probability of a label: that of a class which no membe
 PART = 2**19  # numbers of all members in one part: few enough for a processor's cache
 RESAMPLES = 1000
 TEMPERATURES = (0.05, 20.0)
+
+
+class Combination(NamedTuple):
+    """How an ensemble's members are combined, by name: the temperature that their logits are divided by, and their
+    weight in the mean of their softmax. Members with equal weights form the true ensemble of the paper."""
+
+    temperatures: dict[str, float]
+    weights: dict[str, float]
+
+    @classmethod
+    def equal(cls, names: Iterable[str]) -> "Combination":
+        """Equal weights, temperatures of 1."""
+        names = list(names)
+        return cls(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
+
+    def weights_of(self, names: Iterable[str]) -> list[float] | None:
+        """Of these members, None if they are equal."""
+        weights = [self.weights[name] for name in names]
+        return None if len(set(weights)) == 1 else weights
 
 
 class Votes(NamedTuple):
@@ -111,15 +130,6 @@ def error_kappa(right: Tensor) -> Tensor:
     agree = 1 - rate[:, None] - rate + 2 * both
     chance = rate[:, None] * rate + (1 - rate[:, None]) * (1 - rate)
     return (agree - chance) / (1 - chance)
-
-
-def binned_calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3) in per cent: Σ |bin|/N · |accuracy − confidence|.
-
-    Of N predictions: their confidence, and whether they are right; `bins` of equal width."""
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    gap = right.double() - confidence.double()
-    return 100 * torch.zeros(bins, dtype=torch.double).index_add_(0, place, gap).abs().sum().item() / len(right)
 
 
 def fit_temperature(logits: np.ndarray, label: Tensor) -> float:

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from meco_timm.data import DataSource, Images
 from meco_timm.distillation import mean_logits
-from meco_timm.evaluation.ensemble import binned_calibration_error
+from meco_timm.evaluation.ensemble import Combination
+from meco_timm.evaluation.measures import (
+    accuracy,
+    balanced_accuracy,
+    class_accuracies,
+    negative_log_likelihood,
+    quality,
+)
 from meco_timm.networks import Stream
 
 Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
@@ -25,7 +32,8 @@ class Row(NamedTuple):
     """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
 
     per_class: accuracy of each class by name, per cent, None of a class without an image. balanced: their mean. Both
-    are None of runs that ended before they were measured.
+    are None of runs that ended before they were measured. temperature, weight: of a teacher whose logits are divided
+    by a temperature, or whose weight in the true ensemble is not that of all.
     """
 
     name: str
@@ -38,6 +46,8 @@ class Row(NamedTuple):
     images_per_s: float
     balanced: float | None = None
     per_class: dict[str, float | None] | None = None
+    temperature: float | None = None
+    weight: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -46,48 +56,6 @@ class Evaluation(NamedTuple):
     rows: list[Row]
     logits: dict[str, Tensor]
     label: Tensor
-
-
-def accuracy(logits: Tensor, label: Tensor, k: int = 1) -> float:
-    """Top-k accuracy of logits N×K against labels N, in per cent."""
-    return 100 * (logits.topk(k, 1).indices == label[:, None]).any(1).double().mean().item()
-
-
-def class_accuracies(logits: Tensor, label: Tensor) -> list[float | None]:
-    """Share of the images of each of K classes whose largest logit is right, in per cent; None without an image.
-
-    Logits N×K, labels N.
-    """
-    counts = label.bincount(minlength=logits.shape[1])
-    right = label[logits.argmax(1) == label].bincount(minlength=logits.shape[1])
-    return [100 * r / n if n else None for r, n in zip(right.tolist(), counts.tolist(), strict=True)]
-
-
-def balanced_accuracy(accuracies: list[float | None]) -> float:
-    """Mean over the classes that have an image (balanced accuracy, Brodersen et al. 2010), in per cent."""
-    measured = [accuracy for accuracy in accuracies if accuracy is not None]
-    return sum(measured) / len(measured)
-
-
-def negative_log_likelihood(logits: Tensor, label: Tensor) -> float:
-    """Mean over N of −log softmax(logits)[label], in nats; logits N×K, labels N."""
-    return torch.nn.functional.cross_entropy(logits.double(), label).item()
-
-
-def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3) in per cent: Σ |bin|/N · |accuracy − confidence|.
-
-    Logits N×K, labels N; `bins` of equal width.
-    """
-    confidence, predicted = logits.double().softmax(1).max(1)
-    return binned_calibration_error(confidence, predicted == label, bins)
-
-
-def quality(logits: Tensor, label: Tensor) -> dict[str, float | None]:
-    """top1, top5 (None with 5 classes or fewer), nll and ece of logits N×K against labels N."""
-    top5 = accuracy(logits, label, 5) if logits.shape[1] > 5 else None
-    nll, ece = negative_log_likelihood(logits, label), calibration_error(logits, label)
-    return {"top1": accuracy(logits, label), "top5": top5, "nll": nll, "ece": ece}
 
 
 @torch.no_grad()
@@ -141,22 +109,39 @@ def make_table(
     teachers: dict[str, Stream],
     data: DataSource,
     accelerator: Accelerator,
+    combination: Combination | None = None,
     batch_size: int = 64,
 ) -> Evaluation:
     """Evaluate teachers, true ensemble (mean of their softmax), student alone and student on the test split.
 
-    Teachers without logits have no row and are not part of the ensemble.
+    Teachers without logits have no row and are not part of the ensemble. combination: of all teachers, by default
+    equal; a teacher with a temperature is evaluated with it, as it teaches.
     """
+    combination = combination or Combination.equal(teachers)
     teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
     streams = {**teachers, "student alone": alone, "student": student}
     logits, label = predict_logits(streams, data, data.test, accelerator, batch_size)
+    logits |= {name: logits[name] / combination.temperatures[name] for name in teachers}
     members = {name: [stream] for name, stream in streams.items()}
-    if teachers:
-        members["true ensemble"] = list(teachers.values())
-        logits["true ensemble"] = mean_logits([logits[name] for name in teachers])
-    order = (*teachers, *(["true ensemble"] if teachers else []), "student alone", "student")
+    used = [name for name in teachers if combination.weights[name]]
+    if used:
+        members["true ensemble"] = [teachers[name] for name in used]
+        logits["true ensemble"] = mean_logits([logits[name] for name in used], weights=combination.weights_of(used))
+    order = (*teachers, *(["true ensemble"] if used else []), "student alone", "student")
     rows = [table_row(name, members[name], logits[name], label, accelerator.device, data.classes) for name in order]
+    rows = [_with_combination(row, combination, teachers) for row in rows]
     return Evaluation(rows, {name: logits[name] for name in order}, label)
+
+
+def _with_combination(row: Row, combination: Combination, teachers: Mapping[str, Stream]) -> Row:
+    """The row with its temperature and weight, where these are not those of a plain ensemble."""
+    calibrated = any(temperature != 1 for temperature in combination.temperatures.values())
+    if row.name not in teachers:
+        return row
+    return row._replace(
+        temperature=combination.temperatures[row.name] if calibrated else None,
+        weight=combination.weights[row.name] if combination.weights_of(teachers) else None,
+    )
 
 
 def _predictor(streams: list[Stream]) -> Predictor:
@@ -239,6 +224,12 @@ def table_columns(rows: list[Row]) -> list[list[str]]:
     def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
         return [head, *(cell(row) for row in rows)]
 
+    combined = {"T": [row.temperature for row in rows], "weight": [row.weight for row in rows]}
+    extra = [
+        [head, *("" if value is None else f"{value:.3g}" for value in values)]
+        for head, values in combined.items()
+        if any(value is not None for value in values)
+    ]
     top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
     measured = all(row.balanced is not None for row in rows)
     balanced = [column("balanced %", lambda r: f"{r.balanced:.2f}")] if measured else []
@@ -249,6 +240,7 @@ def table_columns(rows: list[Row]) -> list[list[str]]:
         *top5,
         column("NLL", lambda r: f"{r.nll:.4f}"),
         column("ECE %", lambda r: f"{r.ece:.2f}"),
+        *extra,
         column("params M", lambda r: f"{r.parameters / 1e6:.2f}"),
         column("MACs M", lambda r: f"{r.multiply_adds / 1e6:.1f}"),
         column("images/s", lambda r: f"{r.images_per_s:,.0f}"),

@@ -14,7 +14,7 @@ from meco_timm.planning.checks import check_batch_norms, check_function
 from meco_timm.planning.cost import cost_lines
 from meco_timm.planning.data_section import DataSection, data_section
 from meco_timm.recipe import Network, Recipe, Teacher
-from meco_timm.zoo import named_teachers, untrained_teachers
+from meco_timm.zoo import check_combination, combination_lines, named_teachers, untrained_teachers
 
 WIDTH = 118
 BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each
@@ -36,6 +36,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
         recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size, weightless=True
     )
     teachers = untrained_teachers(recipe, data.classes)
+    check_combination(recipe, data, teachers)
     check_batch_norms(recipe, student, teachers)
     shapes = {name: _block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
     return _render(
@@ -43,6 +44,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
         _networks_table(recipe, student, teachers, data.classes),
         *([_blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
         *cost_lines(recipe, student, teachers, data, processes),
+        *combination_lines(recipe, data),
         *extra_lines(student, teachers),
         *_one_location_warnings(recipe, shapes),
         *_warnings(recipe, student, teachers, data.classes),

@@ -80,6 +80,9 @@ def _shortened(recipe: Recipe, steps: int, folder: Path, processes: int) -> Reci
         "teachers": [shortened(teacher).model_copy(update={"trust": True}) for teacher in recipe.teachers],
         "data": recipe.data.model_copy(update=_few_images(recipe, folder / "data", processes)),
     }
+    if recipe.data.validation and not changes["data"].validation:  # too few images to fit anything on
+        fitted = {"calibrate": False} | ({"weights": "uniform"} if recipe.zoo.weights == "validation" else {})
+        changes["zoo"] = changes["zoo"].model_copy(update=fitted)
     if recipe.store.folder is not None:
         changes["store"] = recipe.store.model_copy(update={"folder": str(folder / "store")})
     return random_weights(shortened(recipe).model_copy(update=changes), folder / "weights")

@@ -16,6 +16,7 @@ from meco_timm.recipe.shipped import recipe_file, shipped_recipes
 from meco_timm.recipe.yaml_text import Path_, parse_yaml
 
 COMMAND_LINE = "command line"
+BRANCH = r"float|constrained-float|list\[constrained-float\]|literal\[.*\]"  # of a value that may be of several types
 
 
 def read_recipe_text(path: str | Path) -> str:
@@ -107,9 +108,7 @@ def _message(problem: Any) -> str:
 
 
 def _located(problem: Any, name: str, lines: dict[Path_, Any]) -> str:
-    loc = tuple(
-        part for part in problem["loc"] if part not in ("float", "list[constrained-float]", "constrained-float")
-    )
+    loc = tuple(part for part in problem["loc"] if not re.fullmatch(BRANCH, str(part)))
     named = re.match(r"Value error, ([a-z_.]+)\b", problem["msg"])
     path: Path_ = tuple(named[1].split(".")) if not loc and named else loc
     while path and path not in lines:
@@ -191,7 +190,7 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True, "data": {"workers", "verify"}}
     elsewhere["teachers"] = {"__all__": {"trust"}}
     key = recipe.model_dump(mode="json", exclude=elsewhere)
-    for section in ("data", "alignment", "discriminators"):
+    for section in ("data", "alignment", "discriminators", "zoo"):
         key[section] = _without_later(key[section])
     loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers)]
     for place, loop in zip((key, *key["teachers"]), loops, strict=True):

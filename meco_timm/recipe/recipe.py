@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand
 from meco_timm.recipe.method import Alignment, Discriminators, Losses
-from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, Section, Store
+from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, NotNegative, Section, Store
 
 
 class Network(Holder):
@@ -90,6 +90,14 @@ class Zoo(Section):
     """Precision of the teachers' weights during distillation; by default `bf16` on a CUDA device that has it, else
     float32. Half the memory, and up to twice the speed on devices that compute in it, some CPUs among them. Final
     evaluation is in float32."""
+    calibrate: bool = False
+    """Divide each teacher's logits by a temperature of its own, fitted to the lowest NLL on the validation split:
+    wherever they are drawn or averaged, and in the true ensemble. Without it, the sharpest teachers rule a mean, and
+    those trained with label smoothing or mixup hardly count."""
+    weights: Literal["uniform", "validation"] | list[NotNegative] = "uniform"
+    """Share of each teacher in the mean of `average` and in the true ensemble, and of the steps or images for which it
+    is drawn: `uniform`, a list with a number for each teacher, or `validation`: by greedy selection with the lowest NLL
+    on the validation split (Caruana et al. 2004). A teacher of weight 0 is not used."""
     folder: FilePath = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()
@@ -182,6 +190,15 @@ class Recipe(Section):
         weights, blocks = self.losses.blocks, self.alignment.blocks
         if isinstance(weights, list) and len(weights) != blocks:
             raise ValueError(f"losses.blocks has {len(weights)} weights but alignment.blocks is {blocks}")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_weights(self) -> "Recipe":
+        weights = self.zoo.weights
+        if isinstance(weights, list) and len(weights) != len(self.teachers):
+            raise ValueError(f"zoo.weights has {len(weights)} numbers for {len(self.teachers)} teachers")
+        if isinstance(weights, list) and not sum(weights):
+            raise ValueError("zoo.weights are all 0, so no teacher would be used")
         return self
 
     @model_validator(mode="after")

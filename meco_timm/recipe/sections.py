@@ -18,6 +18,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 LATER_KEYS = {
     **{"class_weights": "none", "sampling": "natural", "images": None},
     **{"teachers": "drawn", "form": "vector", "condition": "none"},
+    **{"calibrate": False, "weights": "uniform"},
 }
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 

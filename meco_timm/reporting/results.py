@@ -13,11 +13,11 @@ from accelerate import Accelerator
 
 from meco_timm.common import UserError, is_object, located, public
 from meco_timm.data import DataSource
-from meco_timm.evaluation import Predictions, Row, load_predictions
+from meco_timm.evaluation import Combination, Predictions, Row, load_predictions
 from meco_timm.networks import Stream, is_foreign
 from meco_timm.recipe import Network, Recipe, Teacher
 from meco_timm.training import RunFolder
-from meco_timm.zoo import draw, named_teachers
+from meco_timm.zoo import draw, kept_combination, named_teachers
 
 LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 
@@ -34,6 +34,11 @@ class Results(NamedTuple):
     about: dict[str, Any]
     metrics: list[dict[str, Any]]
     predictions: Predictions | None
+
+    @property
+    def combination(self) -> Combination:
+        """How the run combined its teachers."""
+        return kept_combination(self.folder.path, self.recipe)
 
     def row(self, name: str) -> Row:
         """The table's row of that name; `student` and `student alone` are always there."""
@@ -132,7 +137,8 @@ def drawn_teachers(results: Results) -> np.ndarray:
     steps = max((line["step"] for line in results.metrics), default=0)
     if recipe.zoo.sampling != "random" or recipe.zoo.scope != "all" or count == 1:
         return np.array([], dtype=int)
-    return np.array([draw(recipe.seed, step, count) for step in range(steps)], dtype=int)
+    weights = results.combination.weights_of(named_teachers(recipe))
+    return np.array([draw(recipe.seed, step, count, weights=weights) for step in range(steps)], dtype=int)
 
 
 def metrics_by_teacher(results: Results) -> dict[str, list[dict[str, Any]]]:

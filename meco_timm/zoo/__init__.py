@@ -6,6 +6,7 @@ Never: updates a frozen teacher, or uses the student.
 
 from meco_timm.zoo.candidates import find_candidates, print_candidates
 from meco_timm.zoo.class_checks import check_local_teachers, checked_inputs
+from meco_timm.zoo.combining import check_combination, combination_lines, combine_teachers, kept_combination
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.objects import Given, holding, recipe_entries, teacher_streams, with_live
 from meco_timm.zoo.precompute import precompute_outputs, use_store
@@ -29,12 +30,16 @@ __all__ = [
     "Ranking",
     "Zoo",
     "assemble_zoo",
+    "check_combination",
     "check_local_teachers",
     "check_targets",
     "checked_inputs",
+    "combination_lines",
+    "combine_teachers",
     "draw",
     "find_candidates",
     "holding",
+    "kept_combination",
     "layout",
     "list_teachers",
     "load_pretrained",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meco_timm.common import UserError
 from meco_timm.data import DataSource, Images, load_data
-from meco_timm.evaluation import Contributions, check_classes, contributions, evenly_spread, kernel_cka
+from meco_timm.evaluation import Contributions, check_classes, contributions, evenly_spread, kernel_cka, temperature_of
 from meco_timm.networks import Stream, some, teacher_stream
 from meco_timm.recipe import Recipe, Teacher
 from meco_timm.training import make_accelerator
@@ -159,7 +159,8 @@ def _ranking(
         for name, m in measured.items()
     }
     notes = notes + [f"warning: {problem}" for problem in class_problems(recipe, checks).values()]
-    found = contributions(logits, label)
+    temperatures = [temperature_of(z, label) for z in logits] if recipe.zoo.calibrate else None
+    found = contributions(logits, label, temperatures=temperatures)
     entries = dict(zip(named_teachers(recipe), recipe.teachers, strict=True))
     return Ranking(
         names=list(streams),
@@ -171,7 +172,7 @@ def _ranking(
         duplicates=duplicates([m.digest for m in measured.values()], found),
         notes=notes,
         entries=[_entry(entries[name], recipe) for name in streams],
-        calibrated=False,
+        calibrated=recipe.zoo.calibrate,
     )
 
 

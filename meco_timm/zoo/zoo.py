@@ -4,8 +4,10 @@ One teacher is drawn at random per iteration, as in the paper, or one per image,
 are computed or read from the store.
 """
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from meco_timm.common import UserError, derive, get_logger, upload
 from meco_timm.data import Batch
 from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
+from meco_timm.evaluation import Combination
 from meco_timm.networks import Outputs, Stream, weights_digest
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.frozen import freeze
@@ -26,12 +29,17 @@ logger = get_logger(__name__)
 LOOK_AHEAD = 32  # steps
 
 
-def draw(seed: int, step: int, teachers: int, *key: int) -> int:
-    """Index of the teacher drawn for `step`, uniform over `teachers`; a pure function of its arguments.
+def draw(seed: int, step: int, teachers: int, *key: int, weights: Sequence[float] | None = None) -> int:
+    """Index of the teacher drawn for `step`; a pure function of its arguments.
 
     MEAL draws a teacher at random at every iteration. `key`: a process or an image that gets a draw of its own.
+    `weights`: each teacher is drawn in proportion to its own; by default all alike.
     """
-    return derive(seed, "teacher", step, *key) % teachers
+    value = derive(seed, "teacher", step, *key)
+    if weights is None:
+        return value % teachers
+    ends = list(accumulate(weights))
+    return bisect_right(ends, (value >> 10) / 2**53 * ends[-1])
 
 
 class Place(Protocol):
@@ -88,8 +96,14 @@ class Zoo:
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
         self.store: Store | None = None
+        self.combine(Combination.equal(self.names))
         self._step = 0
         self._load = load or self.streams.__getitem__
+
+    def combine(self, combination: Combination) -> None:
+        """Draw and average the teachers with these weights, their logits divided by these temperatures. Stored outputs
+        stay as the networks gave them."""
+        self.combination, self.weights = combination, combination.weights_of(self.names)
 
     def targets(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Targets of step `step`: outputs of the drawn teacher, of one teacher per image, or the mean of all.
@@ -99,7 +113,8 @@ class Zoo:
         self._step = step
         with torch.no_grad(), self.accelerator.autocast():
             if self.sampling == "average":
-                outputs = [self._outputs_of(name, batch.view, batch.row, image) for name in self.names]
+                used = [name for name in self.names if self.combination.weights[name]]
+                outputs = {name: self._outputs_of(name, batch.view, batch.row, image) for name in used}
                 return self._average(outputs, step)
             if self.sampling == "random_image":
                 return self._per_image(batch, image, step)
@@ -149,8 +164,13 @@ class Zoo:
     def _outputs_of(self, name: str, view: Tensor, row: Tensor, image: Tensor) -> Outputs:
         """One teacher's outputs for N images on the device; `view` and `row`, N each on the CPU, find stored ones."""
         if self.store is None:
-            return self.live(name, image)
-        return self.store.outputs(name, view, row, self._compute(name, image))
+            outputs = self.live(name, image)
+        else:
+            outputs = self.store.outputs(name, view, row, self._compute(name, image))
+        temperature = self.combination.temperatures[name]
+        if outputs.logits is None or temperature == 1:
+            return outputs
+        return outputs._replace(logits=outputs.logits / temperature)
 
     def _compute(self, name: str, image: Tensor) -> Compute:
         """A function from indices into `image`, on the CPU, to a teacher's outputs."""
@@ -175,11 +195,12 @@ class Zoo:
         return [*self.names[index:], *self.names[:index]]
 
     def _drawn(self, step: int) -> str:
-        return self.names[draw(self.seed, step, len(self.names), *self.scope)]
+        return self.names[draw(self.seed, step, len(self.names), *self.scope, weights=self.weights)]
 
     def _per_image(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Outputs of a teacher drawn for each image; every teacher runs on its share of the batch only."""
-        drawn = torch.tensor([draw(self.seed, step, len(self.names), row) for row in batch.row.tolist()])
+        count, weights = len(self.names), self.weights
+        drawn = torch.tensor([draw(self.seed, step, count, row, weights=weights) for row in batch.row.tolist()])
         order, counts = drawn.argsort(stable=True), drawn.bincount(minlength=len(self.names)).tolist()
         places = upload(order, image.device)  # in the batch, teacher by teacher
         keys = (batch.view[order].split(counts), batch.row[order].split(counts), image[places].split(counts))
@@ -194,14 +215,18 @@ class Zoo:
             blocks = [TeacherBlocks(0, whole)] if whole else []
         return Targets(blocks, torch.cat(logits)[back] if logits else None)
 
-    def _average(self, outputs: list[Outputs], step: int) -> Targets:
+    def _average(self, outputs: dict[str, Outputs], step: int) -> Targets:
         """The mean over those that give logits, and the blocks of the drawn one or of all, or their mean where all
         share one alignment."""
-        logits = [o.logits for o in outputs if o.logits is not None]
+        logits = {name: o.logits for name, o in outputs.items() if o.logits is not None}
         if self.per_teacher:
-            chosen = range(len(outputs)) if self.all_blocks else [self.names.index(self._drawn(step))]
-            blocks = [TeacherBlocks(i, outputs[i].blocks) for i in chosen if outputs[i].blocks]
+            chosen = outputs if self.all_blocks else [self._drawn(step)]
+            blocks = [TeacherBlocks(self.names.index(n), outputs[n].blocks) for n in chosen if outputs[n].blocks]
         else:
-            mean = [torch.stack(same).mean(0) for same in zip(*(o.blocks for o in outputs if o.blocks), strict=True)]
+            compared = (o.blocks for o in outputs.values() if o.blocks)
+            mean = [torch.stack(same).mean(0) for same in zip(*compared, strict=True)]
             blocks = [TeacherBlocks(0, mean)] if mean else []
-        return Targets(blocks, mean_logits(logits, self.temperature) if logits else None)
+        if not logits:
+            return Targets(blocks, None)
+        weights = self.combination.weights_of(logits)
+        return Targets(blocks, mean_logits(list(logits.values()), self.temperature, weights))

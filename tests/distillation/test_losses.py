@@ -184,3 +184,12 @@ def test_balanced_weights_make_each_class_count_alike():
     shares = torch.nn.functional.one_hot(label, 3).float()
     torch.testing.assert_close(with_labels(logits, shares, weight=weight), expected)
     torch.testing.assert_close(class_weights("balanced", torch.tensor([4, 0])), torch.tensor([0.5, 2.0]))
+
+
+def test_weights_are_those_of_the_mean_softmax():
+    first, second, third = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    for temperature in (1.0, 4.0):
+        found = mean_logits([first, second, third], temperature, [3, 0, 1])
+        wanted = (3 * (first / temperature).softmax(1) + (third / temperature).softmax(1)) / 4
+        torch.testing.assert_close((found / temperature).softmax(1), wanted)
+    torch.testing.assert_close(mean_logits([first, second], 2.0, [1, 1]), mean_logits([first, second], 2.0))

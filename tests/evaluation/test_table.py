@@ -8,20 +8,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.data.loading import load_data
-from meco_timm.evaluation.table import (
-    Row,
+from meco_timm.evaluation.measures import (
     accuracy,
     balanced_accuracy,
     calibration_error,
     class_accuracies,
-    images_per_second,
-    make_table,
     negative_log_likelihood,
-    predict,
-    print_table,
     quality,
-    validate,
 )
+from meco_timm.evaluation.table import Row, images_per_second, make_table, predict, print_table, validate
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Data

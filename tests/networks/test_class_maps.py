@@ -14,7 +14,7 @@ from torch import Tensor
 import train
 from meco_timm.common.errors import UserError
 from meco_timm.distillation.losses import SIMILARITIES, between_logits, mean_logits
-from meco_timm.evaluation.table import accuracy
+from meco_timm.evaluation.measures import accuracy
 from meco_timm.networks.class_maps import MISSING, find_map, imagenet, read_class_names
 from meco_timm.networks.streams import NEVER, Stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Teacher

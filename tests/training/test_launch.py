@@ -22,7 +22,8 @@ from conftest import ROOT, image_folder, tree, write
 
 from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
-from meco_timm.evaluation.table import predict, quality
+from meco_timm.evaluation.measures import quality
+from meco_timm.evaluation.table import predict
 from meco_timm.networks.streams import teacher_stream
 from meco_timm.recipe.recipe import Alignment, Recipe, Teacher
 from meco_timm.training.sharding import check_launch

@@ -1,0 +1,180 @@
+"""The teachers of a run on its validation split: temperatures, weights, and warnings of teachers that harm or repeat.
+
+They are kept in the run folder, so that a run that continues has the same.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from meco_timm.common import UserError, get_logger, write_json
+from meco_timm.data import DataSource
+from meco_timm.evaluation import (
+    Change,
+    Combination,
+    Contributions,
+    Predictor,
+    contributions,
+    evenly_spread,
+    predict_with,
+    temperature_of,
+)
+from meco_timm.networks import Stream
+from meco_timm.recipe import Recipe
+from meco_timm.zoo.ranking import duplicates
+from meco_timm.zoo.teachers import named_teachers
+from meco_timm.zoo.zoo import Zoo
+
+logger = get_logger(__name__)
+
+FILE = "teachers.json"
+IMAGES = 2000  # of the validation split, at most
+MIN_IMAGES = 100  # for a warning
+BATCH = 64
+
+
+def combine_teachers(zoo: Zoo, recipe: Recipe, data: DataSource, folder: Path, accelerator: Accelerator) -> Combination:
+    """How the run combines its teachers, as its zoo then does; what was measured for it is kept in `folder`.
+
+    Call it before the zoo has a store, since a full one drops the teachers. All processes must call it.
+    """
+    measured = _from_main(_read(folder / FILE) if accelerator.is_main_process else None, accelerator)
+    if measured and measured["weights_of"] != zoo.fingerprints:  # teachers were trained again
+        measured = None
+    members = [name for name, stream in zoo.streams.items() if stream.has_logits]
+    if measured is None and members and len(data.validation):
+        sample = evenly_spread(data.validation, IMAGES)
+        predictors: dict[str, Predictor] = {name: partial(_logits, zoo, name) for name in members}
+        logits, label = predict_with(predictors, data, sample, accelerator, BATCH)
+        if accelerator.is_main_process:
+            measured = _measured(zoo, recipe, logits, label)
+            write_json(folder / FILE, measured)
+            _tell(measured, recipe)
+        measured = _from_main(measured, accelerator)
+    combination = _combination(zoo.names, recipe, measured)
+    zoo.combine(combination)
+    return combination
+
+
+def check_combination(recipe: Recipe, data: DataSource, teachers: Mapping[str, Stream]) -> None:
+    """Raises: UserError: temperatures or weights cannot be fitted, or no teacher that is used gives logits."""
+    zoo = recipe.zoo
+    key = "zoo.calibrate" if zoo.calibrate else "zoo.weights" if zoo.weights == "validation" else ""
+    if key and not len(data.validation):
+        raise UserError(f"{key}: there is no labelled validation image to fit it on. Write validation: 0.1.")
+    blocks_only = [name for name, stream in teachers.items() if not stream.has_logits]
+    if zoo.weights == "validation" and blocks_only:
+        raise UserError(
+            f"zoo.weights: validation weighs teachers by their logits, but {', '.join(blocks_only)} gives blocks only. "
+            "Write a list with a weight for each teacher."
+        )
+    weights = zoo.weights if isinstance(zoo.weights, list) else [1.0] * len(teachers)
+    used = [stream.has_logits for stream, weight in zip(teachers.values(), weights, strict=True) if weight]
+    if not any(used) and not recipe.losses.labels:
+        raise UserError(
+            "zoo.weights: each teacher that gives logits has weight 0, so nothing would train the student's head."
+        )
+
+
+def combination_lines(recipe: Recipe, data: DataSource) -> list[str]:
+    """Lines of the plan."""
+    fitted = f"fitted on {min(len(data.validation), IMAGES)} validation images once all teachers are trained"
+    lines = [f"zoo.calibrate: the logits of each teacher are divided by a temperature, {fitted}"]
+    weights = recipe.zoo.weights
+    listed = ", ".join(f"{w:g}" for w in weights) if isinstance(weights, list) else f"by greedy selection, {fitted}"
+    return lines[: recipe.zoo.calibrate] + [f"zoo.weights: {listed}"] * (weights != "uniform")
+
+
+def _logits(zoo: Zoo, name: str, image: Tensor) -> Tensor:
+    logits = zoo.live(name, image).logits
+    assert logits is not None
+    return logits
+
+
+def _from_main(value: Any, accelerator: Accelerator) -> Any:
+    """The main process's value, on all: another processor may round otherwise."""
+    if accelerator.num_processes == 1:
+        return value
+    return broadcast_object_list([value])[0]
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """What was measured; None of runs that did not, or whose file cannot be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "weights_of" in found else None
+
+
+def _measured(zoo: Zoo, recipe: Recipe, logits: dict[str, Tensor], label: Tensor) -> dict[str, Any]:
+    """temperatures: fitted, by name of each teacher with logits. choices: how often each of these is in the best
+    ensemble of size 1 and more. best: the place among them of the lowest NLL. notes: warnings."""
+    values = [z.numpy() for z in logits.values()]
+    temperatures = [temperature_of(z, label) for z in values]
+    weights = None
+    if isinstance(recipe.zoo.weights, list):
+        weights = torch.tensor([w for name, w in zip(zoo.names, recipe.zoo.weights, strict=True) if name in logits])
+    used = temperatures if recipe.zoo.calibrate else None
+    found = contributions(values, label, weights if weights is not None and weights.sum() else None, used)
+    nll = [choice.quality.nll for choice in found.choices]
+    return {
+        "weights_of": zoo.fingerprints,
+        "images": len(label),
+        "temperatures": dict(zip(logits, temperatures, strict=True)),
+        "choices": [choice.counts for choice in found.choices],
+        "best": nll.index(min(nll)),
+        "notes": list(_notes(list(logits), zoo, found)) if len(label) >= MIN_IMAGES else [],
+    }
+
+
+def _notes(names: list[str], zoo: Zoo, found: Contributions) -> Iterator[str]:
+    """Teachers that make the true ensemble worse, and teachers that are the same."""
+    for name, added in zip(names, found.added, strict=True):
+        if added.worse:
+            yield (
+                f"teacher {name} makes the {added.worse} of the true ensemble worse on the validation split: top-1 by "
+                f"{signed(added.top1, 2)} points, NLL by {signed(added.nll, 4)}; `meco-timm zoo` shows more"
+            )
+    for (i, j), why in duplicates([zoo.fingerprints[name] for name in names], found).items():
+        yield f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out"
+
+
+def signed(change: Change, digits: int) -> str:
+    """`+0.12 (+0.05 to +0.20)`."""
+    mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in change)
+    return f"{mean} ({low} to {high})"
+
+
+def _tell(measured: dict[str, Any], recipe: Recipe) -> None:
+    if recipe.zoo.calibrate:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in measured["temperatures"].items())
+        logger.info("temperatures of the teachers, fitted on %d validation images: %s", measured["images"], values)
+    if recipe.zoo.weights == "validation":
+        shares = zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True)
+        logger.info("weights of the teachers: %s", ", ".join(f"{name} {count:g}" for name, count in shares))
+    for note in measured["notes"]:
+        logger.warning("warning: %s", note)
+
+
+def kept_combination(folder: Path, recipe: Recipe) -> Combination:
+    """How the run in `folder` combined its teachers."""
+    return _combination(list(named_teachers(recipe)), recipe, _read(folder / FILE))
+
+
+def _combination(names: list[str], recipe: Recipe, measured: dict[str, Any] | None) -> Combination:
+    temperatures, weights = Combination.equal(names)
+    if measured and recipe.zoo.calibrate:
+        temperatures |= measured["temperatures"]
+    if isinstance(recipe.zoo.weights, list):
+        weights = dict(zip(names, recipe.zoo.weights, strict=True))
+    elif measured and recipe.zoo.weights == "validation":
+        weights |= dict(zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True))
+    return Combination(temperatures, weights)
