@@ -53,7 +53,7 @@ class Ranking(NamedTuple):
         counts = self.found.suggested.counts
         used = [i for i, count in enumerate(counts) if count]
         line = {"teachers": [self.entries[i] for i in used]}
-        weights = {"zoo": {"weights": [round(counts[i], 6) for i in used]}}
+        weights = {"zoo": {"weights": [float(f"{counts[i]:g}") for i in used]}}
         return "\n".join(_flow(part) for part in (line, weights) if part is line or len(set(counts) - {0}) > 1)
 
     def cost(self, counts: Sequence[float]) -> int:
