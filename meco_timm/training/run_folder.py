@@ -22,7 +22,7 @@ MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
 
 class RunFolder:
     """recipe.yaml (defaults written out), plan.txt, data.parquet (the files of local data) and weights.json (digests of
-    local weights), metrics.jsonl, checkpoints/ in training, then student/, predictions.safetensors, table.json and
+    local weights), combination.json (the teachers' temperatures and weights), metrics.jsonl, checkpoints/ in training, then student/, predictions.safetensors, table.json and
     report.html."""
 
     def __init__(self, path: Path):

@@ -34,7 +34,7 @@ from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
 
-FILE = "teachers.json"
+FILE = "combination.json"
 IMAGES = 2000  # of the validation split, at most
 MIN_IMAGES = 100  # for a warning
 BATCH = 64

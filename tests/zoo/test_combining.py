@@ -170,7 +170,7 @@ def test_a_run_shows_temperatures_and_weights_and_its_ensemble_is_theirs(trained
     (head,) = [line for line in shown.out.splitlines() if "top-1 %" in line]
     assert head.split().index("T") + 1 == head.split().index("weight")
     results = read_results(tmp_path / "run")
-    kept = json.loads((tmp_path / "run/teachers.json").read_text())
+    kept = json.loads((tmp_path / "run/combination.json").read_text())
     rows = {row.name: row for row in results.rows}
     assert rows["test_resnet"].temperature == kept["temperatures"]["test_resnet"]
     assert (rows["test_resnet"].weight, rows["test_efficientnet"].weight) == (2, 1)
