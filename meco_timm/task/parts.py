@@ -60,6 +60,11 @@ def parts_of_teachers(
     entries, live = recipe_entries(teachers)
     names = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": name_of(student)}
     recipe = check_recipe({**method, **names}, "EnsembleDistillation")
+    if recipe.zoo.calibrate or recipe.zoo.weights == "validation":
+        raise UserError(
+            "zoo.calibrate, zoo.weights: a task has no validation images to fit temperatures or weights on. Write "
+            "zoo.weights as a list with a number for each teacher."
+        )
     stream = student_of(student, recipe.alignment, data_config)
     check_apart(student, live)
     streams = teacher_streams(recipe, class_names(classes, stream.model.num_classes), live)

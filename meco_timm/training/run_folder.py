@@ -22,8 +22,8 @@ MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
 
 class RunFolder:
     """recipe.yaml (defaults written out), plan.txt, data.parquet (the files of local data) and weights.json (digests of
-    local weights), combination.json (the teachers' temperatures and weights), metrics.jsonl, checkpoints/ in training, then student/, predictions.safetensors, table.json and
-    report.html."""
+    local weights), combination.json (the teachers' temperatures and weights), metrics.jsonl, checkpoints/ in training,
+    then student/, predictions.safetensors, table.json and report.html."""
 
     def __init__(self, path: Path):
         self.path = path

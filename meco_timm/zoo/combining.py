@@ -30,7 +30,7 @@ from meco_timm.networks import Stream
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.ranking import duplicates
 from meco_timm.zoo.teachers import named_teachers
-from meco_timm.zoo.zoo import Zoo
+from meco_timm.zoo.zoo import Zoo, written_combination
 
 logger = get_logger(__name__)
 
@@ -170,11 +170,9 @@ def kept_combination(folder: Path, recipe: Recipe) -> Combination:
 
 
 def _combination(names: list[str], recipe: Recipe, measured: dict[str, Any] | None) -> Combination:
-    temperatures, weights = Combination.equal(names)
+    temperatures, weights = written_combination(names, recipe)
     if measured and recipe.zoo.calibrate:
         temperatures |= measured["temperatures"]
-    if isinstance(recipe.zoo.weights, list):
-        weights = dict(zip(names, recipe.zoo.weights, strict=True))
-    elif measured and recipe.zoo.weights == "validation":
+    if measured and recipe.zoo.weights == "validation":
         weights |= dict(zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True))
     return Combination(temperatures, weights)

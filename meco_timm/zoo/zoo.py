@@ -42,6 +42,12 @@ def draw(seed: int, step: int, teachers: int, *key: int, weights: Sequence[float
     return bisect_right(ends, (value >> 10) / 2**53 * ends[-1])
 
 
+def written_combination(names: list[str], recipe: Recipe) -> Combination:
+    """How the teachers are combined by what the recipe says, before anything is fitted."""
+    equal, weights = Combination.equal(names), recipe.zoo.weights
+    return equal._replace(weights=dict(zip(names, weights, strict=True))) if isinstance(weights, list) else equal
+
+
 class Place(Protocol):
     """Where teachers run: what a zoo uses of `accelerate.Accelerator`."""
 
@@ -96,7 +102,7 @@ class Zoo:
         self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
         self.store: Store | None = None
-        self.combine(Combination.equal(self.names))
+        self.combine(written_combination(self.names, recipe))
         self._step = 0
         self._load = load or self.streams.__getitem__
 
