@@ -111,9 +111,9 @@ def accelerator() -> Accelerator:
 
 
 def tree(folder: Path) -> set[str]:
-    """All files below `folder`, relative to it; the zoo's locks and its list of checked images do not count."""
+    """All files below `folder`, relative to it; the zoo's locks, checked images and kept logits do not count."""
     files = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return {str(file) for file in files if not {".locks", ".images"} & set(file.parts)}
+    return {str(file) for file in files if not {".locks", ".images", ".logits"} & set(file.parts)}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

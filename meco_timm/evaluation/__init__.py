@@ -13,7 +13,6 @@ from meco_timm.evaluation.one_network import evaluate
 from meco_timm.evaluation.predictions import Predictions, load_predictions, make_predictions, save_predictions
 from meco_timm.evaluation.table import (
     Evaluation,
-    Predictor,
     Row,
     make_table,
     on_device,
@@ -23,7 +22,6 @@ from meco_timm.evaluation.table import (
     table_columns,
     validate,
 )
-from meco_timm.evaluation.table import predict as predict_with
 from meco_timm.evaluation.verdict import verdict
 
 __all__ = [
@@ -35,7 +33,6 @@ __all__ = [
     "Evaluation",
     "Prediction",
     "Predictions",
-    "Predictor",
     "Row",
     "balanced_sample",
     "block_agreement",
@@ -51,7 +48,6 @@ __all__ = [
     "on_device",
     "predict",
     "predict_logits",
-    "predict_with",
     "print_predictions",
     "print_table",
     "save_predictions",

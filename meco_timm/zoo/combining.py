@@ -5,10 +5,10 @@ They are kept in the run folder, so that a run that continues has the same.
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -20,14 +20,13 @@ from meco_timm.evaluation import (
     Change,
     Combination,
     Contributions,
-    Predictor,
     contributions,
     evenly_spread,
-    predict_with,
     temperature_of,
 )
 from meco_timm.networks import Stream
 from meco_timm.recipe import Recipe
+from meco_timm.zoo.kept_logits import measure_teachers
 from meco_timm.zoo.ranking import duplicates
 from meco_timm.zoo.teachers import named_teachers
 from meco_timm.zoo.zoo import Zoo, written_combination
@@ -45,19 +44,14 @@ def combine_teachers(zoo: Zoo, recipe: Recipe, data: DataSource, folder: Path, a
 
     Call it before the zoo has a store, since a full one drops the teachers. All processes must call it.
     """
-    measured = _from_main(_read(folder / FILE) if accelerator.is_main_process else None, accelerator)
-    if measured and measured["weights_of"] != zoo.fingerprints:  # teachers were trained again
-        measured = None
-    members = [name for name, stream in zoo.streams.items() if stream.has_logits]
-    if measured is None and members and len(data.validation):
-        sample = evenly_spread(data.validation, IMAGES)
-        predictors: dict[str, Predictor] = {name: partial(_logits, zoo, name) for name in members}
-        logits, label = predict_with(predictors, data, sample, accelerator, BATCH)
-        if accelerator.is_main_process:
-            measured = _measured(zoo, recipe, logits, label)
+    measured = None
+    if accelerator.is_main_process:
+        measured = _kept(folder, zoo) or _measured(zoo, recipe, data)
+        if measured:
             write_json(folder / FILE, measured)
-            _tell(measured, recipe)
-        measured = _from_main(measured, accelerator)
+            _show(measured, recipe)
+    if accelerator.num_processes > 1:  # another processor may round otherwise
+        measured = broadcast_object_list([measured])[0]
     combination = _combination(zoo.names, recipe, measured)
     zoo.combine(combination)
     return combination
@@ -65,8 +59,7 @@ def combine_teachers(zoo: Zoo, recipe: Recipe, data: DataSource, folder: Path, a
 
 def check_combination(recipe: Recipe, data: DataSource, teachers: Mapping[str, Stream]) -> None:
     """Raises: UserError: temperatures or weights cannot be fitted, or no teacher that is used gives logits."""
-    zoo = recipe.zoo
-    key = "zoo.calibrate" if zoo.calibrate else "zoo.weights" if zoo.weights == "validation" else ""
+    zoo, key = recipe.zoo, _fitted_key(recipe)
     if key and not len(data.validation):
         raise UserError(f"{key}: there is no labelled validation image to fit it on. Write validation: 0.1.")
     blocks_only = [name for name, stream in teachers.items() if not stream.has_logits]
@@ -83,6 +76,11 @@ def check_combination(recipe: Recipe, data: DataSource, teachers: Mapping[str, S
         )
 
 
+def _fitted_key(recipe: Recipe) -> str:
+    """The key that needs the validation split; "" if none does."""
+    return "zoo.calibrate" if recipe.zoo.calibrate else "zoo.weights" if recipe.zoo.weights == "validation" else ""
+
+
 def combination_lines(recipe: Recipe, data: DataSource) -> list[str]:
     """Lines of the plan."""
     fitted = f"fitted on {min(len(data.validation), IMAGES)} validation images once all teachers are trained"
@@ -90,19 +88,6 @@ def combination_lines(recipe: Recipe, data: DataSource) -> list[str]:
     weights = recipe.zoo.weights
     listed = ", ".join(f"{w:g}" for w in weights) if isinstance(weights, list) else f"by greedy selection, {fitted}"
     return lines[: recipe.zoo.calibrate] + [f"zoo.weights: {listed}"] * (weights != "uniform")
-
-
-def _logits(zoo: Zoo, name: str, image: Tensor) -> Tensor:
-    logits = zoo.live(name, image).logits
-    assert logits is not None
-    return logits
-
-
-def _from_main(value: Any, accelerator: Accelerator) -> Any:
-    """The main process's value, on all: another processor may round otherwise."""
-    if accelerator.num_processes == 1:
-        return value
-    return broadcast_object_list([value])[0]
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -114,16 +99,37 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "weights_of" in found else None
 
 
-def _measured(zoo: Zoo, recipe: Recipe, logits: dict[str, Tensor], label: Tensor) -> dict[str, Any]:
+def _kept(folder: Path, zoo: Zoo) -> dict[str, Any] | None:
+    """What was measured of these very teachers."""
+    found = _read(folder / FILE)
+    return found if found and found["weights_of"] == zoo.fingerprints else None
+
+
+def _measured(zoo: Zoo, recipe: Recipe, data: DataSource) -> dict[str, Any] | None:
+    """As `_summary`; None without teachers that give logits, or validation images."""
+    members = {name: stream for name, stream in zoo.streams.items() if stream.has_logits}
+    if not (members and len(data.validation)):
+        return None
+    sample = evenly_spread(data.validation, IMAGES)
+    try:
+        found = measure_teachers(members, recipe, data, sample, zoo.accelerator.device, zoo)
+    except UserError as error:
+        if _fitted_key(recipe):
+            raise
+        logger.warning("%s The teachers are not compared.", error)
+        return None
+    label = torch.from_numpy(sample.labels[sample.rows]).long()
+    return _summary(zoo, recipe, {name: one.logits for name, one in found.items()}, label)
+
+
+def _summary(zoo: Zoo, recipe: Recipe, logits: dict[str, np.ndarray], label: Tensor) -> dict[str, Any]:
     """temperatures: fitted, by name of each teacher with logits. choices: how often each of these is in the best
     ensemble of size 1 and more. best: the place among them of the lowest NLL. notes: warnings."""
-    values = [z.numpy() for z in logits.values()]
+    values = list(logits.values())
     temperatures = [temperature_of(z, label) for z in values]
-    weights = None
-    if isinstance(recipe.zoo.weights, list):
-        weights = torch.tensor([w for name, w in zip(zoo.names, recipe.zoo.weights, strict=True) if name in logits])
+    weights = torch.tensor([written_combination(zoo.names, recipe).weights[name] for name in logits])
     used = temperatures if recipe.zoo.calibrate else None
-    found = contributions(values, label, weights if weights is not None and weights.sum() else None, used)
+    found = contributions(values, label, weights if weights.sum() else None, used)
     nll = [choice.quality.nll for choice in found.choices]
     return {
         "weights_of": zoo.fingerprints,
@@ -153,7 +159,7 @@ def signed(change: Change, digits: int) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _tell(measured: dict[str, Any], recipe: Recipe) -> None:
+def _show(measured: dict[str, Any], recipe: Recipe) -> None:
     if recipe.zoo.calibrate:
         values = ", ".join(f"{name} {value:.3f}" for name, value in measured["temperatures"].items())
         logger.info("temperatures of the teachers, fitted on %d validation images: %s", measured["images"], values)

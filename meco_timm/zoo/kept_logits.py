@@ -7,13 +7,13 @@ images need little memory; of the blocks of some images only their kernels are k
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.common import Ticker, UserError, write_json
@@ -22,10 +22,12 @@ from meco_timm.evaluation import on_device
 from meco_timm.networks import Outputs, Stream, weights_digest
 from meco_timm.recipe import Recipe, fingerprint
 from meco_timm.zoo.store import teacher_view
+from meco_timm.zoo.zoo import Zoo
 
 BATCH = 64
 BLOCK_IMAGES = 256  # evenly spread over all
 LARGEST = 6e4  # of float16
+Forward = Callable[[Tensor], Outputs]
 
 
 class Measured(NamedTuple):
@@ -39,20 +41,31 @@ class Measured(NamedTuple):
 
 
 def measure_teachers(
-    streams: Mapping[str, Stream], recipe: Recipe, data: DataSource, images: Images, accelerator: Accelerator
+    streams: Mapping[str, Stream],
+    recipe: Recipe,
+    data: DataSource,
+    images: Images,
+    device: torch.device,
+    zoo: Zoo | None = None,
 ) -> dict[str, Measured]:
     """What these teachers, all of which have logits, give on the images; read where it is kept, else computed.
+
+    zoo: their own, which computes it, since it may have changed them for inference, or keep them off the device.
 
     Raises:
         UserError: an image cannot be read, or the zoo's folder cannot be written.
     """
-    digests = {name: weights_digest(stream.model) for name, stream in streams.items()}
+    digests = zoo.fingerprints if zoo else {name: weights_digest(stream.model) for name, stream in streams.items()}
     home = Path(recipe.zoo.folder) / ".logits"
     folders = {name: home / _key(recipe, data, images, stream, digests[name]) for name, stream in streams.items()}
-    missing = {folder: streams[name] for name, folder in folders.items() if not folder.exists()}
+    missing: dict[Path, Forward] = {
+        folder: partial(zoo.live, name) if zoo else partial(_forward, streams[name])
+        for name, folder in folders.items()
+        if not folder.exists()
+    }
     if missing:
         try:
-            _compute(missing, data, images, accelerator)
+            _compute(missing, data, images, device)
         except OSError as error:
             raise UserError(f"zoo.folder: {home} cannot be written: {error.strerror}.") from None
     return {name: _read(folder, digests[name]) for name, folder in folders.items()}
@@ -66,7 +79,8 @@ def _key(recipe: Recipe, data: DataSource, images: Images, stream: Stream, diges
     return fingerprint([transform, alignment, rows, teacher_view(stream, digest)])
 
 
-def _compute(missing: dict[Path, Stream], data: DataSource, images: Images, accelerator: Accelerator) -> None:
+@torch.no_grad()
+def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, device: torch.device) -> None:
     """One pass over the images, into a folder for each teacher; a folder without a name's ending is complete."""
     work = {folder: folder.with_name(folder.name + ".part") for folder in missing}
     for part in work.values():
@@ -81,11 +95,11 @@ def _compute(missing: dict[Path, Stream], data: DataSource, images: Images, acce
     seconds, done = dict.fromkeys(missing, 0.0), 0
     with Ticker("teachers", len(images), 0) as ticker:
         for batch in data.in_order(images, BATCH):
-            image, end = batch.image.to(accelerator.device), done + len(batch.image)
+            image, end = batch.image.to(device), done + len(batch.image)
             places = chosen[(chosen >= done) & (chosen < end)] - done
-            for folder, stream in missing.items():
+            for folder, forward in missing.items():
                 began = time.perf_counter()
-                outputs = _outputs(stream, image, accelerator)
+                outputs = _on_cpu(forward(image))
                 seconds[folder] += time.perf_counter() - began
                 maps[folder][done:end] = outputs.logits
                 blocks[folder].append([block[places] for block in outputs.blocks])
@@ -98,11 +112,14 @@ def _compute(missing: dict[Path, Stream], data: DataSource, images: Images, acce
         part.rename(folder)
 
 
-@torch.no_grad()
-def _outputs(stream: Stream, image: Tensor, accelerator: Accelerator) -> Outputs:
-    """On the CPU, in float32; the logits as float16 can hold them."""
-    with on_device([stream.eval()], accelerator.device):
-        blocks, logits = stream(image)
+def _forward(stream: Stream, image: Tensor) -> Outputs:
+    with on_device([stream.eval()], image.device):
+        return stream(image)
+
+
+def _on_cpu(outputs: Outputs) -> Outputs:
+    """In float32; the logits as float16 can hold them."""
+    blocks, logits = outputs
     assert logits is not None
     return Outputs([block.flatten(1).float().cpu() for block in blocks], logits.float().clamp(-LARGEST, LARGEST).cpu())
 

@@ -81,7 +81,7 @@ def rank_teachers(recipe: Recipe, images: int | None = None, candidates: Sequenc
     recipe = recipe.model_copy(update={"teachers": extended})
     streams, notes = _streams(recipe, data, accelerator, len(extended) - len(candidates))
     _require_rankable(streams, data, notes)
-    measured = measure_teachers(streams, recipe, data, sample, accelerator)
+    measured = measure_teachers(streams, recipe, data, sample, accelerator.device)
     return _ranking(recipe, data, sample, streams, measured, notes)
 
 

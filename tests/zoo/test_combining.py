@@ -120,7 +120,7 @@ def test_what_was_fitted_is_kept_with_the_run(trained, accelerator, tmp_path, mo
     assert all(temperature != 1 for temperature in first.temperatures.values())
     assert 1 <= sum(first.weights.values()) <= 2
     assert teachers.combination == first
-    monkeypatch.setattr(combining, "predict_with", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(combining, "measure_teachers", lambda *_: pytest.fail("computed again"))
     assert combine_teachers(teachers, recipe, data, tmp_path, accelerator) == first
     teachers.fingerprints["test_resnet"] = "of other weights"
     with pytest.raises(pytest.fail.Exception, match="computed again"):
@@ -138,21 +138,17 @@ def test_a_run_without_these_keys_combines_equally(trained, accelerator, tmp_pat
 def test_harm_and_duplicates_are_warned_of(trained):
     generator = np.random.default_rng(0)
     label = torch.from_numpy(generator.integers(0, 3, 300))
-    good, other, blind = (
-        torch.from_numpy(generator.standard_normal((300, 3)) + skill * np.eye(3)[label]).float() for skill in (2, 2, 0)
-    )
-    logits = {"a": good, "b": other, "c": 8 * blind, "d": good.clone()}
+    good, other, blind = (generator.standard_normal((300, 3)) + skill * np.eye(3)[label] for skill in (2, 2, 0))
+    logits = {"a": good, "b": other, "c": 8 * blind, "d": good.copy()}
     zoo: Any = SimpleNamespace(names=list("abcd"), fingerprints={"a": "1", "b": "2", "c": "3", "d": "4"})
-    measured = combining._measured(zoo, Recipe.model_validate(trained), logits, label)
+    measured = combining._summary(zoo, Recipe.model_validate(trained), logits, label)
     harm, duplicate = measured["notes"]
     assert harm.startswith("teacher c makes the NLL of the true ensemble worse on the validation split: top-1 by −4.00")
     assert duplicate.startswith("teachers a and d have the same prediction on 100.00 % of the images")
     zoo.fingerprints["d"] = "1"
-    assert (
-        "have the same weights" in combining._measured(zoo, Recipe.model_validate(trained), logits, label)["notes"][1]
-    )
+    assert "have the same weights" in combining._summary(zoo, Recipe.model_validate(trained), logits, label)["notes"][1]
     few = {name: z[:50] for name, z in logits.items()}
-    assert combining._measured(zoo, Recipe.model_validate(trained), few, label[:50])["notes"] == []
+    assert combining._summary(zoo, Recipe.model_validate(trained), few, label[:50])["notes"] == []
 
 
 # A whole run

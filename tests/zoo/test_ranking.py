@@ -28,7 +28,7 @@ def trained(ended: Path, tmp_path: Path) -> Recipe:
     recipe = yaml.safe_load((ended.parent / "recipe.yaml").read_text())
     zoo = tmp_path / "zoo"
     zoo.mkdir()
-    for folder in (ended.parent / "zoo").iterdir():
+    for folder in (ended.parent / "zoo").glob("test_*"):
         (zoo / folder.name).symlink_to(folder)
     return recipe | {"zoo": recipe["zoo"] | {"folder": str(zoo)}}
 
