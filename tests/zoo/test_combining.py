@@ -147,6 +147,9 @@ def test_harm_and_duplicates_are_warned_of(trained):
     assert duplicate.startswith("teachers a and d have the same prediction on 100.00 % of the images")
     zoo.fingerprints["d"] = "1"
     assert "have the same weights" in combining._summary(zoo, Recipe.model_validate(trained), logits, label)["notes"][1]
+    alone: Any = SimpleNamespace(names=["a"], fingerprints={"a": "1"})
+    one = Recipe.model_validate(trained | {"teachers": [{"train": "test_resnet"}]})
+    assert combining._summary(alone, one, {"a": good}, label)["notes"] == []
     few = {name: z[:50] for name, z in logits.items()}
     assert combining._summary(zoo, Recipe.model_validate(trained), few, label[:50])["notes"] == []
 
