@@ -6,7 +6,14 @@ Never: changes weights, or selects weights on the test split.
 
 from meco_timm.evaluation.agreement import block_agreement, evenly_spread, kernel_cka
 from meco_timm.evaluation.class_check import ClassCheck, balanced_sample, check_classes
-from meco_timm.evaluation.contributions import Change, Contributions, Difference, contributions, temperature_of
+from meco_timm.evaluation.contributions import (
+    Change,
+    Contributions,
+    Difference,
+    bootstrap_changes,
+    contributions,
+    temperature_of,
+)
 from meco_timm.evaluation.ensemble import Combination
 from meco_timm.evaluation.image_files import Prediction, iter_predictions, predict, print_predictions
 from meco_timm.evaluation.one_network import evaluate
@@ -36,6 +43,7 @@ __all__ = [
     "Row",
     "balanced_sample",
     "block_agreement",
+    "bootstrap_changes",
     "check_classes",
     "contributions",
     "evaluate",

@@ -126,11 +126,15 @@ def _differences(top1: Tensor, nll: Tensor) -> list[Difference]:
     """top1, nll: D×N, differences of each image."""
     if not len(nll):
         return []
-    changes = [
-        [Change(mean, *ends) for mean, ends in zip(v.mean(1).tolist(), bootstrap_interval(v).tolist(), strict=True)]
-        for v in (top1, nll)
+    return [Difference(*pair) for pair in zip(*map(bootstrap_changes, (top1, nll)), strict=True)]
+
+
+def bootstrap_changes(values: Tensor) -> list[Change]:
+    """Mean and interval of each row of D×N differences of single images."""
+    return [
+        Change(mean, *ends)
+        for mean, ends in zip(values.mean(1).tolist(), bootstrap_interval(values).tolist(), strict=True)
     ]
-    return [Difference(*pair) for pair in zip(*changes, strict=True)]
 
 
 def temperature_of(logits: np.ndarray, label: Tensor) -> float:

@@ -5,6 +5,7 @@ images that the report shows.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from meco_timm.common import UserError
 from meco_timm.data import DataSource
+from meco_timm.evaluation.ensemble import all_but_one, vote
 from meco_timm.evaluation.table import Evaluation
 
 SHOWN = 6  # images with full distributions
@@ -27,6 +29,9 @@ class Predictions(NamedTuple):
     label: N. predicted (class), confidence (its probability), of_label (the label's probability): M×N.
     shown: I rows of the test split; images: I×3×H×W uint8; shares: I×M×K probabilities.
     agreement: "student/TEACHER" and "student alone/TEACHER" → similarity of their blocks, S×T (agreement.py).
+    counts: S×T, how often each of T teachers is in the best ensemble of size 1 to S, as chosen on the validation split.
+    ensembles: "without/TEACHER" and "size/NUMBER" → class predicted by the true ensemble without this teacher, and by
+    the best of this size, N. Both are empty of runs that ended before they were stored.
     """
 
     classes: list[str]
@@ -39,18 +44,30 @@ class Predictions(NamedTuple):
     images: np.ndarray
     shares: np.ndarray
     agreement: dict[str, np.ndarray]
+    counts: np.ndarray = np.zeros((0, 0), np.float32)
+    ensembles: dict[str, np.ndarray] = {}  # noqa: RUF012  never changed
 
     def right(self, name: str) -> np.ndarray:
         """Whether this network's predictions are right, N booleans."""
         return self.predicted[self.networks.index(name)] == self.label
 
 
-def make_predictions(evaluation: Evaluation, data: DataSource, agreement: dict[str, np.ndarray]) -> Predictions:
-    """Summarise the logits; the images shown are those with the lowest probability of the label by the teachers."""
+def make_predictions(
+    evaluation: Evaluation,
+    data: DataSource,
+    agreement: dict[str, np.ndarray],
+    counts: Sequence[Sequence[float]] = (),
+    weights: Mapping[str, float] | None = None,
+) -> Predictions:
+    """Summarise the logits; the images shown are those with the lowest probability of the label by the teachers.
+
+    counts: of the teachers with a row, as in `Predictions`. weights: of teachers in the true ensemble; default: equal.
+    """
     logits, label = evaluation.logits, evaluation.label
     seen = [_summary(z, label) for z in logits.values()]
     predicted, confidence, of_label = (np.stack(column) for column in zip(*seen, strict=True))
-    teachers = [i for i, name in enumerate(logits) if name not in ("true ensemble", "student alone", "student")]
+    named = [name for name in logits if name not in ("true ensemble", "student alone", "student")]
+    teachers = [list(logits).index(name) for name in named]
     shown = choose(of_label[teachers or slice(None)].mean(0), label.numpy())
     views: list[Any] = data.test.__getitems__(shown.tolist())  # all were read for the table, so none is an error
     return Predictions(
@@ -64,7 +81,22 @@ def make_predictions(evaluation: Evaluation, data: DataSource, agreement: dict[s
         images=np.stack([image.numpy() for image, *_ in views]),
         shares=np.stack([z[shown].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
         agreement=agreement,
+        counts=np.array(counts, np.float32).reshape(len(counts), -1),
+        ensembles=_ensembles({name: logits[name] for name in named}, label, counts, weights or {}),
     )
+
+
+def _ensembles(
+    logits: dict[str, Tensor], label: Tensor, counts: Sequence[Sequence[float]], weights: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """`Predictions.ensembles`, from the teachers' logits."""
+    whole = torch.tensor([weights.get(name, 1.0) for name in logits])
+    rows = {f"without/{name}": row for name, row in zip(logits, all_but_one(whole), strict=True) if row.sum() > 0}
+    rows |= {f"size/{size}": torch.tensor(row) for size, row in enumerate(counts, 1)}
+    if not rows:
+        return {}
+    votes = vote([z.numpy() for z in logits.values()], label, torch.stack(list(rows.values())))
+    return dict(zip(rows, votes.predicted.numpy(), strict=True))
 
 
 def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,6 +122,7 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
     """Write the file atomically (rename)."""
     arrays = {name: value for name, value in predictions._asdict().items() if isinstance(value, np.ndarray)}
     arrays |= {f"agreement/{pair}": value for pair, value in predictions.agreement.items()}
+    arrays |= {f"ensembles/{name}": value for name, value in predictions.ensembles.items()}
     names = json.dumps({"classes": predictions.classes, "networks": predictions.networks})
     beside = path.with_name(path.name + ".tmp")
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, beside, {"names": names})
@@ -108,8 +141,12 @@ def load_predictions(path: Path) -> Predictions | None:
         with safe_open(path, "numpy") as file:
             names = json.loads(file.metadata()["names"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        pairs = {key: arrays.pop(key) for key in list(arrays) if key.startswith("agreement/")}
-        agreement = {key.removeprefix("agreement/"): value for key, value in pairs.items()}
-        return Predictions(**names, **arrays, agreement=agreement)
+        agreement, ensembles = (_taken_out(arrays, prefix) for prefix in ("agreement/", "ensembles/"))
+        return Predictions(**names, **arrays, agreement=agreement, ensembles=ensembles)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it to get the report without its images.") from None
+
+
+def _taken_out(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose name has this prefix, by the rest of it; they are removed from `arrays`."""
+    return {key.removeprefix(prefix): arrays.pop(key) for key in list(arrays) if key.startswith(prefix)}

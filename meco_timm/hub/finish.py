@@ -11,6 +11,7 @@ from meco_timm.networks import Stream, export
 from meco_timm.recipe import Recipe
 from meco_timm.reporting import Results, read_metrics
 from meco_timm.training import RunFolder
+from meco_timm.zoo import kept_combination, read_measured
 
 
 def finish_run(
@@ -26,7 +27,9 @@ def finish_run(
 
     agreement: similarity of blocks by pair of networks (`block_agreement`). about: facts of the run (`about_run`).
     """
-    predictions = make_predictions(evaluated, data, agreement)
+    measured = read_measured(folder.path)
+    weights = kept_combination(folder.path, recipe).weights
+    predictions = make_predictions(evaluated, data, agreement, measured["choices"] if measured else [], weights)
     metrics = read_metrics(folder.path / "metrics.jsonl")
     results = Results(folder, recipe, evaluated.rows, about, metrics, predictions)
     save_predictions(predictions, folder.predictions)

@@ -13,6 +13,7 @@ from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import cost_chart, network_confidence, reliability_chart
 from meco_timm.reporting.pages import render_page
 from meco_timm.reporting.results import Results, difference, interval, millions, read_results
+from meco_timm.reporting.teacher_charts import added_by_teachers, contribution_chart
 
 Runs = dict[str, Results]
 
@@ -58,6 +59,7 @@ def compare_page(runs: Runs) -> str:
             cells=[_cells(name, results) for name, results in runs.items()],
             notes=_notes(runs),
             charts=_charts(runs),
+            teachers=_teachers(runs),
             names=list(runs),
             changed=_changed(runs),
         )
@@ -122,6 +124,12 @@ def _charts(runs: Runs) -> list[Chart]:
     learning = validation_chart({name: results.metrics for name, results in runs.items()})
     charts = [cost_chart(rows, list(runs)), learning, reliability_chart(confidences) if confidences else None]
     return [chart for chart in charts if chart is not None]
+
+
+def _teachers(runs: Runs) -> list[Chart]:
+    """What each teacher adds, a chart for each run that stored it."""
+    found = {name: added_by_teachers(results) for name, results in runs.items()}
+    return [contribution_chart(added)._replace(title=name) for name, added in found.items() if added]
 
 
 def _changed(runs: Runs) -> list[list[str]]:

@@ -20,7 +20,8 @@ from meco_timm.reporting.figures import (
 )
 from meco_timm.reporting.pages import render_page, thumbnail
 from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
-from meco_timm.zoo import named_teachers
+from meco_timm.reporting.teacher_charts import teacher_charts
+from meco_timm.zoo import named_teachers, read_measured
 
 CLASSES = 50  # with an accuracy of their own in the report
 Section = tuple[str, str, list[Chart]]  # heading, introduction, charts
@@ -63,11 +64,19 @@ def report_page(results: Results) -> str:
 def _sections(results: Results) -> list[Section]:
     sections: list[Section] = [
         ("Accuracy, calibration, cost", "The student and the networks it is compared with.", _quality(results)),
+        ("What each teacher adds", _of_teachers(results), teacher_charts(results)),
         ("Gains per class", "Compared with the same network trained alone on the labels.", _gains(results)),
         ("Training", "Accuracy and the terms of the loss over the steps.", learning_charts(results)),
         ("Agreement of blocks", "How similar the student's blocks are to the teachers'.", _agreement(results)),
     ]  # fmt: skip
     return [section for section in sections if section[2]]
+
+
+def _of_teachers(results: Results) -> str:
+    """Introduction of the teachers' section, with what the run warned of."""
+    measured = read_measured(results.folder.path)
+    notes = [f"On the validation split: {note}." for note in measured["notes"]] if measured else []
+    return " ".join(["What the teachers know overlaps, and each of them costs.", *notes])
 
 
 def _quality(results: Results) -> list[Chart]:

@@ -6,7 +6,13 @@ Never: updates a frozen teacher, or uses the student.
 
 from meco_timm.zoo.candidates import find_candidates, print_candidates
 from meco_timm.zoo.class_checks import check_local_teachers, checked_inputs
-from meco_timm.zoo.combining import check_combination, combination_lines, combine_teachers, kept_combination
+from meco_timm.zoo.combining import (
+    check_combination,
+    combination_lines,
+    combine_teachers,
+    kept_combination,
+    read_measured,
+)
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.objects import Given, holding, recipe_entries, teacher_streams, with_live
 from meco_timm.zoo.precompute import precompute_outputs, use_store
@@ -49,6 +55,7 @@ __all__ = [
     "print_ranking",
     "print_teachers",
     "rank_teachers",
+    "read_measured",
     "recipe_entries",
     "student_alone",
     "teacher_streams",

@@ -90,10 +90,10 @@ def combination_lines(recipe: Recipe, data: DataSource) -> list[str]:
     return lines[: recipe.zoo.calibrate] + [f"zoo.weights: {listed}"] * (weights != "uniform")
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    """What was measured; None of runs that did not, or whose file cannot be read."""
+def read_measured(folder: Path) -> dict[str, Any] | None:
+    """What a run measured of its teachers (`_summary`); None of runs that did not, or whose file cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "weights_of" in found else None
@@ -101,7 +101,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _kept(folder: Path, zoo: Zoo) -> dict[str, Any] | None:
     """What was measured of these very teachers."""
-    found = _read(folder / FILE)
+    found = read_measured(folder)
     return found if found and found["weights_of"] == zoo.fingerprints else None
 
 
@@ -172,7 +172,7 @@ def _show(measured: dict[str, Any], recipe: Recipe) -> None:
 
 def kept_combination(folder: Path, recipe: Recipe) -> Combination:
     """How the run in `folder` combined its teachers."""
-    return _combination(list(named_teachers(recipe)), recipe, _read(folder / FILE))
+    return _combination(list(named_teachers(recipe)), recipe, read_measured(folder))
 
 
 def _combination(names: list[str], recipe: Recipe, measured: dict[str, Any] | None) -> Combination:

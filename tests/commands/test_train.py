@@ -29,6 +29,7 @@ from meco_timm.training import loop
 RUN_FILES = {
     "recipe.yaml",
     "plan.txt",
+    "combination.json",
     "data.parquet",
     "metrics.jsonl",
     "table.json",
