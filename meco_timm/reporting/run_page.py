@@ -75,7 +75,7 @@ def _sections(results: Results) -> list[Section]:
 def _of_teachers(results: Results) -> str:
     """Introduction of the teachers' section, with what the run warned of."""
     measured = read_measured(results.folder.path)
-    notes = [f"On the validation split: {note}." for note in measured["notes"]] if measured else []
+    notes = [f"{note[0].upper()}{note[1:]}." for note in measured["notes"]] if measured else []
     return " ".join(["What the teachers know overlaps, and each of them costs.", *notes])
 
 

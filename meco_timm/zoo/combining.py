@@ -147,7 +147,7 @@ def _notes(names: list[str], zoo: Zoo, found: Contributions) -> Iterator[str]:
         if added.worse:
             yield (
                 f"teacher {name} makes the {added.worse} of the true ensemble worse on the validation split: top-1 by "
-                f"{signed(added.top1, 2)} points, NLL by {signed(added.nll, 4)}; `meco-timm zoo` shows more"
+                f"{signed(added.top1, 2)} points, NLL by {signed(added.nll, 4)}"
             )
     for (i, j), why in duplicates([zoo.fingerprints[name] for name in names], found).items():
         yield f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out"
@@ -167,7 +167,7 @@ def _show(measured: dict[str, Any], recipe: Recipe) -> None:
         shares = zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True)
         logger.info("weights of the teachers: %s", ", ".join(f"{name} {count:g}" for name, count in shares))
     for note in measured["notes"]:
-        logger.warning("warning: %s", note)
+        logger.warning("warning: %s (more: meco-timm zoo)", note)
 
 
 def kept_combination(folder: Path, recipe: Recipe) -> Combination:
