@@ -17,6 +17,7 @@ import torch
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report
 from benchmarks.step import CLASSES, recipe, stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch
+from meco_timm.evaluation.ensemble import Combination
 from meco_timm.networks.streams import Outputs
 from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.store import Store, layout
@@ -63,6 +64,7 @@ def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: to
         outputs = Outputs([torch.randn(len(rows), *shape) for shape in plan.blocks], torch.randn(len(rows), CLASSES))
         shards[name].add(0 * rows, rows, plan.pack(outputs))
         shards[name].flush()
+    zoo.combine(Combination.equal(names))
     zoo.store = Store(folder, shards, zoo.accelerator.device)
     zoo.release()
 

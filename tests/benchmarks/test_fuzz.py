@@ -10,7 +10,7 @@ from benchmarks.fuzz_recipes import Reader, recipes
 
 
 def test_recipes_end_in_a_plan_or_a_message(tmp_path):
-    ends, _ = fuzz.run(recipes(), Reader(tmp_path, plan_every=40), 200, 0, raises=True)
+    ends, _ = fuzz.run(recipes(), Reader(tmp_path, plan_every=10), 200, 0, raises=True)
     assert ends["planned"] > 0
     assert ends["used"] > 50
     assert ends["refused"] > 50

@@ -77,6 +77,7 @@ def test_on_step_ends_a_run_of_objects(recipe, tmp_path, caplog):
     zoo = {path.name.split("-")[0] for path in (tmp_path / "zoo").iterdir()}
     assert zoo == {
         ".images",
+        ".logits",
         ".locks",
         "test_efficientnet",
         "test_vit",

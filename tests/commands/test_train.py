@@ -27,9 +27,9 @@ from meco_timm.recipe.reading import recipe_key
 from meco_timm.training import loop
 
 RUN_FILES = {
+    "combination.json",
     "recipe.yaml",
     "plan.txt",
-    "combination.json",
     "data.parquet",
     "metrics.jsonl",
     "table.json",
@@ -332,6 +332,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, 
     assert tree(tmp_path / "run") == {
         "recipe.yaml",
         "plan.txt",
+        "combination.json",
         "data.parquet",
         "metrics.jsonl",
         f"checkpoints/{file.name}",

@@ -284,7 +284,7 @@ def test_a_run_that_has_not_ended(hub, run):
     (run / "table.json").unlink()
     message = error_of(REPO, run)
     assert f"{run}: the run has not finished" in message
-    assert "train.py" in message
+    assert f"accelerate launch -m meco_timm {run}" in message
     assert hub.requests == []
 
 
