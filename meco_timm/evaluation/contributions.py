@@ -69,7 +69,7 @@ class Contributions(NamedTuple):
 
     added: the true ensemble minus that without each teacher, M; empty of one teacher. disagreement, kappa: M×M
     (ensemble.py). choices: sizes 1 to M by greedy selection. suggested: the smallest of them that is not clearly worse
-    than the best, else the true ensemble itself.
+    than the best, else the true ensemble itself. images: N, how many they are measured on.
     """
 
     temperatures: list[float]
@@ -80,12 +80,22 @@ class Contributions(NamedTuple):
     kappa: Tensor
     choices: list[Choice]
     suggested: Choice
+    images: int
 
     def same(self) -> list[tuple[int, int, float]]:
-        """(teacher, later teacher, share of images with the same prediction) of pairs that agree on more than 99 %."""
+        """(teacher, later teacher, share of images with the same prediction) of pairs that agree on more than 99 %, by
+        the lower end of its 95 % interval: on 100 images two good teachers agree by chance."""
         count = len(self.members)
         agree = (1 - self.disagreement).tolist()
-        return [(i, j, agree[i][j]) for i in range(count) for j in range(i + 1, count) if agree[i][j] > SAME]
+        pairs = [(i, j, agree[i][j]) for i in range(count) for j in range(i + 1, count)]
+        return [pair for pair in pairs if lowest_share(pair[2], self.images) > SAME]
+
+
+def lowest_share(share: float, count: int) -> float:
+    """Lower end of the 95 % interval of a share that was found on `count` images (Wilson 1927)."""
+    z = 1.96
+    spread = z * ((share * (1 - share) + z**2 / (4 * count)) / count) ** 0.5
+    return (share + z**2 / (2 * count) - spread) / (1 + z**2 / count)
 
 
 def contributions(
@@ -113,6 +123,7 @@ def contributions(
         kappa=error_kappa(members.right(label)),
         choices=choices[:-1],
         suggested=next((choice for choice in choices if not choice.behind.worse), choices[-1]),
+        images=len(label),
     )
 
 

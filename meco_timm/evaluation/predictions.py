@@ -81,7 +81,7 @@ def make_predictions(
         images=np.stack([image.numpy() for image, *_ in views]),
         shares=np.stack([z[shown].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
         agreement=agreement,
-        counts=np.array(counts, np.float32).reshape(len(counts), -1),
+        counts=np.array(counts, np.float32).reshape(len(counts), len(named)),
         ensembles=_ensembles({name: logits[name] for name in named}, label, counts, weights or {}),
     )
 

@@ -167,7 +167,7 @@ def _show(measured: dict[str, Any], recipe: Recipe) -> None:
         shares = zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True)
         logger.info("weights of the teachers: %s", ", ".join(f"{name} {count:g}" for name, count in shares))
     for note in measured["notes"]:
-        logger.warning("warning: %s (more: meco-timm zoo)", note)
+        logger.warning("%s (more: meco-timm zoo)", note)
 
 
 def kept_combination(folder: Path, recipe: Recipe) -> Combination:
