@@ -39,6 +39,15 @@ class Change(NamedTuple):
     low: float
     high: float
 
+    def cells(self, digits: int) -> tuple[str, str]:
+        """`+0.12`, `+0.05 to +0.20`."""
+        mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in self)
+        return mean, f"{low} to {high}"
+
+    def text(self, digits: int) -> str:
+        """`+0.12 (+0.05 to +0.20)`."""
+        return "{} ({})".format(*self.cells(digits))
+
 
 class Difference(NamedTuple):
     """One ensemble minus another on the same images: top1 in points, nll in nats."""

@@ -57,7 +57,7 @@ def contribution_chart(added: dict[str, Difference]) -> Chart:
     panels[0].set_yticks(range(len(added)), [shorten(name) for name in added])
     panels[0].set_ylabel("teacher (name)")
     panels[0].invert_yaxis()
-    listed = "; ".join(f"{name} {_written(a.top1, 2)} points, NLL {_written(a.nll, 4)}" for name, a in added.items())
+    listed = "; ".join(f"{name} {a.top1.text(2)} points, NLL {a.nll.text(4)}" for name, a in added.items())
     text = f"True ensemble with each teacher minus without it, with 95 % intervals: {listed}."
     caption = (
         "The true ensemble with a teacher minus without it, on the test images, with 95 % bootstrap intervals. A "
@@ -77,11 +77,6 @@ def _interval_bars(axis: Any, changes: list[Change], good: int) -> None:
     axis.axvline(0, color=INK, linewidth=1)
     axis.grid(axis="y", visible=False)
     axis.locator_params(axis="x", nbins=4)
-
-
-def _written(change: Change, digits: int) -> str:
-    mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in change)
-    return f"{mean} ({low} to {high})"
 
 
 def disagreement_chart(p: Predictions, teachers: list[str]) -> Chart:

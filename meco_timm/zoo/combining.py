@@ -17,7 +17,6 @@ from torch import Tensor
 from meco_timm.common import UserError, get_logger, write_json
 from meco_timm.data import DataSource
 from meco_timm.evaluation import (
-    Change,
     Combination,
     Contributions,
     contributions,
@@ -36,7 +35,6 @@ logger = get_logger(__name__)
 FILE = "combination.json"
 IMAGES = 2000  # of the validation split, at most
 MIN_IMAGES = 100  # for a warning
-BATCH = 64
 
 
 def combine_teachers(zoo: Zoo, recipe: Recipe, data: DataSource, folder: Path, accelerator: Accelerator) -> Combination:
@@ -147,16 +145,10 @@ def _notes(names: list[str], zoo: Zoo, found: Contributions) -> Iterator[str]:
         if added.worse:
             yield (
                 f"teacher {name} makes the {added.worse} of the true ensemble worse on the validation split: top-1 by "
-                f"{signed(added.top1, 2)} points, NLL by {signed(added.nll, 4)}"
+                f"{added.top1.text(2)} points, NLL by {added.nll.text(4)}"
             )
     for (i, j), why in duplicates([zoo.fingerprints[name] for name in names], found).items():
         yield f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out"
-
-
-def signed(change: Change, digits: int) -> str:
-    """`+0.12 (+0.05 to +0.20)`."""
-    mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in change)
-    return f"{mean} ({low} to {high})"
 
 
 def _show(measured: dict[str, Any], recipe: Recipe) -> None:

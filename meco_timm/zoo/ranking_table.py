@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from meco_timm.evaluation import Change
 from meco_timm.zoo.ranking import Ranking
 
 Part = tuple[str, Table, str]  # title, table, caption
@@ -54,15 +53,9 @@ def _used(r: Ranking) -> str:
 def _added(r: Ranking) -> Part:
     table = _table("", "top-1, points", "", "NLL", "", "")
     for i, (name, added) in enumerate(zip(r.names, r.found.added, strict=True), 1):
-        cells = [*_change(added.top1, 2), *_change(added.nll, 4)]
+        cells = [*added.top1.cells(2), *added.nll.cells(4)]
         table.add_row(f"{i} {name}", *cells, f"makes {added.worse} worse" if added.worse else "")
     return "What each adds: the true ensemble with it minus without it (95 % bootstrap interval)", table, ""
-
-
-def _change(change: Change, digits: int) -> tuple[str, str]:
-    """`+0.12`, `+0.05 to +0.20`."""
-    mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in change)
-    return mean, f"{low} to {high}"
 
 
 def _pairs(r: Ranking) -> Iterator[Part]:
@@ -102,7 +95,7 @@ def _choices(r: Ranking) -> Part:
     for size, choice in enumerate(r.found.choices, 1):
         names = [f"{i}" + (f" × {count:g}" if count > 1 else "") for i, count in enumerate(choice.counts, 1) if count]
         cells = [f"{choice.quality.top1:.2f}", f"{choice.quality.nll:.4f}", f"{r.cost(choice.counts) / 1e6:.1f}"]
-        behind = _change(choice.behind.top1, 2)[1], _change(choice.behind.nll, 4)[1]
+        behind = choice.behind.top1.cells(2)[1], choice.behind.nll.cells(4)[1]
         table.add_row(str(size), *cells, *behind, ", ".join(names))
     title = "Best ensemble of each size: greedy selection with replacement by NLL (Caruana et al. 2004)"
     return title, table, "Chosen on these same images, so the figures are better than on new ones."
