@@ -76,7 +76,7 @@ def _interval_bars(axis: Any, changes: list[Change], good: int) -> None:
         bar.set_hatch("////" if is_worse else "")
     axis.axvline(0, color=INK, linewidth=1)
     axis.grid(axis="y", visible=False)
-    axis.locator_params(axis="x", nbins=4)
+    axis.locator_params(axis="x", nbins=3)  # more labels would touch
 
 
 def disagreement_chart(p: Predictions, teachers: list[str]) -> Chart:
@@ -145,7 +145,7 @@ def student_agreement_chart(p: Predictions, teachers: list[str]) -> Chart:
     legend(figure, [axis])
     rows = zip(teachers, shares["student"], shares["student alone"], strict=True)
     listed = "; ".join(f"{name}: student {a:.1f} %, student alone {b:.1f} %" for name, a, b in rows)
-    caption = "How often the student predicts what a teacher does. Above the student alone: learned from the teachers."
+    caption = "How often the student predicts what a teacher does. Right of the student alone: learned from them."
     return Chart("Agreement of the student", figure, f"Same prediction as each teacher: {listed}.", caption)
 
 
