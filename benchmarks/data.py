@@ -4,6 +4,9 @@ JPEG files, drawn at random, decoded, augmented and collated into batches; ours 
 that it is a function of (seed, view, image): `seeding` is what that costs. `decoded` is the limit: the files opened and
 decoded, nothing more; `verified` is the check of images before a training. `--walk N` also counts N empty image files.
 
+Small images, PNG of 28 (grey), 32 and 64 pixels, are read without the cache, by timm's transform from the cache, and a
+batch at a time; these three take turns, and `cached_ratio` is the third over the first.
+
     OMP_NUM_THREADS=1 python -m benchmarks.data --walk 200000
 """
 
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, RandomSampler
@@ -25,6 +29,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
 from meco_timm.common.randomness import reseed
+from meco_timm.data.caching import cache_images
 from meco_timm.data.folders import read_folder
 from meco_timm.data.loading import load_data
 from meco_timm.data.verification import Content
@@ -42,6 +47,40 @@ def draw(folder: Path, images: int, side: int) -> Path:
             place / f"{i}.jpg", quality=90
         )
     return folder
+
+
+SMALL = {
+    "28 grey": (28, "L", 32),
+    "32": (32, "RGB", 32),
+    "64": (64, "RGB", 64),
+}  # stored pixels and mode, pixels of a view
+WAYS = {"decoded": {"cache": "none"}, "cached": {"augment_on": "loader"}, "batched": {}}
+
+
+def small_sides(kind: str, folder: Path, batch: int) -> dict[str, Callable[[], object]]:
+    """What gives a batch of small images, by the way in which it does."""
+    stored, mode, size = SMALL[kind]
+    for i in range(512):
+        place = folder / kind / "all" / str(i % 4)
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(i).integers(0, 256, (stored // 4, stored // 4, 3)).astype("uint8")
+        image = Image.fromarray(coarse).resize((stored, stored), Image.Resampling.BICUBIC).convert(mode)
+        image.save(place / f"{i}.png")
+    sides = {}
+    for way, keys in WAYS.items():
+        settings = Data.model_validate(
+            {
+                "source": str(folder / kind / "all"),
+                "image_size": size,
+                "workers": 0,
+                "augmentation": {"scale": [0.85, 1.0]},
+            }
+            | keys
+        )
+        data = load_data(settings, seed=0)
+        cache_images(data, settings, folder / kind, Accelerator(cpu=True))
+        sides[f"{kind} {way}"] = next_of(data.batches(data.train, Steps(batch, 0, 0, 10**6)))
+    return sides
 
 
 def next_of(batches: Iterator[Any]) -> Callable[[], object]:
@@ -120,12 +159,22 @@ def main() -> None:
         torch.manual_seed(0)
         seconds = by_turns(sides, args.rounds, args.steps)
         walked = {"walk_seconds": seconds_to_walk(Path(scratch) / "many", args.walk)} if args.walk else {}
+        torch.manual_seed(0)
+        small = {kind: by_turns(small_sides(kind, Path(scratch), 64), args.rounds, 5) for kind in SMALL}
     rows: list[Row] = []
     for side in sides:
         speed = [args.batch / s for s in seconds[side]]
         rows.append({"side": side, "images per CPU s": median(speed), "min – max": spread(speed)})
+    for times in small.values():
+        for side, spent in times.items():
+            speed = [64 / s for s in spent]
+            rows.append({"side": side, "images per CPU s": median(speed), "min – max": spread(speed)})
     figures = {"ratio": ratio(seconds, "ImageFolder", "ours"), "seeding_share": ratio(seconds, "seeding", "ours")}
     figures |= {"verify_ratio": ratio(seconds, "decoded", "verified"), **walked}
+    for kind, times in small.items():
+        name = kind.replace(" ", "_")
+        figures[f"cached_ms_{name}"] = 1000 * median(times[f"{kind} batched"]) / 64
+        figures[f"cached_ratio_{name}"] = ratio(times, f"{kind} batched", f"{kind} decoded")
     report("data", rows, figures, args.json)
 
 

@@ -5,6 +5,7 @@ Out: `Batch(image uint8 B×3×H×W, un-normalised; label; row; view)`.
 Never: normalises images, or knows a network.
 """
 
+from meco_timm.data.caching import CachePlan, cache_images, plan_cache
 from meco_timm.data.folders import Folder
 from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.images import BadImages, decode_file
@@ -21,12 +22,14 @@ __all__ = [
     "COUNTS",
     "BadImages",
     "Batch",
+    "CachePlan",
     "DataSource",
     "Folder",
     "Images",
     "Manifest",
     "Split",
     "Steps",
+    "cache_images",
     "changes",
     "check_batch",
     "data_of",
@@ -36,6 +39,7 @@ __all__ = [
     "listed",
     "load_data",
     "numbered",
+    "plan_cache",
     "read_manifest",
     "read_source",
     "shown",

@@ -13,6 +13,8 @@ from timm.data import create_transform
 from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, reseed
+from meco_timm.data.batched_views import BatchedView, Uncut
+from meco_timm.data.pixels import Pixels
 from meco_timm.data.sources import Rows
 from meco_timm.data.views import PLAIN, View
 from meco_timm.recipe import Data
@@ -43,10 +45,17 @@ class Item(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A batch and the bad images that others stand in for."""
+    """A batch, whose images may still have to be cut on the device, and the bad images that others stand in for."""
 
-    batch: Batch
+    image: Tensor | Uncut
+    label: Tensor
+    row: Tensor
+    view: Tensor
     bad: list[tuple[int, str]]
+
+    def batch(self, device: torch.device | None = None) -> Batch:
+        image = self.image if isinstance(self.image, Tensor) else self.image.image(device or torch.device("cpu"))
+        return Batch(image, self.label, self.row, self.view)
 
 
 class BadImages:
@@ -93,8 +102,14 @@ class Images(torch.utils.data.Dataset):
     """Rows `rows` of a split, sorted, decoded on demand. Asked for (view, i) it gives that view, for i the plain image.
 
     `views`: after so many epochs of training its views repeat; None for never. `max_bad`: of images that cannot be
-    read; the next row that can stands in. `balanced`: training shows each class alike.
+    read; the next row that can stands in. `balanced`: training shows each class alike. `pixels`: decoded images;
+    `batched`: the transform for a batch of them; `kept`: batches of all plain images, by (rank, world), where they
+    are (caching.py).
     """
+
+    pixels: Pixels | None = None
+    batched: BatchedView | None = None
+    kept: dict[tuple[int, int], Batch] | None = None
 
     def __init__(
         self,
@@ -118,24 +133,43 @@ class Images(torch.utils.data.Dataset):
         ends = getattr(self.split, "ends", None)
         return None if ends is None else self.rows.searchsorted(ends)
 
-    def __getitems__(self, keys: list[Any]) -> list[Item | UserError]:
+    def __getitems__(self, keys: list[Any]) -> list[Item | UserError] | list[Read]:
         """All of a batch at once, which `datasets` reads ten times faster than row by row."""
         keys = [key if isinstance(key, tuple) else (PLAIN, key) for key in keys]
-        return self.at([int(self.rows[i]) for _, i in keys], [view for view, _ in keys])
+        rows, views = [int(self.rows[i]) for _, i in keys], [view for view, _ in keys]
+        if self.batched and views[0].number >= 0 and (read := self.together(rows, views, self.batched)):
+            return [read]
+        return self.at(rows, views)
+
+    def together(self, rows: list[int], views: list[View], batched: BatchedView) -> Read | None:
+        """Training views of a whole batch; None if an image is not in the cache."""
+        assert self.pixels is not None
+        places = self.pixels.places(rows)
+        if (places < 0).any():
+            return None
+        numbers = self.labels[rows], rows, [view.number for view in views]
+        label, row, view = (torch.as_tensor(column, dtype=torch.int64) for column in numbers)
+        return Read(batched(self.pixels, places, views, rows), label, row, view, [])
 
     def at(self, rows: list[int], views: list[View]) -> list[Item | UserError]:
         """The same by rows of the split."""
         try:
-            stored = self.split[rows]["image"]
+            stored = self._decoded(rows) or self.split[rows]["image"]
             return [self._item(*item) for item in zip(stored, rows, views, strict=True)]
         except UserError as error:  # a shard that cannot be read
             return [error]
+
+    def _decoded(self, rows: list[int]) -> list[dict[str, Any]]:
+        """The images from the cache, as `decoded`; none if one of them is not there."""
+        if self.pixels is None or -1 in (places := self.pixels.places(rows).tolist()):
+            return []
+        return [{"decoded": self.pixels.image(place).convert("RGB")} for place in places]
 
     def _item(self, stored: dict[str, Any], row: int, view: View) -> Item | UserError:
         bad: list[tuple[int, str]] = []
         while True:
             try:
-                image = decode(stored)
+                image = stored.get("decoded") or decode(stored)
                 break
             except Exception as error:  # decoders raise many kinds; each means that the image cannot be read
                 name = stored.get("path") or f"row {row}"
@@ -191,8 +225,11 @@ def collate(items: list[Any]) -> Read | UserError:
     for item in items:
         if isinstance(item, UserError):
             return item
+    if isinstance(items[0], Read):
+        return items[0]
     images, *numbers, bad = zip(*items, strict=True)
-    return Read(Batch(torch.stack(images), *map(torch.tensor, numbers)), [fault for faults in bad for fault in faults])
+    label, row, view = map(torch.tensor, numbers)
+    return Read(torch.stack(images), label, row, view, [fault for faults in bad for fault in faults])
 
 
 def transforms(settings: Data) -> tuple[Any, Any]:

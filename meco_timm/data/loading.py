@@ -115,6 +115,14 @@ class DataSource:
         Raises:
             UserError: an image or a shard cannot be read.
         """
+        if images.kept is None:
+            return self._in_order(images, batch_size, rank, world)
+        if (rank, world) not in images.kept:
+            columns = zip(*self._in_order(images, batch_size, rank, world), strict=True)
+            images.kept[rank, world] = Batch(*map(torch.cat, columns))
+        return map(Batch._make, zip(*(column.split(batch_size) for column in images.kept[rank, world]), strict=True))
+
+    def _in_order(self, images: Images, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
         mine = range(rank, len(images), world)
         workers = self.workers if len(mine) > 2000 else 0  # starting workers costs more than decoding a few images
         return _checked(self._loader(images, batch_size=batch_size, sampler=mine, num_workers=workers), images)
@@ -150,7 +158,7 @@ def _checked(loader: DataLoader, images: Images, bad: BadImages | None = None) -
                 raise read
             found: Read = read
             bad.add(found.bad)
-            yield found.batch
+            yield found.batch(images.batched.device if images.batched else None)
     except (ConnectionError, EOFError) as error:  # killed while it handed a batch over
         raise RuntimeError(f"DataLoader worker is gone: {error}") from error
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
-from meco_timm.data import DataSource, check_batch
+from meco_timm.data import DataSource, check_batch, plan_cache
 from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
 from meco_timm.planning.checks import check_batch_norms, check_function
 from meco_timm.planning.cost import cost_lines
@@ -39,11 +39,13 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
     check_combination(recipe, data, teachers)
     check_batch_norms(recipe, student, teachers)
     shapes = {name: _block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
+    cache = plan_cache(data, recipe.data) if data.identity else None  # of data of the Hub that was not opened: unknown
     return _render(
         *_data_parts(data_section(recipe, data)),
         _networks_table(recipe, student, teachers, data.classes),
         *([_blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
         *cost_lines(recipe, student, teachers, data, processes),
+        *([str(cache)] if cache else []),
         *combination_lines(recipe, data),
         *extra_lines(student, teachers),
         *_one_location_warnings(recipe, shapes),

@@ -187,7 +187,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
 
     `zoo.loop` is part of the loops of the teachers that are trained; the others have none.
     """
-    elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True, "data": {"workers", "verify"}}
+    elsewhere: dict[str, Any] = {"run": True, "trackers": True, "publish": True}
+    elsewhere["data"] = {"workers", "verify", "cache", "augment_on"}
     elsewhere["teachers"] = {"__all__": {"trust"}}
     key = recipe.model_dump(mode="json", exclude=elsewhere)
     for section in ("data", "alignment", "discriminators", "zoo"):

@@ -139,6 +139,14 @@ class Data(Holder):
     """Evaluation resizes to `image_size / crop_pct` and crops the centre, as timm does."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
     """Resizing filter."""
+    cache: Literal["auto", "memory", "none"] = "auto"
+    """Decode training and validation images once, into a file in the folder `.images` of `zoo.folder`, which the
+    processes of a machine share in memory: `auto` where they take at most a tenth of the free memory, `memory` always,
+    or `none`. Results do not depend on it."""
+    augment_on: Literal["auto", "loader", "device"] = "auto"
+    """How the views of cached images are made: `loader` by timm's transform, image by image; `auto` a batch at a time,
+    resized on a GPU or by what is faster on a CPU; `device` the same, always by matrix products. The pixels are the
+    same. Views with more than crops and flips are made by timm's transform."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes per device; results do not depend on it."""
     augmentation: Augmentation = Augmentation()

@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from meco_timm.common import UserError
-from meco_timm.data import DataSource, verify
+from meco_timm.data import DataSource, cache_images, verify
 from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, predict_logits
 from meco_timm.networks import LOGITS_ONLY, Stream, some, teacher_stream
 from meco_timm.recipe import Recipe
@@ -83,13 +83,16 @@ def checked_teachers(
 
 
 def checked_inputs(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
-    """Teachers that need no training, and what the plan says of them; every image is decoded once.
+    """Teachers that need no training, and what the plan says of them; every image is decoded once, and kept where they
+    are small (`data.cache`).
 
     Raises:
         UserError: an image cannot be read, or a teacher does not know the classes.
     """
     pretrained = load_pretrained(recipe, data)
-    verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)
+    folder = Path(recipe.zoo.folder) / ".images"
+    verify(data, recipe.data, folder, accelerator)
+    cache_images(data, recipe.data, folder, accelerator)
     return pretrained, checked_teachers(recipe, data, pretrained, accelerator)
 
 

@@ -1,14 +1,16 @@
 """Run every teacher once over labelled images, and keep what it gives in the zoo's folder `.logits`.
 
-All teachers see each decoded batch. Logits are float16 files that are read as memory maps, so that many teachers and
+All teachers see each decoded batch, some batches one after the other, so that those that wait on the CPU are moved to
+the GPU once for all of these. Logits are float16 files that are read as memory maps, so that many teachers and
 images need little memory; of the blocks of some images only their kernels are kept, which is all that CKA needs.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +27,10 @@ from meco_timm.zoo.store import teacher_view
 from meco_timm.zoo.zoo import Zoo
 
 BATCH = 64
+GROUP = 16  # batches that a teacher sees in a row
 BLOCK_IMAGES = 256  # evenly spread over all
 LARGEST = 6e4  # of float16
-Forward = Callable[[Tensor], Outputs]
+Forward = Callable[[list[Tensor]], Iterator[Outputs]]  # batches of images → outputs of each
 
 
 class Measured(NamedTuple):
@@ -59,7 +62,7 @@ def measure_teachers(
     home = Path(recipe.zoo.folder) / ".logits"
     folders = {name: home / _key(recipe, data, images, stream, digests[name]) for name, stream in streams.items()}
     missing: dict[Path, Forward] = {
-        folder: partial(zoo.live, name) if zoo else partial(_forward, streams[name])
+        folder: partial(map, partial(zoo.live, name)) if zoo else partial(_forward, streams[name])
         for name, folder in folders.items()
         if not folder.exists()
     }
@@ -93,17 +96,19 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
     chosen = torch.linspace(0, len(images) - 1, min(BLOCK_IMAGES, len(images))).long()
     blocks: dict[Path, list[list[Tensor]]] = {folder: [] for folder in missing}
     seconds, done = dict.fromkeys(missing, 0.0), 0
+    batches = data.in_order(images, BATCH)
     with Ticker("teachers", len(images), 0) as ticker:
-        for batch in data.in_order(images, BATCH):
-            image, end = batch.image.to(device), done + len(batch.image)
-            places = chosen[(chosen >= done) & (chosen < end)] - done
+        while group := [batch.image.to(device) for batch in islice(batches, GROUP)]:
+            ends = (done + np.cumsum([len(image) for image in group])).tolist()
             for folder, forward in missing.items():
                 began = time.perf_counter()
-                outputs = _on_cpu(forward(image))
+                for end, image, outputs in zip(ends, group, map(_on_cpu, forward(group)), strict=True):
+                    first = end - len(image)
+                    maps[folder][first:end] = outputs.logits
+                    places = chosen[(chosen >= first) & (chosen < end)] - first
+                    blocks[folder].append([block[places] for block in outputs.blocks])
                 seconds[folder] += time.perf_counter() - began
-                maps[folder][done:end] = outputs.logits
-                blocks[folder].append([block[places] for block in outputs.blocks])
-            done = end
+            done = ends[-1]
             ticker.step(done, f"{len(missing)} teacher(s)")
     for folder, part in work.items():
         np.save(part / "blocks.npy", _kernels(blocks[folder]))
@@ -112,9 +117,9 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
         part.rename(folder)
 
 
-def _forward(stream: Stream, image: Tensor) -> Outputs:
-    with on_device([stream.eval()], image.device):
-        return stream(image)
+def _forward(stream: Stream, images: list[Tensor]) -> Iterator[Outputs]:
+    with on_device([stream.eval()], images[0].device):
+        yield from map(stream, images)
 
 
 def _on_cpu(outputs: Outputs) -> Outputs:

@@ -1,0 +1,201 @@
+"""The cache: training and validation images, decoded once, where they need little memory (`data.cache`).
+
+It changes no pixel and no view, only the time that they take. So it may be there in one process of a run and not in the
+next, and stores and checkpoints stay valid.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from meco_timm.common import Ticker, UserError, get_logger
+from meco_timm.data.batched_views import BatchedView
+from meco_timm.data.images import Images, collate, decode
+from meco_timm.data.loading import DataSource, outlive_signals
+from meco_timm.data.pixels import Pixels, lines_of, write_pixels
+from meco_timm.data.shards import Shards
+from meco_timm.data.views import numbered
+from meco_timm.recipe import Data, fingerprint
+
+logger = get_logger(__name__)
+
+SHARE = 0.1  # of free memory that `auto` takes
+SAMPLE = 256  # images whose sizes are read to predict that of all
+GREY = {"1", "L", "I", "I;16", "I;16B", "LA"}  # Pillow's modes
+CHECKED = 8  # images on which the batched views are compared with timm's
+FEW = 500  # images that need no loader processes
+
+
+class CachePlan(NamedTuple):
+    """bytes: predicted. used: whether the images are kept. why: the reason, where not."""
+
+    bytes: int
+    used: bool
+    why: str = ""
+
+    def __str__(self) -> str:
+        """The line of a plan."""
+        if self.used:
+            return f"cache   training and validation images are decoded once: {self.bytes / 2**20:,.1f} MiB of memory"
+        return f"cache   none, images are decoded each time: {self.why}"
+
+
+def plan_cache(data: DataSource, settings: Data) -> CachePlan:
+    """Whether the images are decoded once, and what that takes.
+
+    Raises:
+        UserError: `data.cache` or `data.augment_on` ask for what is not possible.
+    """
+    plan = _plan(data, settings)
+    if settings.augment_on == "device":
+        if not plan.used:
+            raise UserError(
+                f"data.augment_on: device works on cached images, and there are none: {plan.why}. Write cache: memory, "
+                "or augment_on: auto."
+            )
+        if BatchedView.of(data.train.transform) is None:
+            raise UserError(
+                "data.augment_on: device knows random crops, resized with bilinear or bicubic, and flips; "
+                "data.augmentation has more. Write augment_on: auto."
+            )
+    return plan
+
+
+def _plan(data: DataSource, settings: Data) -> CachePlan:
+    if settings.cache == "none":
+        return CachePlan(0, False, "data.cache is none")
+    if settings.cache == "auto" and isinstance(data.train.split, Shards):
+        return CachePlan(0, False, "they are streamed")
+    size, free = _predicted(data, settings), psutil.virtual_memory().available
+    if settings.cache == "memory":
+        if size > free:
+            raise UserError(
+                f"data.cache: all images are {size / 2**30:.1f} GiB when decoded, and {free / 2**30:.1f} GiB of memory "
+                "are free. Write cache: auto."
+            )
+        return CachePlan(size, True)
+    return CachePlan(size, size <= SHARE * free, f"{size / 2**30:,.1f} GiB are more than a tenth of the free memory")
+
+
+def _predicted(data: DataSource, settings: Data) -> int:
+    """Bytes of the decoded images, from the headers of some of them, and of the views of the validation images."""
+    rows = _rows(data)
+    some = rows[np.linspace(0, len(rows) - 1, num=min(SAMPLE, len(rows))).astype(int)]
+    sizes = [_header(data.train.split[int(row)]["image"]) for row in some]
+    return int(len(rows) * np.mean(sizes)) + len(data.validation) * 3 * settings.image_size**2
+
+
+def _header(stored: dict[str, Any]) -> int:
+    """Bytes of an image when decoded; 0 if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
+            return image.width * image.height * (1 if image.mode in GREY else 3)
+    except Exception:  # decoders raise many kinds; what cannot be read is reported when it is used
+        return 0
+
+
+def _rows(data: DataSource) -> np.ndarray:
+    """All that are used in training, sorted."""
+    return np.unique(np.concatenate([images.rows for images in _cached(data)]))
+
+
+def _cached(data: DataSource) -> tuple[Images, ...]:
+    return data.train, data.labelled, data.alone, data.validation
+
+
+def cache_images(data: DataSource, settings: Data, folder: Path, accelerator: Accelerator) -> None:
+    """Decode the images into a file in `folder`, unless it is there, and use it; all processes call it.
+
+    Raises:
+        UserError: as `plan_cache`.
+    """
+    rows = _rows(data)
+    times = [entry.time for entry in data.manifest.entries.values()]
+    place = folder / f"pixels-{fingerprint([data.order, data.manifest.digest(), times, rows.tolist()])}"
+    used = accelerator.is_main_process and plan_cache(data, settings).used and _written(place, data, rows, settings)
+    if not broadcast_object_list([used])[0]:
+        return
+    pixels = Pixels(place)
+    for images in _cached(data):
+        images.pixels = pixels
+    data.validation.kept = {}
+    if settings.augment_on != "loader":
+        _batch_views(data, accelerator.device, always_matrices=settings.augment_on == "device")
+
+
+def _written(place: Path, data: DataSource, rows: np.ndarray, settings: Data) -> bool:
+    """Whether the file is there, or could be written."""
+    if _is_whole(place):
+        return True
+    try:
+        write_pixels(place, _decoded(data.train.split, rows, settings.workers))
+    except OSError as error:
+        logger.warning("%s cannot be written: %s; images are decoded each time", place, error.strerror)
+        return False
+    return True
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        Pixels(place)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _decoded(split: Any, rows: np.ndarray, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, uint8 H×C×W) of those that can be decoded; the others are left out."""
+    loader = DataLoader(
+        _Lines(split),
+        batch_size=32,
+        sampler=rows.tolist(),
+        collate_fn=list,
+        num_workers=workers if len(rows) > FEW else 0,
+        worker_init_fn=outlive_signals,
+    )
+    with Ticker("images decoded", len(rows), 0) as ticker:
+        for done, part in enumerate(loader, 1):
+            yield from ((row, image) for row, image in part if image is not None)
+            ticker.step(min(32 * done, len(rows)), "")
+
+
+class _Lines(Dataset):
+    """Decoded images by row; None of one that cannot be read."""
+
+    def __init__(self, split: Any):
+        self.split = split
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[int, np.ndarray | None]]:
+        return [(row, self._lines(stored)) for row, stored in zip(rows, self.split[rows]["image"], strict=True)]
+
+    def _lines(self, stored: dict[str, Any]) -> np.ndarray | None:
+        try:
+            return lines_of(decode(stored))
+        except Exception:  # decoders raise many kinds; what cannot be read is reported when it is used
+            return None
+
+
+def _batch_views(data: DataSource, device: torch.device, always_matrices: bool) -> None:
+    """Make training views batch by batch, if these versions of the libraries give the same pixels either way."""
+    batched = BatchedView.of(data.train.transform, device, always_matrices)
+    if batched is None:
+        return
+    rows = data.train.rows[np.linspace(0, len(data.train) - 1, num=CHECKED).astype(int)].tolist()
+    views = [numbered(0, 0)] * CHECKED
+    one_by_one, together = collate(data.train.at(rows, views)), data.train.together(rows, views, batched)
+    if isinstance(one_by_one, UserError) or together is None:  # an image cannot be read
+        return
+    if not torch.equal(one_by_one.batch().image, together.batch(device).image.cpu()):
+        logger.warning("the views of a batch are not those of its images, so they are made one by one")
+        return
+    for images in (data.train, data.labelled, data.alone):
+        images.batched = batched
