@@ -8,8 +8,12 @@ RECIPE is a file, or the name of a recipe that comes with the package: see `meco
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
-from meco_timm.common import UserError, log_to_screen
-from meco_timm.recipe import load_recipe
+import meco_timm
+from meco_timm.common import UserError, get_logger, log_to_screen
+from meco_timm.finished import show_finished
+from meco_timm.recipe import headline, load_recipe
+
+logger = get_logger("meco_timm.command")
 
 
 def positive(text: str) -> int:
@@ -43,15 +47,15 @@ def parser(program: str = "train.py") -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: errors in it are shown at once
-    from meco_timm import distill, fill_store, plan
-
+    # Before torch is imported, so that errors in the recipe, its first line and a finished run are shown at once.
+    recipe = load_recipe(options.recipe, options.overrides)
+    logger.info(headline(recipe))
     if options.plan:
-        print(plan(recipe, options.utilisation, measure=True), end="")
+        print(meco_timm.plan(recipe, options.utilisation, measure=True), end="")
     elif options.store:
-        fill_store(recipe)
-    else:
-        distill(recipe, fresh=options.fresh, limit_steps=options.limit_steps)
+        meco_timm.fill_store(recipe)
+    elif options.fresh or options.limit_steps or not show_finished(recipe):
+        meco_timm.distill(recipe, fresh=options.fresh, limit_steps=options.limit_steps)
 
 
 def main(arguments: list[str], program: str = "train.py") -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meco_timm.common import UserError, log_to_screen, set_verbosity
+from meco_timm.common import UserError, get_logger, log_to_screen, set_verbosity
 
 app = typer.Typer(
     name="meco-timm",
@@ -35,6 +35,15 @@ Verbose = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
+
+
+def _loaded(recipe: Path, overrides: list[str] | None) -> Any:
+    """The recipe, of which a line is shown before torch is imported."""
+    from meco_timm.recipe import headline, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    get_logger(__name__).info(headline(loaded))
+    return loaded
 
 
 @app.command()
@@ -63,9 +72,7 @@ def plan(
     verbose: Verbose = None,
 ) -> None:
     """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
-    from meco_timm.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])  # before torch is imported
+    loaded = _loaded(recipe, overrides)
     from meco_timm.pipeline import plan as make_plan
 
     print(make_plan(loaded, utilisation, measure=True), end="")
@@ -87,9 +94,11 @@ def train(
 
     On several devices: accelerate launch -m meco_timm RECIPE.
     """
-    from meco_timm.recipe import load_recipe
+    from meco_timm.finished import show_finished
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _loaded(recipe, overrides)
+    if not fresh and limit_steps is None and show_finished(loaded):
+        return
     from meco_timm.pipeline import distill
 
     distill(loaded, fresh=fresh, limit_steps=limit_steps)
@@ -98,9 +107,7 @@ def train(
 @app.command()
 def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = None) -> None:
     """Precompute the teacher outputs for every view (`store:` in the recipe), so that training loads no teacher."""
-    from meco_timm.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _loaded(recipe, overrides)
     from meco_timm.pipeline import fill_store
 
     fill_store(loaded)
@@ -217,9 +224,7 @@ def zoo(
     verbose: Verbose = None,
 ) -> None:
     """Rank the teachers of a recipe: what each adds to the ensemble, and which suffice; train nothing."""
-    from meco_timm.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _loaded(recipe, overrides)
     from meco_timm.zoo import find_candidates, print_candidates, print_ranking, rank_teachers
 
     found = find_candidates(candidates) if candidates else []

@@ -10,10 +10,11 @@ from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
-from meco_timm.common import RESULT, UserError, get_logger, reseed, short_name
+from meco_timm.common import UserError, get_logger, reseed
 from meco_timm.data import DataSource, load_data
 from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import Combination, Row, block_agreement, make_table, styled_table, verdict
+from meco_timm.evaluation import Combination, Row, block_agreement, make_table
+from meco_timm.finished import show_results
 from meco_timm.networks import Stream, student_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
@@ -26,7 +27,7 @@ from meco_timm.training import (
     batch_seed,
     check_launch,
     explain_faults,
-    finished_rows,
+    finished_run,
     inputs_of,
     make_accelerator,
     open_run_folder,
@@ -46,7 +47,6 @@ from meco_timm.zoo import (
 )
 
 logger = get_logger(__name__)
-result = get_logger(RESULT)
 
 
 class Run(NamedTuple):
@@ -111,9 +111,9 @@ def distill(
     folder = open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
     with explain_faults(folder.path, accelerator):
-        rows = finished_rows(recipe, folder, accelerator) or _run(recipe, folder, accelerator, on_step)
-        if accelerator.is_main_process:
-            _show(recipe, folder, rows)
+        finished = finished_run(recipe)
+        rows = finished[1] if finished else _run(recipe, folder, accelerator, on_step)
+        show_results(recipe, folder, rows)
     accelerator.end_training()
     _publish(recipe, folder, accelerator)
     return rows
@@ -232,19 +232,6 @@ def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stre
         finish_run(run.folder, run.recipe, run.data, student, evaluated, agreement, about)
     run.accelerator.wait_for_everyone()
     return evaluated.rows
-
-
-def _show(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
-    """Print the table, and where the report and the student are."""
-    result.info(styled_table(rows, f"\nTest split of {short_name(recipe.data.source)}"))
-    result.info("\n%s", verdict(rows))
-    if not folder.report.exists():
-        from meco_timm.reporting import report
-
-        report(folder.path)
-    result.info("\nReport: %s", folder.report)
-    place = f"local-dir:{folder.student.resolve()}"
-    result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)
 
 
 def _warn_without_token(recipe: Recipe, accelerator: Accelerator) -> None:

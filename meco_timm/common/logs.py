@@ -30,8 +30,13 @@ def get_logger(name: str) -> logging.Logger:
     return logger
 
 
-def _in_main_process(record: logging.LogRecord | None = None) -> bool:
+def is_main_process() -> bool:
+    """Whether this is the main process of a launch, as known before torch is imported."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _in_main_process(record: logging.LogRecord) -> bool:
+    return is_main_process()
 
 
 def set_verbosity(verbose: bool | None) -> None:
@@ -85,7 +90,7 @@ class ScreenHandler(RichHandler):
 def live_console() -> Console | None:
     """The terminal for a progress bar: only in the main process, where `log_to_screen` is active and shows progress."""
     logger = logging.getLogger(ROOT)
-    if not (logger.isEnabledFor(logging.INFO) and _in_main_process()):
+    if not (logger.isEnabledFor(logging.INFO) and is_main_process()):
         return None
     consoles = [handler.console for handler in logger.handlers if isinstance(handler, ScreenHandler)]
     return next((console for console in consoles if console.is_terminal), None)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meco_timm.data.folders import Folder
+from meco_timm.data.folders import Folder, read_folder
 from meco_timm.data.names import listed
-from meco_timm.recipe import fingerprint
+from meco_timm.recipe import Data, fingerprint
 
 UNKNOWN = -1  # checksum of a file that was not read
 UNLABELLED = "unlabelled: "  # before the names of `data.unlabelled`
@@ -69,7 +69,7 @@ class Manifest:
     def read(cls, file: Path) -> "Manifest | None":
         """None where there is no such file, or a damaged one."""
         try:
-            columns = [column.to_pylist() for column in pq.read_table(file, columns=list(COLUMNS)).columns]
+            columns = [column.to_pylist() for column in pq.ParquetFile(file).read(list(COLUMNS)).columns]
         except (OSError, pa.ArrowException, KeyError):
             return None
         return cls({name: Entry(*entry) for name, *entry in zip(*columns, strict=True)})
@@ -85,6 +85,15 @@ def manifest_of(folders: list[Folder]) -> Manifest:
             found.entries |= {start + f.path: Entry(w, f.size, f.time) for f, w in zip(files, labels, strict=True)}
         found.entries |= {start + f.path: Entry("", f.size, f.time) for f in folder.shards}
     return found
+
+
+def read_manifest(settings: Data) -> Manifest:
+    """The files that local data consist of, as they are now; empty for data of the Hub, or that are not there."""
+    places = {"source": settings.source, "unlabelled": settings.unlabelled}
+    local = {key: Path(place) for key, place in places.items() if place and Path(place).is_dir()}
+    if "source" not in local:
+        return Manifest()
+    return manifest_of([read_folder(place, settings.label_column, key) for key, place in local.items()])
 
 
 def changes(old: Manifest, new: Manifest) -> str:

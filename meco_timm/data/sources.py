@@ -12,7 +12,6 @@ import datasets
 from meco_timm.common import UserError, did_you_mean, is_object, located
 from meco_timm.data.columns import Rows, Split, check_labels, image_column, read_columns, undecoded_images
 from meco_timm.data.folders import Folder, read_folder
-from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.names import split_name
 from meco_timm.data.remote import refusal
 from meco_timm.data.tables import Table, file_table, open_table
@@ -105,15 +104,6 @@ def read_unlabelled(settings: Data) -> tuple[Rows, Folder | None]:
     if len(images) == 0:
         raise UserError(f"data.unlabelled: {settings.source} has no images.")
     return images, source.folder
-
-
-def read_manifest(settings: Data) -> Manifest:
-    """The files that local data consist of, as they are now; empty for data of the Hub, or that are not there."""
-    places = {"source": settings.source, "unlabelled": settings.unlabelled}
-    local = {key: Path(place) for key, place in places.items() if place and Path(place).is_dir()}
-    if "source" not in local:
-        return Manifest()
-    return manifest_of([read_folder(place, settings.label_column, key) for key, place in local.items()])
 
 
 def _open(settings: Data, key: str = "source") -> Source:

@@ -11,7 +11,8 @@ from torch import Tensor
 from meco_timm.common import get_logger
 from meco_timm.data import DataSource, whole_split
 from meco_timm.evaluation.class_check import check_classes
-from meco_timm.evaluation.table import Row, table_row
+from meco_timm.evaluation.rows import Row
+from meco_timm.evaluation.table import table_row
 from meco_timm.networks import LOGITS_ONLY, Stream, known_by_name, make_network, some, teacher_stream
 from meco_timm.recipe import Data, Teacher
 

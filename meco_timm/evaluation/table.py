@@ -4,13 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from meco_timm.data import DataSource, Images
@@ -23,31 +20,10 @@ from meco_timm.evaluation.measures import (
     negative_log_likelihood,
     quality,
 )
+from meco_timm.evaluation.rows import Row
 from meco_timm.networks import Stream
 
 Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
-
-
-class Row(NamedTuple):
-    """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
-
-    per_class: accuracy of each class by name, per cent, None of a class without an image. balanced: their mean. Both
-    are None of runs that ended before they were measured. temperature, weight: of a teacher whose logits are divided
-    by a temperature, or whose weight in the true ensemble is not that of all.
-    """
-
-    name: str
-    top1: float
-    top5: float | None
-    nll: float
-    ece: float
-    parameters: int
-    multiply_adds: int
-    images_per_s: float
-    balanced: float | None = None
-    per_class: dict[str, float | None] | None = None
-    temperature: float | None = None
-    weight: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -197,51 +173,3 @@ def images_per_second(
         predictor(image).sum().item()  # .item() waits for the device
         times.append(time.perf_counter() - started)
     return batch / median(times[1:])
-
-
-def print_table(rows: list[Row], title: str) -> None:
-    """Print the rows on standard output."""
-    Console(soft_wrap=True).print(styled_table(rows, title), highlight=False)
-
-
-def styled_table(rows: list[Row], title: str) -> Text:
-    """The rows as text, as wide as the terminal, or 110 characters without one; `str` of it has no styles."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    heads, *lines = zip(*table_columns(rows), strict=True)
-    for head in heads:
-        table.add_column(head, justify="right" if head else "left")
-    for cells in lines:
-        table.add_row(*cells, style="bold" if cells[0] == "student" else None)
-    console = Console(width=None if Console().is_terminal else 110)
-    text = Text.assemble(*((part.text, part.style or "") for part in console.render(table)))
-    text.rstrip()
-    return text
-
-
-def table_columns(rows: list[Row]) -> list[list[str]]:
-    """Head and cells of each column of the table; the first column has the names."""
-
-    def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
-        return [head, *(cell(row) for row in rows)]
-
-    combined = {"T": [row.temperature for row in rows], "weight": [row.weight for row in rows]}
-    extra = [
-        [head, *("" if value is None else f"{value:.3g}" for value in values)]
-        for head, values in combined.items()
-        if any(value is not None for value in values)
-    ]
-    top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
-    measured = all(row.balanced is not None for row in rows)
-    balanced = [column("balanced %", lambda r: f"{r.balanced:.2f}")] if measured else []
-    return [
-        column("", lambda r: r.name),
-        column("top-1 %", lambda r: f"{r.top1:.2f}"),
-        *balanced,
-        *top5,
-        column("NLL", lambda r: f"{r.nll:.4f}"),
-        column("ECE %", lambda r: f"{r.ece:.2f}"),
-        *extra,
-        column("params M", lambda r: f"{r.parameters / 1e6:.2f}"),
-        column("MACs M", lambda r: f"{r.multiply_adds / 1e6:.1f}"),
-        column("images/s", lambda r: f"{r.images_per_s:,.0f}"),
-    ]

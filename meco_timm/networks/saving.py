@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from timm.models import save_for_hf
 
-from meco_timm.common import FOLDERS, digest_of, move_into_place, write_content, write_json
+from meco_timm.common import move_into_place, write_content, write_json
 from meco_timm.networks.streams import Stream
-from meco_timm.recipe import Data, Network
+from meco_timm.recipe import Data
 
 # Keys of timm's config that describe this checkpoint; the others are of the tag that the network was created from.
 OWN_KEYS = {
@@ -54,10 +54,3 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
     for name, content in extra.items():
         write_content(beside / name, content)
     move_into_place(beside, folder)
-
-
-def weights_file_digest(network: Network) -> str | None:
-    """Digest of the local weights file that a network starts from; None if there is none."""
-    place = network.model.partition(":")[2] if network.model.startswith(FOLDERS) else ""
-    file = Path(network.weights or f"{place}/model.safetensors")
-    return digest_of(file) if (network.weights or place) and file.is_file() else None

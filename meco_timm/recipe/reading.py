@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from meco_timm.common import UserError, did_you_mean, located, public
+from meco_timm.common import UserError, did_you_mean, located, public, short_name
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import LATER_KEYS, WATCHING, Loop
 from meco_timm.recipe.shipped import recipe_file, shipped_recipes
@@ -175,6 +175,12 @@ def with_run(recipe: Recipe, name: str) -> Recipe:
     if recipe.run is None:
         recipe.run = f"runs/{name}-{fingerprint(recipe_key(recipe))}"
     return recipe
+
+
+def headline(recipe: Recipe) -> str:
+    """The recipe in a line: which teachers, which student, where."""
+    teachers = ", ".join(teacher.model for teacher in recipe.teachers)
+    return f"{teachers} → {recipe.student.model}, on {short_name(recipe.data.source)}, in {recipe.run}"
 
 
 def written_run(recipe: Recipe) -> str | None:

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, NamedTuple
 
 from meco_timm.common import UserError, write_content
-from meco_timm.data import DataSource, Manifest, changes, read_manifest
+from meco_timm.data import Manifest, changes, read_manifest
 from meco_timm.networks import weights_file_digest
 from meco_timm.recipe import Recipe
+
+if TYPE_CHECKING:  # a finished run is shown without torch
+    from accelerate import Accelerator
+
+    from meco_timm.data import DataSource
 
 MANIFEST, WEIGHTS = "data.parquet", "weights.json"
 
@@ -21,7 +24,7 @@ class Inputs(NamedTuple):
     weights: dict[str, str]
 
 
-def inputs_of(recipe: Recipe, data: DataSource | None = None) -> Inputs:
+def inputs_of(recipe: Recipe, data: "DataSource | None" = None) -> Inputs:
     """The inputs as they are now; `data`: the data set, if it is open."""
     networks = {"student": recipe.student, **{f"teachers.{i}": teacher for i, teacher in enumerate(recipe.teachers)}}
     digests = {key: weights_file_digest(network) for key, network in networks.items()}
@@ -37,7 +40,7 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
         write_content(folder / WEIGHTS, inputs.weights)
 
 
-def record_inputs(folder: Path, inputs: Inputs, accelerator: Accelerator) -> None:
+def record_inputs(folder: Path, inputs: Inputs, accelerator: "Accelerator") -> None:
     """A run that was interrupted goes on with the same data and weights only; those of a new one are written down.
 
     Raises:

@@ -4,15 +4,17 @@ import json
 import shutil
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from accelerate import Accelerator
 
 from meco_timm.common import UserError, get_logger, write_json, write_text
 from meco_timm.evaluation import Row
 from meco_timm.recipe import Recipe, changed_keys, recipe_key, to_yaml
 from meco_timm.training.inputs import check_inputs, inputs_of
+
+if TYPE_CHECKING:  # a finished run is shown without torch
+    from accelerate import Accelerator
 
 logger = get_logger(__name__)
 
@@ -72,7 +74,7 @@ def move_aside(recipe: Recipe) -> None:
         path.rename(path.with_name(f"{path.name}.old-{n}"))
 
 
-def open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> RunFolder:
+def open_run_folder(recipe: Recipe, fresh: bool, accelerator: "Accelerator") -> RunFolder:
     """As `find_run_folder`; all processes look at it after it was renamed (`fresh`), and before it is created."""
     if fresh and accelerator.is_main_process:
         move_aside(recipe)
@@ -82,19 +84,21 @@ def open_run_folder(recipe: Recipe, fresh: bool, accelerator: Accelerator) -> Ru
     return folder
 
 
-def finished_rows(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[Row] | None:
-    """The results of a finished run; its data and weights must be the same, as far as they are still there.
+def finished_run(recipe: Recipe) -> tuple[RunFolder, list[Row]] | None:
+    """The folder and the results of this run, if it is finished; its data and weights must be the same, as far as they
+    are still there.
 
     Raises:
-        UserError: as `check_inputs`.
+        UserError: the folder contains the run of another recipe; else as `check_inputs`.
     """
+    folder = RunFolder(Path(recipe.run or "run"))
     rows = folder.finished_rows()
-    if rows is not None:
-        check_inputs(folder.path, inputs_of(recipe))
-    if rows is not None and accelerator.is_main_process:
-        folder.drop_checkpoints()  # the run may have been killed after it wrote its results
-        logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
-    return rows
+    if rows is None:
+        return None
+    find_run_folder(recipe)
+    check_inputs(folder.path, inputs_of(recipe))
+    logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
+    return folder, rows
 
 
 def find_run_folder(recipe: Recipe) -> RunFolder:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from meco_timm.evaluation.contributions import Contributions, contributions, lowest_share, temperature_of
 from meco_timm.evaluation.ensemble import fit_temperature
+from meco_timm.evaluation.teacher_contributions import Contributions, contributions, lowest_share, temperature_of
 
 IMAGES, CLASSES = 600, 5
 

@@ -16,7 +16,8 @@ from meco_timm.evaluation.measures import (
     negative_log_likelihood,
     quality,
 )
-from meco_timm.evaluation.table import Row, images_per_second, make_table, predict, print_table, validate
+from meco_timm.evaluation.rows import Row, print_table
+from meco_timm.evaluation.table import images_per_second, make_table, predict, validate
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Data

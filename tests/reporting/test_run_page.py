@@ -14,7 +14,7 @@ from helpers.predictions import some_predictions
 
 from meco_timm import UserError, compare, report
 from meco_timm.evaluation.predictions import Predictions
-from meco_timm.evaluation.table import Row
+from meco_timm.evaluation.rows import Row
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style, shorten

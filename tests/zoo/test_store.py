@@ -98,7 +98,7 @@ def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, 
 
     Batch norm over eight images makes of any rounding difference a hundred times as much within these steps.
     """
-    for name in ("student_alone", "make_table", "block_agreement", "_show"):
+    for name in ("student_alone", "make_table", "block_agreement", "show_results"):
         monkeypatch.setattr(pipeline, name, lambda *arguments: SimpleNamespace(rows=[]))
     monkeypatch.setattr("meco_timm.hub.finish_run", lambda *arguments: None)
     monkeypatch.setattr("meco_timm.reporting.about_run", lambda *arguments: {})

@@ -1,0 +1,42 @@
+from .caching import CachePlan, cache_images, plan_cache
+from .folders import Folder
+from .hub_datasets import COUNTS, known_data
+from .images import BadImages, decode_file
+from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
+from .manifest import Manifest, changes, read_manifest
+from .names import listed, shown, split_name
+from .objects import data_of
+from .sources import Split, read_source
+from .verification import verify
+from .views import Steps, numbered
+from .walk import image_files
+
+__all__ = [
+    "COUNTS",
+    "BadImages",
+    "Batch",
+    "CachePlan",
+    "DataSource",
+    "Folder",
+    "Images",
+    "Manifest",
+    "Split",
+    "Steps",
+    "cache_images",
+    "changes",
+    "check_batch",
+    "data_of",
+    "decode_file",
+    "image_files",
+    "known_data",
+    "listed",
+    "load_data",
+    "numbered",
+    "plan_cache",
+    "read_manifest",
+    "read_source",
+    "shown",
+    "split_name",
+    "verify",
+    "whole_split",
+]

@@ -1,0 +1,44 @@
+from .agreement import block_agreement, evenly_spread, kernel_cka
+from .class_check import ClassCheck, balanced_sample, check_classes
+from .ensemble import Combination
+from .image_files import Prediction, iter_predictions, predict, print_predictions
+from .one_network import evaluate
+from .predictions import Predictions, load_predictions, make_predictions, save_predictions
+from .rows import Row, print_table, styled_table, table_columns, verdict
+from .table import Evaluation, make_table, on_device, predict_logits, validate
+from .teacher_contributions import Change, Contributions, Difference, bootstrap_changes, contributions, temperature_of
+
+__all__ = [
+    "Change",
+    "ClassCheck",
+    "Combination",
+    "Contributions",
+    "Difference",
+    "Evaluation",
+    "Prediction",
+    "Predictions",
+    "Row",
+    "balanced_sample",
+    "block_agreement",
+    "bootstrap_changes",
+    "check_classes",
+    "contributions",
+    "evaluate",
+    "evenly_spread",
+    "iter_predictions",
+    "kernel_cka",
+    "load_predictions",
+    "make_predictions",
+    "make_table",
+    "on_device",
+    "predict",
+    "predict_logits",
+    "print_predictions",
+    "print_table",
+    "save_predictions",
+    "styled_table",
+    "table_columns",
+    "temperature_of",
+    "validate",
+    "verdict",
+]

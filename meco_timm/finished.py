@@ -1,0 +1,37 @@
+"""A finished run, shown from its folder: table, verdict, report and student. Nothing here imports torch."""
+
+from meco_timm.common import RESULT, get_logger, is_main_process, short_name
+from meco_timm.evaluation import Row, styled_table, verdict
+from meco_timm.recipe import Recipe
+from meco_timm.training import RunFolder, finished_run
+
+result = get_logger(RESULT)
+
+
+def show_finished(recipe: Recipe) -> bool:
+    """Show this run, if it is finished and nothing is left to do; returns whether it was.
+
+    Raises:
+        UserError: the run folder contains the run of another recipe, or one with other data or weights.
+    """
+    found = finished_run(recipe)
+    if found is None or recipe.publish:
+        return False
+    show_results(recipe, *found)
+    return True
+
+
+def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
+    """Print the table, and where the report and the student are; in the main process."""
+    if not is_main_process():
+        return
+    folder.drop_checkpoints()  # the run may have been killed after it wrote its results
+    result.info(styled_table(rows, f"\nTest split of {short_name(recipe.data.source)}"))
+    result.info("\n%s", verdict(rows))
+    if not folder.report.exists():
+        from meco_timm.reporting import report
+
+        report(folder.path)
+    result.info("\nReport: %s", folder.report)
+    place = f"local-dir:{folder.student.resolve()}"
+    result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)

@@ -1,0 +1,38 @@
+from .alignment import pool_to_grid, standardise
+from .class_maps import imagenet, known_by_name, read_class_names, readable_names, some
+from .configs import data_config
+from .factory import is_place, make_network, weights_digest
+from .foreign import LogitsOnly, is_foreign
+from .live import Live, classes_of, name_of, student_of, teacher_of
+from .saving import export
+from .streams import LOGITS_ONLY, NEVER, Outputs, Stream, student_stream, teacher_stream
+from .weights_file import weights_file_digest
+
+__all__ = [
+    "LOGITS_ONLY",
+    "NEVER",
+    "Live",
+    "LogitsOnly",
+    "Outputs",
+    "Stream",
+    "classes_of",
+    "data_config",
+    "export",
+    "imagenet",
+    "is_foreign",
+    "is_place",
+    "known_by_name",
+    "make_network",
+    "name_of",
+    "pool_to_grid",
+    "read_class_names",
+    "readable_names",
+    "some",
+    "standardise",
+    "student_of",
+    "student_stream",
+    "teacher_of",
+    "teacher_stream",
+    "weights_digest",
+    "weights_file_digest",
+]
