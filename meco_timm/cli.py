@@ -59,7 +59,7 @@ def recipes(
         return
     for title, file in shipped_recipes().items():
         print(f"{title:<24}{purpose(file)}")
-    print(f"\nEdit one: meco-timm recipes NAME. Run one: accelerate launch -m meco_timm NAME\nFolder: {RECIPES}")
+    print(f"\nEdit one: meco-timm recipes NAME. Run one: python -m meco_timm NAME\nFolder: {RECIPES}")
 
 
 @app.command()

@@ -67,6 +67,16 @@ def check_module(words: list[str]) -> None:
             module.main()
 
 
+def check_python(words: list[str]) -> None:
+    """`python train.py …`, `python -m meco_timm …`, or another module."""
+    if words[1] == "train.py":
+        check_recipe(words[2:])
+    elif words[2] == "meco_timm":
+        check_recipe(words[3:])
+    else:
+        check_module(words)
+
+
 def check_slurm(words: list[str]) -> None:
     script = words.index("recipes/launch/slurm.sh")
     lines = (ROOT / words[script]).read_text(encoding="utf-8")
@@ -89,7 +99,8 @@ def check_launched(words: list[str]) -> None:
         assert config is None or (ROOT / config).is_file()
     else:
         get_args_parser().parse_args(words[1:])
-    check_recipe(words[script + 1 :])
+    if len(words) > script + 1:
+        check_recipe(words[script + 1 :])
 
 
 def check_tool(words: list[str]) -> None:
@@ -114,7 +125,7 @@ CHECKS = {
     "torchrun": check_launched,
     "sbatch": check_slurm,
     "meco-timm": check_console,
-    "python": check_module,
+    "python": check_python,
     "pip": check_pip,
     "hf": check_hub,
     "export": check_export,

@@ -18,7 +18,7 @@ def test_it_is_one_page():
 
 def test_the_main_command_is_two_lines():
     assert commands("README.md")[0] == ["pip", "install", "."]
-    assert commands("README.md")[1] == ["accelerate", "launch", "train.py", "recipes/quickstart.yaml"]
+    assert commands("README.md")[1] == ["python", "train.py", "recipes/quickstart.yaml"]
 
 
 def test_the_test_command_uses_all_tools():
@@ -29,7 +29,7 @@ def test_the_test_command_uses_all_tools():
 def test_the_same_commands_everywhere():
     """README, CONTRIBUTING and what CI runs from nothing."""
     (test,) = [line for block in fenced("README.md", "bash") for line in block.splitlines() if "pytest" in line]
-    main = "accelerate launch train.py recipes/quickstart.yaml"
+    main = "python train.py recipes/quickstart.yaml"
     ci = (ROOT / ".ci/run").read_text().splitlines()
     assert test in read("CONTRIBUTING.md").splitlines()
     assert test in ci
