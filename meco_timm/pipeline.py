@@ -10,7 +10,7 @@ from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
-from meco_timm.common import UserError, get_logger, reseed
+from meco_timm.common import Stopwatch, UserError, get_logger, reseed, share_of_time
 from meco_timm.data import DataSource, load_data
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Combination, Row, block_agreement, make_table
@@ -19,6 +19,7 @@ from meco_timm.networks import Stream, student_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.training import (
+    STEPS,
     Job,
     OnStep,
     RunFolder,
@@ -110,10 +111,13 @@ def distill(
     check_same(recipe, accelerator)
     folder = open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
-    with explain_faults(folder.path, accelerator):
+    STEPS.seconds = 0.0
+    with explain_faults(folder.path, accelerator), Stopwatch() as watch:
         finished = finished_run(recipe)
         rows = finished[1] if finished else _run(recipe, folder, accelerator, on_step)
         show_results(recipe, folder, rows)
+    if not finished:
+        logger.info("\n%s", share_of_time(watch, STEPS, "training steps"))
     accelerator.end_training()
     _publish(recipe, folder, accelerator)
     return rows

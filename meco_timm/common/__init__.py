@@ -11,10 +11,12 @@ from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_sc
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
+from meco_timm.common.stopwatch import Stopwatch, share_of_time
 
 __all__ = [
     "FOLDERS",
     "RESULT",
+    "Stopwatch",
     "Ticker",
     "UserError",
     "derive",
@@ -32,6 +34,7 @@ __all__ = [
     "public",
     "reseed",
     "set_verbosity",
+    "share_of_time",
     "short_name",
     "upload",
     "write_content",

@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from meco_timm.common import Ticker, UserError, derive, get_logger, reseed
+from meco_timm.common import Stopwatch, Ticker, UserError, derive, get_logger, reseed
 from meco_timm.data import BadImages, Batch, Steps
 from meco_timm.distillation import gradient_shares
 from meco_timm.networks import Stream
@@ -27,6 +27,8 @@ from meco_timm.training.sharding import Shards
 from meco_timm.training.validation import Best, Validation
 
 logger = get_logger(__name__)
+
+STEPS = Stopwatch()  # of all trainings of this process, without validations and checkpoints
 
 
 class Training:
@@ -75,7 +77,7 @@ class Training:
             lines = MetricLines(self.job.folder / "metrics.jsonl", self.step, main)
             watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
             try:
-                with Ticker(self.job.title, self.job.steps, self.step) as ticker:
+                with Ticker(self.job.title, self.job.steps, self.step) as ticker, STEPS:
                     self._steps(lines, ticker, watch)
             except RuntimeError as error:
                 if not stop.seen:
@@ -96,10 +98,12 @@ class Training:
                 lines.shares(self.step, self.shares)
                 self.shares = {}
             if enough or self.validation.is_due(self.step):
-                lines.validation(self.step, self._validate())
+                with STEPS.paused():
+                    lines.validation(self.step, self._validate())
             stop, due = watch.look(self.step)
             if stop or due or enough or self._saves():
-                self._checkpoint()
+                with STEPS.paused():
+                    self._checkpoint()
                 watch.saved()
             if stop:
                 # Launchers kill the other processes when one ends, even while they save.
