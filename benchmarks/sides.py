@@ -39,6 +39,23 @@ class Side(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
+class Peer(NamedTuple):
+    """Another's step on normalised images and their labels, the student that it trains, and its optimizer."""
+
+    step: Callable[[Tensor, Tensor], Tensor]
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def over(self, batches: list[Batch], stream: Stream) -> Side:
+        images = iter(batches)
+
+        def step() -> Tensor:
+            batch = next(images)
+            return self.step(stream.prepare(batch.image), batch.label.clamp(min=0))
+
+        return Side(step, self.student, self.optimizer)
+
+
 def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None, precision: str = "no") -> Recipe:
     told = {
         "data": {
@@ -80,27 +97,25 @@ class Mean(nn.Module):
         return TEMPERATURE * p.log()
 
 
-def timm_side(student: nn.Module, teacher: nn.Module, batches: list[Batch], stream: Stream, lr: float) -> Side:
+def timm_peer(student: nn.Module, teacher: nn.Module, lr: float) -> Peer:
     task = LogitDistillationTask(
         student, teacher, criterion=nn.CrossEntropyLoss(), task_loss_weight=0.0, distill_loss_weight=1.0,
         temperature=TEMPERATURE, device=torch.device("cpu"), verbose=False,
     )  # fmt: skip
     task.train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
-    images = iter(batches)
 
-    def step() -> Tensor:
-        batch = next(images)
-        loss = task(stream.prepare(batch.image), batch.label.clamp(min=0))["loss"]
+    def step(image: Tensor, label: Tensor) -> Tensor:
+        loss = task(image, label)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return Side(step, student, optimizer)
+    return Peer(step, student, optimizer)
 
 
-def torchdistill_side(student: nn.Module, teacher: nn.Module, batches: list[Batch], stream: Stream, lr: float) -> Side:
+def torchdistill_peer(student: nn.Module, teacher: nn.Module, lr: float) -> Peer:
     from torchdistill.core.distillation import get_distillation_box
 
     logging.getLogger("torchdistill").setLevel(logging.ERROR)
@@ -123,15 +138,13 @@ def torchdistill_side(student: nn.Module, teacher: nn.Module, batches: list[Batc
     box = get_distillation_box(teacher, student, data, config, torch.device("cpu"), None, False, 1.0)
     box.pre_epoch_process(epoch=0)
     box.teacher_model.eval()  # it leaves that to its users; else the teacher's batch norms would learn
-    images = iter(batches)
 
-    def step() -> Tensor:
-        batch = next(images)
-        loss = box.forward_process(stream.prepare(batch.image), targets=batch.label.clamp(min=0))
+    def step(image: Tensor, label: Tensor) -> Tensor:
+        loss = box.forward_process(image, targets=label)
         box.post_forward_process(loss)
         return loss.detach()
 
-    return Side(step, student, box.optimizer)
+    return Peer(step, student, box.optimizer)
 
 
 def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, word: str) -> Side:
@@ -178,8 +191,8 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
     loaded = assemble_zoo(recipe, data_of(args), Accelerator(cpu=True)).unfrozen()  # trained, not frozen by us
     models = [stream.model.requires_grad_(False) for stream in loaded.values()]
     teacher = models[0] if rest == "1" else Mean(models)
-    make = timm_side if kind == "timm" else torchdistill_side
-    return make(student_of(args), teacher, batches, stream, args.lr)
+    make = timm_peer if kind == "timm" else torchdistill_peer
+    return make(student_of(args), teacher, args.lr).over(batches, stream)
 
 
 def batches_of(args: argparse.Namespace, data: DataSource) -> list[Batch]:

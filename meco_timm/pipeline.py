@@ -10,7 +10,7 @@ from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
-from meco_timm.common import Stopwatch, UserError, get_logger, reseed, share_of_time
+from meco_timm.common import Stopwatch, UserError, collect_new_objects_only, get_logger, reseed, share_of_time
 from meco_timm.data import DataSource, load_data
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Combination, Row, block_agreement, make_table
@@ -112,7 +112,7 @@ def distill(
     folder = open_run_folder(recipe, fresh, accelerator)
     _warn_without_token(recipe, accelerator)
     STEPS.seconds = 0.0
-    with explain_faults(folder.path, accelerator), Stopwatch() as watch:
+    with explain_faults(folder.path, accelerator), collect_new_objects_only(), Stopwatch() as watch:
         finished = finished_run(recipe)
         rows = finished[1] if finished else _run(recipe, folder, accelerator, on_step)
         show_results(recipe, folder, rows)

@@ -8,6 +8,7 @@ from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity
+from meco_timm.common.memory import collect_new_objects_only
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
@@ -19,6 +20,7 @@ __all__ = [
     "Stopwatch",
     "Ticker",
     "UserError",
+    "collect_new_objects_only",
     "derive",
     "did_you_mean",
     "digest_of",

@@ -163,7 +163,7 @@ def table_row(
 
 @torch.no_grad()
 def images_per_second(
-    predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.5
+    predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.25
 ) -> float:
     """Median speed over batches of `batch` images during about `seconds`, after one batch of warm-up."""
     image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)

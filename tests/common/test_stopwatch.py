@@ -36,7 +36,7 @@ def test_its_line(whole, part, text):
 def test_a_run_ends_with_it_and_a_finished_one_does_not(recipe, caplog):
     distill(Recipe.model_validate(recipe))
     (line,) = [record.message for record in caplog.records if "of it in training steps" in record.message]
-    assert 0 < STEPS.seconds
+    assert STEPS.seconds > 0
     assert 0 < float(line.split(", ")[1].split()[0]) < 100
     caplog.clear()
     distill(Recipe.model_validate(recipe))
