@@ -53,7 +53,7 @@ def contribution_chart(added: dict[str, Difference]) -> Chart:
     figure, panels = axes(1.3 + 0.32 * len(added), 1, 2, sharey=True)
     for axis, measure, unit, good in zip(panels, ("top1", "nll"), ("top-1, points", "NLL, nats"), (1, -1), strict=True):
         _interval_bars(axis, [getattr(a, measure) for a in added.values()], good)
-        axis.set(xlabel=f"change of {unit}")
+        axis.set(xlabel=unit)
     panels[0].set_yticks(range(len(added)), [shorten(name) for name in added])
     panels[0].set_ylabel("teacher (name)")
     panels[0].invert_yaxis()
