@@ -10,7 +10,19 @@ import timm
 import torch
 from conftest import ROOT
 
-from benchmarks import data, ensemble_size, memory, peers, prediction, rehearsals, sides, step, stored
+from benchmarks import (
+    data,
+    endtoend,
+    ensemble_size,
+    memory,
+    peers,
+    prediction,
+    ranking,
+    rehearsals,
+    sides,
+    step,
+    stored,
+)
 from meco_timm import load_recipe
 
 TINY: dict[str, Any] = {"student": "test_resnet", "teacher": "test_resnet", "size": 32, "batch": 4, "rows": 20}
@@ -52,6 +64,35 @@ def test_the_prediction_for_imagenet_is_arithmetic(args):
 
 def test_data(tmp_path):
     assert len(list(data.draw(tmp_path, 8, 32).rglob("*.jpg"))) == 8
+
+
+@pytest.mark.parametrize("kind", data.SMALL)
+def test_small_images(tmp_path, kind):
+    for side in data.small_sides(kind, tmp_path, 8).values():
+        assert side().image.shape[2] in (32, 64)
+
+
+def test_ranking(monkeypatch):
+    monkeypatch.setattr(ranking, "PASSES", ["test_resnet", "test_vit"])
+    args = argparse.Namespace(images=40, size=32, candidates=3, votes=50, classes=4)
+    _, passes = ranking.passes(args)
+    assert passes["pass_ratio"] > 0
+    assert 0 < passes["decoding_share"] < 1
+    _, selection = ranking.selection(args)
+    assert selection["selection_seconds"] > 0
+
+
+@pytest.mark.parametrize("kind", endtoend.PEERS)
+def test_a_peer_learns_end_to_end(tmp_path, monkeypatch, kind):
+    """The drawn images have their classes, and files of the teachers are read; ours is the command itself."""
+    endtoend.write_split(tmp_path / "jpegs/train", list(endtoend.drawn(70)["train"]))
+    endtoend.write_split(tmp_path / "jpegs/test", list(endtoend.drawn(20)["test"]))
+    timm.models.save_for_hf(
+        timm.create_model("test_resnet", num_classes=10), tmp_path / "teacher", safe_serialization=True
+    )
+    assert 0 <= endtoend.peer(kind, "jpegs", tmp_path, [tmp_path / "teacher"], steps=1) <= 100
+    command = endtoend.ours("jpegs", tmp_path, [tmp_path / "teacher"], 1, "run")
+    assert load_recipe(command[2]).teachers[0].model == f"local-dir:{tmp_path / 'teacher'}"
 
 
 def test_prediction(monkeypatch):
