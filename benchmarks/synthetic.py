@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from meco_timm.data.images import decode
+from meco_timm.data.decoding import decode
 from meco_timm.data.sources import read_source
 from meco_timm.recipe.sections import Data
 

@@ -1,7 +1,8 @@
 from .caching import CachePlan, cache_images, plan_cache
+from .decoding import decode_file
 from .folders import Folder
 from .hub_datasets import COUNTS, known_data
-from .images import BadImages, decode_file
+from .images import BadImages
 from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from .manifest import Manifest, changes, read_manifest
 from .names import listed, shown, split_name

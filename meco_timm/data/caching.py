@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from meco_timm.common import Ticker, UserError, get_logger
 from meco_timm.data.batched_views import BatchedView
-from meco_timm.data.images import Images, collate, decode
+from meco_timm.data.decoding import decode
+from meco_timm.data.images import Images, collate
 from meco_timm.data.loading import DataSource, outlive_signals
 from meco_timm.data.pixels import Pixels, lines_of, write_pixels
 from meco_timm.data.shards import Shards

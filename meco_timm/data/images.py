@@ -1,6 +1,5 @@
-"""An image: from its bytes to a tensor, plain or in a seeded view; what becomes of those that cannot be read."""
+"""Images of a split as tensors, plain or in seeded views; what becomes of those that cannot be read."""
 
-import io
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -8,12 +7,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, reseed
 from meco_timm.data.batched_views import BatchedView, Uncut
+from meco_timm.data.decoding import decode, why_unreadable
 from meco_timm.data.pixels import Pixels
 from meco_timm.data.sources import Rows
 from meco_timm.data.views import PLAIN, View
@@ -181,43 +181,6 @@ class Images(torch.utils.data.Dataset):
         if view.number >= 0:
             reseed(view.seed, row)
         return Item(self.transform(image), int(self.labels[row]), row, view.number, tuple(bad))
-
-
-def why_unreadable(error: Exception) -> str:
-    """What a decoder's error means."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is of no known kind"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-
-
-def decode(stored: dict[str, Any]) -> Image.Image:
-    """RGB as timm's evaluation has it: the first frame, not turned by its EXIF, without its transparency.
-
-    16 bits of grey become the 8 upper ones, where pillow, and timm with it, would show nearly all as white.
-    """
-    source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
-    with Image.open(source) as image:
-        image.load()
-        if image.mode == "RGB":  # convert would copy
-            return image
-        if image.mode.startswith("I"):
-            return _grey(np.asarray(image)).convert("RGB")
-        return image.convert("RGB")
-
-
-def decode_file(path: str) -> Image.Image:
-    """As `decode`, of a file.
-
-    Raises:
-        OSError, ValueError, SyntaxError, DecompressionBombError: Pillow's, of an image that cannot be read.
-    """
-    return decode({"bytes": None, "path": path})
-
-
-def _grey(pixels: np.ndarray) -> Image.Image:
-    """8 bits of 16; what lies beyond is clipped. Integers of 32 bits that fit into 8 are left as they are."""
-    shift = 8 if pixels.dtype.itemsize == 2 or pixels.max(initial=0) > 255 else 0
-    return Image.fromarray((pixels.clip(0, 65535) >> shift).astype(np.uint8))
 
 
 def collate(items: list[Any]) -> Read | UserError:

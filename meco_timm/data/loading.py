@@ -9,7 +9,6 @@ outputs can be stored (zoo/store.py).
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from meco_timm.common import UserError, get_logger
 from meco_timm.data.folders import Folder
+from meco_timm.data.identity import sample
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
 from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.shards import Shards
@@ -246,21 +246,3 @@ def whole_split(settings: Data, split: str | None) -> DataSource:
     classes, found = read_split(settings, split or settings.test_split)
     images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
     return DataSource(classes, images, images, images, images, images, fingerprint(classes), settings.workers)
-
-
-def sample(split: Rows) -> list[Any]:
-    """What differs between other images with the same labels, cheaply: digests of up to 64 images of the split, or the
-    names and sizes of its shards."""
-    if isinstance(split, Shards):
-        return split.stamp()
-    rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)
-    stored = (split[int(row)]["image"] for row in rows)
-    return [fingerprint(_content(one).hex()) for one in stored]
-
-
-def _content(stored: dict[str, Any]) -> bytes:
-    """The bytes of an image; none of one that cannot be read, which is found when it is decoded."""
-    try:
-        return stored["bytes"] or Path(stored["path"]).read_bytes()
-    except OSError:
-        return b""

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import DatasetFolder
 
 from meco_timm.common import UserError, get_logger, object_name
-from meco_timm.data.loading import sample
+from meco_timm.data.identity import sample
 from meco_timm.data.sources import Split, read_source
 from meco_timm.recipe import Data, fingerprint
 

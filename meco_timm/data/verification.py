@@ -18,8 +18,10 @@ from accelerate.utils import gather_object
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from meco_timm.common import Ticker, UserError, get_logger, write_content
-from meco_timm.data.images import NAMED, Images, decode, why_unreadable
-from meco_timm.data.loading import DataSource, outlive_signals, sample
+from meco_timm.data.decoding import decode, why_unreadable
+from meco_timm.data.identity import sample
+from meco_timm.data.images import NAMED, Images
+from meco_timm.data.loading import DataSource, outlive_signals
 from meco_timm.data.manifest import UNKNOWN, checksum
 from meco_timm.recipe import Data, fingerprint
 

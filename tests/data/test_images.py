@@ -14,7 +14,8 @@ from timm.data import ImageDataset
 from timm.data.readers.img_extensions import add_img_extensions
 
 from meco_timm.common.errors import UserError
-from meco_timm.data.images import BadImages, decode
+from meco_timm.data.decoding import decode
+from meco_timm.data.images import BadImages
 from meco_timm.data.views import Steps
 
 
