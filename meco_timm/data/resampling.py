@@ -70,19 +70,22 @@ def resize(pixels: Tensor, crops: Crops) -> Tensor:
     Returns:
         uint8, B×C×size×size.
     """
-    lines_first = ~crops.columns_first
-    if lines_first.all():
+    if not crops.columns_first.any():
         return _resize(pixels, crops.down, crops.across)
     b, _, c, _ = pixels.shape
     size = crops.down.place.shape[1]
     image = torch.empty(b, c, size, size, dtype=torch.uint8, device=pixels.device)
-    for chosen in filter(np.any, (lines_first, crops.columns_first)):
-        down, across = (Axis(place[chosen], weight[chosen]) for place, weight in crops[:2])
-        part = pixels[torch.from_numpy(chosen).to(pixels.device)]
-        if chosen is lines_first:
-            image[chosen] = _resize(part, down, across)
+    for columns_first in (False, True):
+        places = np.flatnonzero(crops.columns_first == columns_first)
+        if len(places) == 0:
+            continue
+        down, across = (Axis(place[places], weight[places]) for place, weight in (crops.down, crops.across))
+        which = upload(torch.from_numpy(places), pixels.device)  # a mask would make the host wait for a GPU
+        part = pixels[which]
+        if columns_first:
+            image[which] = _resize(part.transpose(1, 3), across, down).transpose(2, 3)
         else:
-            image[chosen] = _resize(part.transpose(1, 3), across, down).transpose(2, 3)
+            image[which] = _resize(part, down, across)
     return image
 
 

@@ -13,8 +13,9 @@ from conftest import draw_image
 from PIL import Image
 
 from meco_timm.common import UserError
-from meco_timm.data import Steps, cache_images, caching, load_data, plan_cache
-from meco_timm.data.batched_views import BatchedView
+from meco_timm.data import Steps, cache_images, caching, load_data, numbered, plan_cache
+from meco_timm.data.batched_views import BatchedView, Uncut
+from meco_timm.data.images import collate
 from meco_timm.data.pixels import Pixels
 from meco_timm.recipe import Data
 
@@ -93,6 +94,17 @@ def test_other_ways_through_the_data_stay_the_same(mixed, tmp_path, keys):
     data = cached(mixed, tmp_path, **keys)
     assert data.train.pixels is not None
     assert same(shown(plain, plain.labelled), shown(data, data.labelled))
+
+
+def test_for_a_gpu_the_loader_gives_what_it_makes_the_images_from(mixed, tmp_path):
+    """The products are then made on the GPU; here on the CPU, which gives the same."""
+    data = cached(mixed, tmp_path)
+    data.train.batched.device = torch.device("cuda")
+    keys = [(numbered(0, 0), i) for i in range(6)]
+    (read,) = data.train.__getitems__(keys)
+    assert isinstance(read.image, Uncut)
+    plain = collate(opened(mixed, cache="none")[0].train.__getitems__(keys))
+    assert same([plain.batch()], [read.batch()])
 
 
 def test_processes_share_a_batch_as_before(mixed, tmp_path):
