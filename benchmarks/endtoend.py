@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import timm
 import torch
@@ -35,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, report, spread
-from benchmarks.sides import Mean, Peer, timm_peer, torchdistill_peer
+from benchmarks.others import Mean, Peer, timm_peer, torchdistill_peer
 
 BATCH, LR, SCALE, RATIO = 64, 2e-3, (0.85, 1.0), (0.9, 1.1)
 
@@ -76,6 +75,8 @@ def write_split(folder: Path, images: Any) -> None:
 
 def stored(source: str, limit: int) -> dict[str, Any]:
     """Splits of pairs, of a folder of parquet files."""
+    import datasets  # not at the top: the peers do not need it
+
     found = datasets.load_dataset(source)
     splits = {name: found[name].select(range(min(limit, len(found[name])))) for name in ("train", "test")}
     return {name: ((row["image"], row["label"]) for row in split) for name, split in splits.items()}

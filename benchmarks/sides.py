@@ -1,19 +1,17 @@
 """The sides of peers.py: one step of the same distillation as timm, torchdistill and this project take it."""
 
 import argparse
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from timm.task import LogitDistillationTask
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler, TensorDataset
 
+from benchmarks.others import TEMPERATURE, Mean, Peer, timm_peer, torchdistill_peer
 from benchmarks.step import stepping, training_of
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
@@ -23,8 +21,7 @@ from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import use_store
 from meco_timm.zoo.teachers import assemble_zoo
 
-TEMPERATURE, VIEWS = 4.0, 3
-OUTPUT = {"path": ".", "io": "output"}  # of the whole network, in torchdistill's words
+VIEWS = 3
 SIDES = (
     "timm 1", "torchdistill 1", "ours 1", "ours 1 bf16", "timm 3", "torchdistill 3", "ours 3", "ours 3 bf16",
     "ours 3 stored", "student only",
@@ -39,21 +36,15 @@ class Side(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
-class Peer(NamedTuple):
-    """Another's step on normalised images and their labels, the student that it trains, and its optimizer."""
+def fed(peer: Peer, batches: list[Batch], stream: Stream) -> Side:
+    """The peer's steps over these batches."""
+    images = iter(batches)
 
-    step: Callable[[Tensor, Tensor], Tensor]
-    student: nn.Module
-    optimizer: torch.optim.Optimizer
+    def step() -> Tensor:
+        batch = next(images)
+        return peer.step(stream.prepare(batch.image), batch.label.clamp(min=0))
 
-    def over(self, batches: list[Batch], stream: Stream) -> Side:
-        images = iter(batches)
-
-        def step() -> Tensor:
-            batch = next(images)
-            return self.step(stream.prepare(batch.image), batch.label.clamp(min=0))
-
-        return Side(step, self.student, self.optimizer)
+    return Side(step, peer.student, peer.optimizer)
 
 
 def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None, precision: str = "no") -> Recipe:
@@ -81,70 +72,6 @@ def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None, preci
 def student_of(args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(args.student, num_classes=10)
-
-
-class Mean(nn.Module):
-    """Three teachers as one, for peers that have one: logits whose softmax is the mean of theirs, as ours."""
-
-    def __init__(self, models: list[nn.Module]):
-        super().__init__()
-        self.models = nn.ModuleList(models)
-        first: Any = models[0]
-        self.pretrained_cfg, self.num_classes = first.pretrained_cfg, first.num_classes
-
-    def forward(self, x: Tensor) -> Tensor:
-        p = torch.stack([(model(x) / TEMPERATURE).softmax(1) for model in self.models]).mean(0)
-        return TEMPERATURE * p.log()
-
-
-def timm_peer(student: nn.Module, teacher: nn.Module, lr: float) -> Peer:
-    task = LogitDistillationTask(
-        student, teacher, criterion=nn.CrossEntropyLoss(), task_loss_weight=0.0, distill_loss_weight=1.0,
-        temperature=TEMPERATURE, device=torch.device("cpu"), verbose=False,
-    )  # fmt: skip
-    task.train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
-
-    def step(image: Tensor, label: Tensor) -> Tensor:
-        loss = task(image, label)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return Peer(step, student, optimizer)
-
-
-def torchdistill_peer(student: nn.Module, teacher: nn.Module, lr: float) -> Peer:
-    from torchdistill.core.distillation import get_distillation_box
-
-    logging.getLogger("torchdistill").setLevel(logging.ERROR)
-    whole = {"forward_hook": {"input": [], "output": []}, "forward_proc": "forward_batch_only"}
-    loader = {"dataset_id": "train", "sampler": {"class_or_func": SequentialSampler}, "kwargs": {"batch_size": 1}}
-    sides = {f"{side}_module_{key}": value for side in ("student", "teacher") for key, value in OUTPUT.items()}
-    kd = {**sides, "temperature": TEMPERATURE, "alpha": 0.0}
-    config = {
-        "num_epochs": 1,
-        "train_data_loader": loader,
-        "teacher": {**whole, "requires_grad": False},
-        "student": {**whole, "requires_grad": True},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": lr, "weight_decay": 0.0, "fused": True}},
-        "criterion": {
-            "key": "WeightedSumLoss",
-            "kwargs": {"sub_terms": {"kd": {"criterion": {"key": "KDLoss", "kwargs": kd}, "weight": TEMPERATURE**2}}},
-        },
-    }
-    data = {"train": TensorDataset(torch.zeros(1))}
-    box = get_distillation_box(teacher, student, data, config, torch.device("cpu"), None, False, 1.0)
-    box.pre_epoch_process(epoch=0)
-    box.teacher_model.eval()  # it leaves that to its users; else the teacher's batch norms would learn
-
-    def step(image: Tensor, label: Tensor) -> Tensor:
-        loss = box.forward_process(image, targets=label)
-        box.post_forward_process(loss)
-        return loss.detach()
-
-    return Peer(step, student, box.optimizer)
 
 
 def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, word: str) -> Side:
@@ -192,7 +119,7 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
     models = [stream.model.requires_grad_(False) for stream in loaded.values()]
     teacher = models[0] if rest == "1" else Mean(models)
     make = timm_peer if kind == "timm" else torchdistill_peer
-    return make(student_of(args), teacher, args.lr).over(batches, stream)
+    return fed(make(student_of(args), teacher, args.lr), batches, stream)
 
 
 def batches_of(args: argparse.Namespace, data: DataSource) -> list[Batch]:
