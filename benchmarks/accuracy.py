@@ -184,7 +184,7 @@ def picture(results: list[dict[str, Any]], base: str, title: str, file: Path) ->
     arms = sorted(by_arm, key=lambda arm: gain(by_arm[arm], "student").mean)
     gains = [gain(by_arm[arm], "student") for arm in arms]
     ensembles = [gain(by_arm[arm], "true ensemble").mean for arm in arms]
-    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.27 * len(arms)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(arms)), layout="constrained")
     halves = [g.half if math.isfinite(g.half) else 0 for g in gains]
     axes.errorbar([g.mean for g in gains], range(len(arms)), xerr=halves, fmt="o", color="#0072B2", label="student")
     axes.plot(ensembles, range(len(arms)), "D", color="#D55E00", markersize=4, label="its true ensemble")
@@ -193,7 +193,7 @@ def picture(results: list[dict[str, Any]], base: str, title: str, file: Path) ->
     axes.set_xlabel("test top-1 minus the student alone, points (95 % interval over seeds)")
     axes.set_title(title, loc="left", fontsize="medium")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
 
