@@ -14,8 +14,8 @@ def show_finished(recipe: Recipe) -> bool:
     Raises:
         UserError: the run folder contains the run of another recipe, or one with other data or weights.
     """
-    found = finished_run(recipe)
-    if found is None or recipe.publish:
+    found = None if recipe.publish else finished_run(recipe)
+    if found is None:
         return False
     show_results(recipe, *found)
     return True
