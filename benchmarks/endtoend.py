@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from benchmarks.form import Row, arguments, report, spread
-from benchmarks.others import Mean, Peer, timm_peer, torchdistill_peer
+from benchmarks.others import Mean, Peer, Renormalised, timm_peer, torchdistill_peer
 
 BATCH, LR, SCALE, RATIO = 64, 2e-3, (0.85, 1.0), (0.9, 1.1)
 
@@ -144,6 +144,7 @@ def peer(kind: str, name: str, work: Path, teachers: list[Path], steps: int) -> 
         timm.create_model(f"local-dir:{folder}", pretrained=True).eval().requires_grad_(False) for folder in teachers
     ]
     config = resolve_model_data_config(student)
+    teaching: list[nn.Module] = [Renormalised(model, config) for model in models]
     common = {"mean": config["mean"], "std": config["std"], "interpolation": "bicubic"}
     view = create_transform(
         job.size, is_training=True, scale=SCALE, ratio=RATIO, hflip=job.hflip, color_jitter=None, **common
@@ -151,7 +152,7 @@ def peer(kind: str, name: str, work: Path, teachers: list[Path], steps: int) -> 
     plain = create_transform(job.size, crop_pct=1.0, **common)
     train, test = ImageFolder(str(work / name / "train"), view), ImageFolder(str(work / name / "test"), plain)
     loader = DataLoader(train, BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True)
-    side: Peer = PEERS[kind](student, models[0] if len(models) == 1 else Mean(models), LR)
+    side: Peer = PEERS[kind](student, teaching[0] if len(teaching) == 1 else Mean(teaching), LR)
     schedule = CosineLRScheduler(side.optimizer, t_initial=steps, t_in_epochs=False)
     done = 0
     while done < steps:

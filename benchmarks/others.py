@@ -21,6 +21,24 @@ class Peer(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
+class Renormalised(nn.Module):
+    """A teacher for images that are normalised for the student."""
+
+    def __init__(self, model: nn.Module, config: dict[str, Any]):
+        super().__init__()
+        self.model = model
+        wrapped: Any = model
+        self.pretrained_cfg, self.num_classes = config, wrapped.num_classes
+        own = wrapped.pretrained_cfg
+        mean, std, its_mean, its_std = (
+            torch.tensor(cfg[key]).view(3, 1, 1) for cfg in (config, own) for key in ("mean", "std")
+        )
+        self.scale, self.shift = std / its_std, (mean - its_mean) / its_std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x * self.scale + self.shift)
+
+
 class Mean(nn.Module):
     """Three teachers as one, for peers that have one: logits whose softmax is the mean of theirs, as ours."""
 
