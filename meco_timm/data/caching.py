@@ -4,6 +4,7 @@ It changes no pixel and no view, only the time that they take. So it may be ther
 next, and stores and checkpoints stay valid.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from meco_timm.common import Ticker, UserError, get_logger
 from meco_timm.data.batched_views import BatchedView
 from meco_timm.data.decoding import decode
+from meco_timm.data.identity import content_of
 from meco_timm.data.images import Images, collate
 from meco_timm.data.loading import DataSource, outlive_signals
 from meco_timm.data.pixels import Pixels, lines_of, write_pixels
@@ -34,6 +36,7 @@ SAMPLE = 256  # images whose sizes are read to predict that of all
 GREY = {"1", "L", "I", "I;16", "I;16B", "LA"}  # Pillow's modes
 CHECKED = 8  # images on which the batched views are compared with timm's
 FEW = 500  # images that need no loader processes
+PART = 1000  # images that are read at once
 
 
 class CachePlan(NamedTuple):
@@ -119,11 +122,13 @@ def cache_images(data: DataSource, settings: Data, folder: Path, accelerator: Ac
     Raises:
         UserError: as `plan_cache`.
     """
-    rows = _rows(data)
-    times = [entry.time for entry in data.manifest.entries.values()]
-    place = folder / f"pixels-{fingerprint([data.order, data.manifest.digest(), times, rows.tolist()])}"
-    used = accelerator.is_main_process and plan_cache(data, settings).used and _written(place, data, rows, settings)
-    if not broadcast_object_list([used])[0]:
+    place = None
+    if accelerator.is_main_process and plan_cache(data, settings).used:
+        rows = _rows(data)
+        place = folder / f"pixels-{fingerprint([data.order, rows.tolist(), _content(data, settings, rows)])}"
+        place = place if _written(place, data, rows, settings) else None
+    (place,) = broadcast_object_list([place])
+    if place is None:
         return
     pixels = Pixels(place)
     for images in _cached(data):
@@ -131,6 +136,18 @@ def cache_images(data: DataSource, settings: Data, folder: Path, accelerator: Ac
     data.validation.kept = {}
     if settings.augment_on != "loader":
         _batch_views(data, accelerator.device, always_matrices=settings.augment_on == "device")
+
+
+def _content(data: DataSource, settings: Data, rows: np.ndarray) -> list[Any]:
+    """What changes with the content of any of these images: names, sizes and times of local files, or, of other data,
+    a digest of all images."""
+    if len(data.folders) == 1 + (settings.unlabelled is not None):
+        return [data.manifest.digest(), [entry.time for entry in data.manifest.entries.values()]]
+    digest = hashlib.blake2b(digest_size=8)
+    for part in np.array_split(rows, -(-len(rows) // PART)):
+        for stored in data.train.split[part.tolist()]["image"]:
+            digest.update(content_of(stored))
+    return [digest.hexdigest()]
 
 
 def _written(place: Path, data: DataSource, rows: np.ndarray, settings: Data) -> bool:

@@ -17,10 +17,10 @@ def sample(split: Rows) -> list[Any]:
         return split.stamp()
     rows = np.linspace(0, len(split) - 1, num=min(64, len(split))).astype(int)
     stored = (split[int(row)]["image"] for row in rows)
-    return [fingerprint(_content(one).hex()) for one in stored]
+    return [fingerprint(content_of(one).hex()) for one in stored]
 
 
-def _content(stored: dict[str, Any]) -> bytes:
+def content_of(stored: dict[str, Any]) -> bytes:
     """The bytes of an image; none of one that cannot be read, which is found when it is decoded."""
     try:
         return stored["bytes"] or Path(stored["path"]).read_bytes()

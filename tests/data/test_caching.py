@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from conftest import draw_image
 from PIL import Image
 
 from meco_timm.common import UserError
-from meco_timm.data import Steps, cache_images, caching, load_data, numbered, plan_cache
+from meco_timm.data import Steps, cache_images, caching, data_of, load_data, numbered, plan_cache
 from meco_timm.data.batched_views import BatchedView, Uncut
 from meco_timm.data.images import collate
 from meco_timm.data.pixels import Pixels
@@ -126,6 +127,25 @@ def test_another_image_makes_another_file(mixed, tmp_path):
     after = cached(mixed, tmp_path)
     assert before.train.pixels.folder != after.train.pixels.folder
     assert same(shown(after), shown(opened(mixed, cache="none")[0]))
+
+
+def test_another_image_of_a_data_set_without_files_makes_another_file(tmp_path):
+    """Every image counts, not only the 64 that tell such data sets apart elsewhere."""
+
+    def of(colour: str) -> Any:
+        images = [draw_image(i % 3, i) for i in range(300)]
+        images[101] = Image.new("RGB", (16, 16), colour)
+        held = {"image": images, "label": [i % 3 for i in range(300)]}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+        settings = data_of(Data(source="", image_size=32, workers=0), datasets.Dataset.from_dict(held, features))
+        data = load_data(settings, seed=0)
+        cache_images(data, settings, tmp_path, Accelerator())
+        return data
+
+    red, blue, again = of("red"), of("blue"), of("red")
+    assert red.order == blue.order
+    assert red.train.pixels.folder != blue.train.pixels.folder
+    assert red.train.pixels.folder == again.train.pixels.folder
 
 
 @pytest.mark.parametrize("name", ["index.npy", "pixels.bin"])
