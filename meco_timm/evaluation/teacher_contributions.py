@@ -20,7 +20,8 @@ from meco_timm.evaluation.ensemble import (
 )
 from meco_timm.evaluation.measures import binned_calibration_error
 
-FITTED = 5000  # images that a temperature is fitted on, at most
+FITTED = 5000  # images that a temperature is fitted on, at most,
+FITTED_LOGITS = 1_000_000  # and their logits: of 1,000 classes 1,000 images, which give it to a few per cent
 SAME = 0.99  # share of images on which two teachers agree, above which they count as duplicates
 
 
@@ -158,8 +159,8 @@ def bootstrap_changes(values: Tensor) -> list[Change]:
 
 
 def temperature_of(logits: np.ndarray, label: Tensor) -> float:
-    """As `fit_temperature`, of at most `FITTED` images, evenly spread."""
-    step = -(-len(label) // FITTED)
+    """As `fit_temperature`, of at most `FITTED` images with `FITTED_LOGITS` logits, evenly spread."""
+    step = -(-len(label) // min(FITTED, max(1, FITTED_LOGITS // logits.shape[1])))
     return fit_temperature(np.asarray(logits[::step]), label[::step])
 
 
