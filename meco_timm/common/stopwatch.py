@@ -22,8 +22,10 @@ class Stopwatch:
     def paused(self) -> Iterator[None]:
         """While it runs."""
         self.__exit__()
-        yield
-        self.__enter__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 def share_of_time(whole: Stopwatch, part: Stopwatch, what: str) -> str:

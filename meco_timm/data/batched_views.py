@@ -21,6 +21,7 @@ from meco_timm.data.resampling import FILTERS, Crops, crops, resize
 from meco_timm.data.views import View
 
 CPU = torch.device("cpu")
+FLIPS = [[], [RandomHorizontalFlip], [RandomVerticalFlip], [RandomHorizontalFlip, RandomVerticalFlip]]
 MATRICES = 60_000  # multiply-adds of an image up to which a CPU is faster by matrix products than by Pillow
 
 
@@ -92,9 +93,6 @@ class BatchedView:
         raw = "L" if image.mode == "L" else "RGB;L"
         lines = np.frombuffer(image.tobytes("raw", raw), np.uint8).reshape(image.height, -1, image.width)
         return lines.transpose(1, 0, 2)
-
-
-FLIPS = [[], [RandomHorizontalFlip], [RandomVerticalFlip], [RandomHorizontalFlip, RandomVerticalFlip]]
 
 
 def _multiply_adds(pixels: Pixels, size: int) -> int:

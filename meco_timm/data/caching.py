@@ -15,6 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -151,15 +152,16 @@ def _content(data: DataSource, settings: Data, rows: np.ndarray) -> list[Any]:
 
 
 def _written(place: Path, data: DataSource, rows: np.ndarray, settings: Data) -> bool:
-    """Whether the file is there, or could be written."""
-    if _is_whole(place):
-        return True
+    """Whether the file is there, or could be written; a run that needs the same one at this moment waits for it."""
     try:
-        write_pixels(place, _decoded(data.train.split, rows, settings.workers))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f"{place.name}.lock")):
+            if not _is_whole(place):
+                write_pixels(place, _decoded(data.train.split, rows, settings.workers))
     except OSError as error:
         logger.warning("%s cannot be written: %s; images are decoded each time", place, error.strerror)
         return False
-    return True
+    return _is_whole(place)  # without a single image that can be read there is none
 
 
 def _is_whole(place: Path) -> bool:

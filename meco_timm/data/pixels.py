@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from meco_timm.common import move_into_place
+
 INDEX, PIXELS = "index.npy", "pixels.bin"
 COLUMNS = [("row", "i8"), ("offset", "i8"), ("height", "i4"), ("width", "i4"), ("channels", "i4")]
 
@@ -22,9 +24,8 @@ class Pixels:
         """Raises: OSError, ValueError, EOFError: there is none in the folder, or it is damaged."""
         self.folder = folder
         self.index = np.load(folder / INDEX)
-        self.bytes = np.asarray(
-            np.memmap(folder / PIXELS, np.uint8, "r")
-        )  # slices of a memmap cost more than an array's
+        # As a plain array: slices of a memmap cost more.
+        self.bytes = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r"))
         if self.bytes.size != (last := self.index[-1])["offset"] + last["height"] * last["width"] * last["channels"]:
             raise ValueError(f"{folder} is not complete")
         shapes = np.stack([self.index[name] for name in ("height", "channels", "width")], 1)
@@ -89,8 +90,7 @@ def write_pixels(folder: Path, images: Iterable[tuple[int, np.ndarray]]) -> None
             file.write(image.tobytes())
             offset += image.size
     np.save(part / INDEX, np.array(index, COLUMNS))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    move_into_place(part, folder)
 
 
 def lines_of(image: Image.Image) -> np.ndarray:

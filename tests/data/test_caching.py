@@ -1,6 +1,8 @@
 """The cache of decoded images: the same pixels with and without it, and what is refused."""
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,6 +158,27 @@ def test_a_damaged_file_is_made_again(mixed, tmp_path, name):
     data = cached(mixed, tmp_path)
     assert file.read_bytes() == whole
     assert same(shown(data), shown(opened(mixed, cache="none")[0]))
+
+
+def test_two_runs_at_once_make_it_once(mixed, tmp_path, monkeypatch):
+    written, write = [], caching.write_pixels
+
+    def slowly(*arguments: Any) -> None:
+        written.append(1)
+        time.sleep(0.3)
+        write(*arguments)
+
+    monkeypatch.setattr(caching, "write_pixels", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: cached(mixed, tmp_path), range(2))
+    assert len(written) == 1
+    assert same(shown(one), shown(other))
+
+
+def test_without_an_image_that_can_be_read_there_is_none(mixed, tmp_path):
+    for file in mixed.rglob("*.png"):
+        file.write_bytes(b"no image")
+    assert cached(mixed, tmp_path).train.pixels is None
 
 
 def test_a_full_disk_is_no_fault(mixed, tmp_path, caplog):
