@@ -85,6 +85,8 @@ def test_ranking(monkeypatch):
 @pytest.mark.parametrize("kind", endtoend.PEERS)
 def test_a_peer_learns_end_to_end(tmp_path, monkeypatch, kind):
     """The drawn images have their classes, and files of the teachers are read; ours is the command itself."""
+    if kind == "torchdistill":
+        pytest.importorskip("torchdistill")  # of the extra `bench`: the README's test command installs `dev` alone
     endtoend.write_split(tmp_path / "jpegs/train", list(endtoend.drawn(70)["train"]))
     endtoend.write_split(tmp_path / "jpegs/test", list(endtoend.drawn(20)["test"]))
     timm.models.save_for_hf(
