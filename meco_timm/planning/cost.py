@@ -17,6 +17,7 @@ OPTIMIZER_BYTES = {
     "nesterov": 4,
     "lion": 4,
 }  # of optimizer state per parameter; 8 for Adam and others
+PROGRAM = 985 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: benchmarks.prediction, LOG.md
 
 
 def cost_lines(
@@ -25,19 +26,18 @@ def cost_lines(
     teachers: dict[str, Stream],
     data: DataSource,
     processes: int,
+    cached: int = 0,
 ) -> list[str]:
-    """The plan's lines on steps, multiply-adds per image, memory and store."""
+    """The plan's lines on steps, multiply-adds per image, memory and store. cached: bytes of decoded images."""
     steps = total_steps(recipe.loop, len(data.train), processes)
     per_step = recipe.loop.batch_size * recipe.loop.accumulation * processes
     trained = [t for t in recipe.teachers if t.train]
-    memory = {dtype: training_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
     return [
         f"\nsteps   {steps} of {per_step} images ({steps * per_step / len(data.train):.1f} passes over the training "
         f"images); {len(trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
         f"cost    {3 * student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{teacher_macs(recipe, teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
-        f"memory  about {memory['float32']:.2f} GiB per process in float32, {memory['bf16']:.2f} in bf16: weights, "
-        "gradients, optimizer, activations and teachers",
+        _memory_line(recipe, student, teachers, cached),
         *_store_line(recipe, teachers, data, processes),
     ]
 
@@ -87,6 +87,16 @@ def _training_part(stream: Stream, loop: Loop, images: int, data: DataSource, pr
     passes = 4 if loop.gradient_checkpointing else 3
     each = stream.multiply_adds()
     return Part(passes * trained * each, validated * each, trained + validated)
+
+
+def _memory_line(recipe: Recipe, student: Stream, teachers: dict[str, Stream], cached: int) -> str:
+    """On a GPU what training takes of its memory; on a CPU what the process takes in all."""
+    used = {dtype: training_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
+    parts = "weights, gradients, optimizer, activations and teachers"
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        used = {dtype: gib + (PROGRAM + cached) / 2**30 for dtype, gib in used.items()}
+        parts = f"{PROGRAM / 2**30:.2f} for Python and its libraries; cached images, {parts}"
+    return f"memory  about {used['float32']:.2f} GiB per process in float32, {used['bf16']:.2f} in bf16: {parts}"
 
 
 def _store_line(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:

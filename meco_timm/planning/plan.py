@@ -44,7 +44,7 @@ def make_plan(recipe: Recipe, data: DataSource, processes: int, extra_lines: Ext
         *_data_parts(data_section(recipe, data)),
         _networks_table(recipe, student, teachers, data.classes),
         *([_blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
-        *cost_lines(recipe, student, teachers, data, processes),
+        *cost_lines(recipe, student, teachers, data, processes, cache.bytes if cache and cache.used else 0),
         *([str(cache)] if cache else []),
         *combination_lines(recipe, data),
         *extra_lines(student, teachers),

@@ -1,6 +1,7 @@
 """Time estimates: on four GPUs from the speed measured on one, and on this device from a few measured steps."""
 
 import contextlib
+import copy
 import io
 import itertools
 import tempfile
@@ -11,12 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from meco_timm.common import UserError
-from meco_timm.data import COUNTS, DataSource, Steps, known_data
+from meco_timm.data import COUNTS, DataSource, Steps, cache_images, known_data, plan_cache
 from meco_timm.distillation import Distiller, Supervised, gradient_shares
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
 from meco_timm.planning.cost import Part, format_duration, multiply_adds_per_second, run_parts
@@ -100,12 +102,8 @@ def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:
     """Images that one core reads and augments per second: measured, or a recorded value if the data are not here."""
     if known_data(recipe.data):
         return COUNTS[recipe.data.source].per_second
-    size = min(32, len(data.train))
-    batches = replace(data, workers=0).batches(data.train, Steps(size, recipe.seed, 0, 3))
-    next(batches)
-    start = time.perf_counter()
-    next(batches)
-    return size / (time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        return 1 / LoadingTimer(recipe, data, min(32, len(data.train)), Path(folder), Accelerator()).again
 
 
 def measured_time_lines(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource) -> list[str]:
@@ -142,15 +140,41 @@ def measured_seconds(
         return StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder)).parts()
 
 
+class LoadingTimer:
+    """Seconds per image in one process. first: from its file. again: a training view, from the cache where there will
+    be one."""
+
+    def __init__(
+        self, recipe: Recipe, data: DataSource, batch: int, folder: Path, accelerator: Accelerator,
+        clock: Clock = time.perf_counter,
+    ):  # fmt: skip
+        few = _few(data, 4 * batch)
+        order = Steps(batch, recipe.seed, 0, 1000)
+        batches = few.batches(few.train, order)
+        self.cached = plan_cache(data, recipe.data).used
+        self.first = self.again = timed(lambda: next(batches), clock) / batch
+        if self.cached:
+            cache_images(few, recipe.data, folder / "images", accelerator)
+            batches = few.batches(few.train, order)
+            self.again = timed(lambda: next(batches), clock) / batch
+        self.sample = next(batches)
+
+
+def _few(data: DataSource, count: int) -> DataSource:
+    """With some of the training images, for everything but the test, and no loader processes."""
+    some = copy.copy(data.train)
+    some.rows = some.rows[np.linspace(0, len(some) - 1, num=min(count, len(some))).astype(int)]
+    return replace(data, train=some, labelled=some, alone=some, validation=copy.copy(some), workers=0)
+
+
 class StepTimer:
     """Times single steps of all trainings of a recipe."""
 
     def __init__(self, recipe: Recipe, data: DataSource, batch: int, clock: Clock, folder: Path):
         self.recipe, self.data, self.batch, self.clock, self.folder = recipe, data, batch, clock, folder
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        batches = replace(data, workers=0).batches(data.train, Steps(batch, recipe.seed, 0, 1000))
-        self.loading = self._timed(lambda: next(batches)) / batch  # seconds per image, in one process
-        self.sample = next(batches)
+        self.loading = LoadingTimer(recipe, data, batch, folder, self.accelerator, clock)
+        self.sample = self.loading.sample
         self.image = self.sample.image.to(self.accelerator.device)
 
     def parts(self) -> dict[str, float]:
@@ -159,7 +183,9 @@ class StepTimer:
         teachers = named_teachers(recipe)
         streams = untrained_teachers(recipe, self.data.classes, weightless=False)
         forward = [self._forward(stream.to(self.accelerator.device).eval()) for stream in streams.values()]
-        parts = {
+        decoded = len(self.data.train) + len(self.data.validation)
+        parts = {"cache": decoded * self.loading.first / max(self.data.workers, 1)} if self.loading.cached else {}
+        parts |= {
             f"teacher {name}": self._supervised(teacher, teacher.loop, len(self.data.labelled))
             for name, teacher in teachers.items()
             if teacher.train
@@ -170,7 +196,7 @@ class StepTimer:
         student = student_stream(recipe.student, recipe.alignment, classes, recipe.data.image_size)
         student_forward = self._forward(student.to(self.accelerator.device).eval())
         parts["student"] = self._distilled(student, Zoo(streams, recipe, self.accelerator), loop, student_forward)
-        per_image = 2 * student_forward + sum(forward) + self.loading
+        per_image = 2 * student_forward + sum(forward) + self.loading.first
         speeds = 0.6 * (3 + 2 * len(teachers))  # the table has the measured speed of every network
         return parts | {"table and report": len(self.data.test) * per_image + speeds + FINISH_SECONDS}
 
@@ -196,15 +222,16 @@ class StepTimer:
     def _training_seconds(self, loop: Loop, images: int, step: float, forward: float) -> float:
         """Seconds of a training. `step`, `forward`: seconds per image of a step and of validation.
 
-        Loader processes work in parallel with the training.
+        Loader processes work in parallel with the training. With a cache the validation images are kept as tensors.
         """
-        workers = self.data.workers
+        workers, loading = self.data.workers, self.loading
 
         def per_image(computing: float) -> float:
-            return max(computing, self.loading / workers) if workers else computing + self.loading
+            return max(computing, loading.again / workers) if workers else computing + loading.again
 
         trained = total_steps(loop, images, 1) * loop.batch_size * loop.accumulation
-        return trained * per_image(step) + loop.validations * len(self.data.validation) * (forward + self.loading)
+        validated = loop.validations * len(self.data.validation)
+        return trained * per_image(step) + validated * (forward + (0 if loading.cached else loading.first))
 
     def _training(self, objective: nn.Module, loop: Loop, teach: Any = None) -> Training:
         endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
@@ -222,13 +249,17 @@ class StepTimer:
         return self._timed(lambda: stream(self.image)) / self.batch
 
     def _timed(self, call: Callable[[], object], once: bool = False) -> float:
-        """Median seconds of a call, after one call to warm up."""
+        return timed(call, self.clock, once)
+
+
+def timed(call: Callable[[], object], clock: Clock, once: bool = False) -> float:
+    """Median seconds of a call, after one call to warm up."""
+    call()
+    times: list[float] = []
+    while not times or (sum(times) < 0.3 and len(times) < 20 and not once):
+        start = clock()
         call()
-        times: list[float] = []
-        while not times or (sum(times) < 0.3 and len(times) < 20 and not once):
-            start = self.clock()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(self.clock() - start)
-        return median(times)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    return median(times)

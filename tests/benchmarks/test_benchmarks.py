@@ -99,11 +99,12 @@ def test_a_peer_learns_end_to_end(tmp_path, monkeypatch, kind):
 
 def test_prediction(monkeypatch):
     monkeypatch.chdir(ROOT)
-    predicted, measured = prediction.both(
+    found = prediction.both(
         "quickstart", ["teachers=[train: test_resnet]", "loop.steps=4", "loop.validations=1", "zoo.loop.steps=2"]
     )
-    assert measured > 0
-    assert predicted > 4
+    assert found.measured > 0
+    assert found.predicted > 4
+    assert found.peak > found.predicted_mib / 2 > 100
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)

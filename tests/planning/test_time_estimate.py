@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from conftest import ROOT, base_recipe, image_folder, refused, write
 
 import train
@@ -72,28 +73,47 @@ def test_a_utilisation_outside_of_0_to_1_is_refused(recipe, tmp_path, capsys, sh
     assert "--utilisation" in message
 
 
-def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path):
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, cache):
     """By a clock that says one second for every call: 1/8 s an image for each thing that is done with it."""
     recipe["loop"]["steps"] = 40
+    recipe["data"]["cache"] = cache
     settings = load_recipe(write(recipe, tmp_path))
     data = load_data(settings.data, settings.seed)
     found = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
-    assert tuple(found) == NAMES
     each, validated = 1 / 8, 2 * len(data.validation)
-    supervised = 40 * 8 * 2 * each + validated * 2 * each
+    kept = cache == "memory"  # each image is read once, and validation images stay as they are
+    assert tuple(found) == (("cache", *NAMES) if kept else NAMES)
+    if kept:
+        assert found["cache"] == pytest.approx((len(data.train) + len(data.validation)) * each)
+    supervised = 40 * 8 * 2 * each + validated * (1 if kept else 2) * each
     assert [found[name] for name in NAMES[:3]] == pytest.approx([supervised] * 3)
     assert found["student"] == pytest.approx(supervised + 40 * 8 * each + 4)  # a teacher a step; its gradient weighed
     assert found["table and report"] == pytest.approx(12 * 5 * each + 0.6 * 7 + time_estimate.FINISH_SECONDS)
     data.workers = 4  # they load while the network computes
     beside = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
-    assert beside["student alone"] == pytest.approx(40 * 8 * each + validated * 2 * each)
+    assert beside["student alone"] == pytest.approx(40 * 8 * each + validated * (1 if kept else 2) * each)
+
+
+def test_the_time_of_loading_is_that_of_the_cache_where_there_will_be_one(recipe, tmp_path):
+    """Small images in the cache are cut faster than files are decoded."""
+    found = {}
+    for cache in ("memory", "none"):
+        recipe["data"]["cache"] = cache
+        settings = load_recipe(write(recipe, tmp_path))
+        data = load_data(settings.data, settings.seed)
+        found[cache] = time_estimate.LoadingTimer(settings, data, 16, tmp_path / cache, Accelerator())
+        assert data.train.pixels is None  # the data of the plan are as they were
+    assert not found["none"].cached
+    assert found["none"].again == found["none"].first
+    assert found["memory"].again < found["memory"].first
 
 
 def test_the_plan_has_the_measured_time(recipe, tmp_path, capsys, monkeypatch):
     path = write(recipe, tmp_path)
     assert train.main([path, "--plan"]) == 0
     (message,) = [part for part in capsys.readouterr().out.split("\n") if part.startswith("here ")]
-    assert "on this CPU, from a few measured steps: teacher test_resnet" in message
+    assert "on this CPU, from a few measured steps: cache 1 s, teacher test_resnet" in message
     monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda: 1e5)  # so slow that measuring takes long
     assert train.main([path, "--plan"]) == 0
     assert "\nhere " not in capsys.readouterr().out
