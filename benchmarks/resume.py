@@ -3,7 +3,8 @@
 Each trial is a real `python train.py`, killed with SIGKILL at a moment drawn evenly from the uninterrupted run's
 duration (while a teacher, the student alone or the student trains, in a checkpoint, in the evaluation), then given
 again. At its end the student's files, the zoo's weights, the table and every line of metrics are compared, byte by byte
-but for measured speeds. Half of the trials read images without loader processes, half with two.
+but for measured speeds. A third of the trials read images without loader processes, a third with two, and a third cut
+views from the cache a batch at a time, compared with a run that has no cache.
 
 The cost of checkpoints is that of one every minute, of a ResNet-50 with AdamW: the seconds that one holds up training.
 
@@ -50,6 +51,16 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Changes of the recipe's data: of the run that is left alone, and of those that are killed.
+CROPS = {"augmentation": {"scale": [0.8, 1.0], "hflip": 0}}
+WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no loader process": ({"workers": 0}, {"workers": 0}),
+    "two loader processes": ({"workers": 2}, {"workers": 2}),
+    "views by the batch": (
+        CROPS | {"workers": 0, "cache": "none"},
+        CROPS | {"workers": 2, "cache": "memory", "augment_on": "device"},
+    ),
+}
 PROGRAM = (sys.executable, str(ROOT / "train.py"))
 
 
@@ -137,24 +148,24 @@ def checkpoint_seconds(folder: Path, times: int = 5) -> float:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=20)
+    parser = arguments(__doc__, rounds=21)
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default %(default)s)")
     args = parser.parse_args()
     moments = random.Random(args.seed)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for workers in (0, 2):
-            recipe = RECIPE | {"data": RECIPE["data"] | {"workers": workers}}
-            whole = Path(scratch) / f"whole-{workers}"
-            duration = to_the_end(whole, recipe)
-            trials = args.rounds // 2
+        for i, (way, changes) in enumerate(WAYS.items()):
+            alone, recipe = (RECIPE | {"data": RECIPE["data"] | change} for change in changes)
+            whole = Path(scratch) / f"whole-{i}"
+            duration = to_the_end(whole, alone)
+            trials = len(range(i, args.rounds, len(WAYS)))
             while trials:
-                folder, after = Path(scratch) / f"{workers}-{trials}", moments.uniform(0, duration)
+                folder, after = Path(scratch) / f"{i}-{trials}", moments.uniform(0, duration)
                 at = killed_after(folder, recipe, after)
                 if at:
                     to_the_end(folder, recipe)
                     same = result(folder) == result(whole)
-                    rows.append({"workers": workers, "killed after s": after, "at": at, "identical": str(same)})
+                    rows.append({"images": way, "killed after s": after, "at": at, "identical": str(same)})
                     print(rows[-1], flush=True)
                     trials -= 1
         seconds = checkpoint_seconds(Path(scratch) / "checkpoints")
