@@ -13,7 +13,9 @@ take turns, each a process.
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -132,7 +134,7 @@ def ours(name: str, work: Path, teachers: list[Path], steps: int, run: str) -> l
     models = [{"model": f"local-dir:{folder}"} for folder in teachers]
     file.write_text(yaml.safe_dump(recipe_of(name, work, run, models, steps)))
     subprocess.run(["rm", "-rf", str(work / f"{name}-zoo/.images")], check=True)
-    return [sys.executable, "train.py", str(file), "--quiet"]
+    return [sys.executable, "train.py", str(file)]
 
 
 def peer(kind: str, name: str, work: Path, teachers: list[Path], steps: int) -> float:
@@ -176,11 +178,13 @@ def accuracy(student: nn.Module, loader: DataLoader) -> float:
 
 
 class Spent(NamedTuple):
-    """CPU and wall seconds of a command and its processes; top1: per cent."""
+    """CPU and wall seconds of a command and its processes; top1: per cent; steps: share of its wall time in training
+    steps, as it says itself."""
 
     cpu: float
     wall: float
     top1: float
+    steps: float = math.nan
 
 
 def run(command: list[str]) -> tuple[float, float, str]:
@@ -191,29 +195,23 @@ def run(command: list[str]) -> tuple[float, float, str]:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return spent, wall, done.stdout
+    return spent, wall, done.stdout + done.stderr
 
 
 def one(side: str, name: str, work: Path, teachers: list[Path], steps: int, turn: int) -> Spent:
     if side == "ours":
         place = f"runs/{name}-{len(teachers)}-{turn}"
-        cpu, wall, _ = run(ours(name, work, teachers, steps, place))
+        cpu, wall, printed = run(ours(name, work, teachers, steps, place))
+        share = re.search(r"(\d+) % of it in training steps", printed)
+        assert share is not None
         rows = json.loads((work / place / "table.json").read_text())["rows"]
-        return Spent(cpu, wall, next(row["top1"] for row in rows if row["name"] == "student"))
-    own = [
-        "--peer",
-        side,
-        "--work",
-        str(work),
-        "--jobs",
-        name,
-        "--steps",
-        str(steps),
-        "--teachers",
-        *map(str, teachers),
-    ]
-    cpu, wall, printed = run([sys.executable, "-m", "benchmarks.endtoend", *own])
-    return Spent(cpu, wall, float(printed.split()[-1]))
+        student = next(row["top1"] for row in rows if row["name"] == "student")
+        return Spent(cpu, wall, student, int(share[1]) / 100)
+    own = ["--peer", side, "--work", work, "--jobs", name, "--steps", steps, "--teachers", *teachers]
+    cpu, wall, printed = run([sys.executable, "-m", "benchmarks.endtoend", *map(str, own)])
+    found = re.search(r"top-1 ([\d.]+)", printed)
+    assert found is not None
+    return Spent(cpu, wall, float(found[1]))
 
 
 def trained(name: str, work: Path, steps: int) -> list[Path]:
@@ -242,7 +240,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.peer:
-        print(peer(args.peer, args.jobs[0], args.work, args.teachers, args.steps))
+        print("top-1", peer(args.peer, args.jobs[0], args.work, args.teachers, args.steps))
         return
     with tempfile.TemporaryDirectory() as scratch:
         args.work = args.work or Path(scratch)
@@ -262,7 +260,8 @@ def compare(args: argparse.Namespace) -> None:
             for turn in range(args.rounds):
                 for side in sides:
                     sides[side].append(one(side, name, args.work, teachers[:count], steps, turn))
-                    print(name, count, side, *map(round, sides[side][-1]), file=sys.stderr)
+                    print(name, count, side, *map(round, sides[side][-1][:3]), file=sys.stderr)
+            figures[f"{name}_not_steps_{count}"] = 1 - median(spent.steps for spent in sides["ours"])
             rows += [_row(f"{name} {side} {count}", spent) for side, spent in sides.items()]
             best = min(PEERS, key=lambda side: median(s.cpu for s in sides[side]))
             for kind in ("cpu", "wall"):
@@ -272,7 +271,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _row(side: str, spent: list[Spent]) -> Row:
-    cpu, wall, top1 = zip(*spent, strict=True)
+    cpu, wall, top1, _ = zip(*spent, strict=True)
     return {
         "side": side,
         "CPU s": median(cpu),

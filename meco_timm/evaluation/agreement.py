@@ -51,6 +51,7 @@ def block_agreement(
     """
     teachers = {name: stream for name, stream in teachers.items() if stream.taps}
     images = evenly_spread(data.test, IMAGES)
+    images.kept = {}  # read once for all networks
     if not (student.taps and teachers) or len(images) < 4:
         return {}
     learners = {

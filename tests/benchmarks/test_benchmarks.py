@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from benchmarks import (
     ranking,
     rehearsals,
     sides,
+    startup,
     step,
     stored,
 )
 from meco_timm import load_recipe
+from meco_timm.common import Stopwatch, share_of_time
 
 TINY: dict[str, Any] = {"student": "test_resnet", "teacher": "test_resnet", "size": 32, "batch": 4, "rows": 20}
 
@@ -95,6 +98,23 @@ def test_a_peer_learns_end_to_end(tmp_path, monkeypatch, kind):
     assert 0 <= endtoend.peer(kind, "jpegs", tmp_path, [tmp_path / "teacher"], steps=1) <= 100
     command = endtoend.ours("jpegs", tmp_path, [tmp_path / "teacher"], 1, "run")
     assert load_recipe(command[2]).teachers[0].model == f"local-dir:{tmp_path / 'teacher'}"
+
+
+def test_endtoend_reads_the_share_of_steps_that_a_run_prints(tmp_path, monkeypatch):
+    whole, part = Stopwatch(), Stopwatch()
+    whole.seconds, part.seconds = 50.0, 41.0
+    (tmp_path / "runs/jpegs-0-0").mkdir(parents=True)
+    (tmp_path / "runs/jpegs-0-0/table.json").write_text('{"rows": [{"name": "student", "top1": 62.5}]}')
+    monkeypatch.setattr(endtoend, "run", lambda words: (3.0, 4.0, share_of_time(whole, part, "training steps")))
+    assert endtoend.one("ours", "jpegs", tmp_path, [], 1, 0) == (3.0, 4.0, 62.5, 0.82)
+
+
+def test_startup(tmp_path):
+    words = startup.command(tmp_path, "run")
+    assert 0 < startup.first_line(words) < 20
+    assert not (tmp_path / "run/table.json").exists()
+    with pytest.raises(RuntimeError, match="printed nothing"):
+        startup.first_line([sys.executable, "-c", ""])
 
 
 def test_prediction(monkeypatch):
