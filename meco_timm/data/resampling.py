@@ -17,6 +17,7 @@ from torch import Tensor
 from meco_timm.common import upload
 
 ONE = 1 << 22  # of Pillow's fixed point
+AT_ONCE = 1 << 28  # bytes of pixels in float64
 
 
 class Filter(NamedTuple):
@@ -70,22 +71,22 @@ def resize(pixels: Tensor, crops: Crops) -> Tensor:
     Returns:
         uint8, B×C×size×size.
     """
-    if not crops.columns_first.any():
-        return _resize(pixels, crops.down, crops.across)
-    b, _, c, _ = pixels.shape
+    b, h, c, w = pixels.shape
     size = crops.down.place.shape[1]
+    at_once = max(1, AT_ONCE // (8 * h * c * max(w, size)))
+    if b <= at_once and not crops.columns_first.any():
+        return _resize(pixels, crops.down, crops.across)
     image = torch.empty(b, c, size, size, dtype=torch.uint8, device=pixels.device)
     for columns_first in (False, True):
-        places = np.flatnonzero(crops.columns_first == columns_first)
-        if len(places) == 0:
-            continue
-        down, across = (Axis(place[places], weight[places]) for place, weight in (crops.down, crops.across))
-        which = upload(torch.from_numpy(places), pixels.device)  # a mask would make the host wait for a GPU
-        part = pixels[which]
-        if columns_first:
-            image[which] = _resize(part.transpose(1, 3), across, down).transpose(2, 3)
-        else:
-            image[which] = _resize(part, down, across)
+        group = np.flatnonzero(crops.columns_first == columns_first)
+        for places in (group[i : i + at_once] for i in range(0, len(group), at_once)):
+            down, across = (Axis(place[places], weight[places]) for place, weight in (crops.down, crops.across))
+            which = upload(torch.from_numpy(places), pixels.device)  # a mask would make the host wait for a GPU
+            part = pixels[which]
+            if columns_first:
+                image[which] = _resize(part.transpose(1, 3), across, down).transpose(2, 3)
+            else:
+                image[which] = _resize(part, down, across)
     return image
 
 

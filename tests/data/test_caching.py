@@ -16,7 +16,7 @@ from conftest import draw_image
 from PIL import Image
 
 from meco_timm.common import UserError
-from meco_timm.data import Steps, cache_images, caching, data_of, load_data, numbered, plan_cache
+from meco_timm.data import Steps, batched_views, cache_images, caching, data_of, load_data, numbered, plan_cache
 from meco_timm.data.batched_views import BatchedView, Uncut
 from meco_timm.data.images import collate
 from meco_timm.data.pixels import Pixels
@@ -99,7 +99,7 @@ def test_other_ways_through_the_data_stay_the_same(mixed, tmp_path, keys):
     assert same(shown(plain, plain.labelled), shown(data, data.labelled))
 
 
-def test_for_a_gpu_the_loader_gives_what_it_makes_the_images_from(mixed, tmp_path):
+def test_for_a_gpu_the_loader_gives_what_it_makes_the_images_from(mixed, tmp_path, monkeypatch):
     """The products are then made on the GPU; here on the CPU, which gives the same."""
     data = cached(mixed, tmp_path)
     data.train.batched.device = torch.device("cuda")
@@ -108,6 +108,10 @@ def test_for_a_gpu_the_loader_gives_what_it_makes_the_images_from(mixed, tmp_pat
     assert isinstance(read.image, Uncut)
     plain = collate(opened(mixed, cache="none")[0].train.__getitems__(keys))
     assert same([plain.batch()], [read.batch()])
+    monkeypatch.setitem(batched_views.MATRICES, "cuda", 1000)  # too much for a GPU that is slow in float64
+    (read,) = data.train.__getitems__(keys)
+    assert same([plain.batch()], [read.batch()])
+    assert isinstance(read.image, torch.Tensor)
 
 
 def test_processes_share_a_batch_as_before(mixed, tmp_path):

@@ -51,6 +51,20 @@ def test_crops_are_resized_and_mirrored_as_pillow_does(height, width, channels, 
         )
 
 
+@pytest.mark.parametrize("at_once", [1, 8 * 40 * 3 * 40 * 3])
+def test_a_large_batch_is_resized_in_parts(monkeypatch, at_once):
+    """One image at a time, or three; some of them columns first."""
+    pixels, (boxes, flips) = noise(8, 40, 40, 3), random_crops(8, 40, 40)
+    boxes[1] = [0, 0, 40, 4]
+    together = resize(torch.from_numpy(pixels), crops(boxes, flips, 16, FILTERS[BICUBIC]))
+    calls, its = [], resampling._resize
+    monkeypatch.setattr(resampling, "_resize", lambda part, *axes: (calls.append(len(part)), its(part, *axes))[1])
+    monkeypatch.setattr(resampling, "AT_ONCE", at_once)
+    assert torch.equal(resize(torch.from_numpy(pixels), crops(boxes, flips, 16, FILTERS[BICUBIC])), together)
+    assert sum(calls) == 8
+    assert max(calls) == (1 if at_once == 1 else 3)
+
+
 def test_what_lies_beyond_a_smaller_image_does_not_matter():
     pixels, (boxes, flips) = noise(8, 40, 40, 3), random_crops(8, 20, 30)
     padded = pixels.copy()
