@@ -58,7 +58,7 @@ JOBS = {
         32, 2000, 0.5, {"model": "test_resnet", "args": SMALL}, ["test_resnet", "test_efficientnet", "test_byobnet"]
     ),
     "jpegs": Job(
-        64, 500, 0.5, {"model": "test_resnet", "args": SMALL}, ["test_resnet", "test_efficientnet", "test_byobnet"]
+        64, 500, 0.0, {"model": "test_resnet", "args": SMALL}, ["test_resnet", "test_efficientnet", "test_byobnet"]
     ),
 }
 PEERS = {"timm": timm_peer, "torchdistill": torchdistill_peer}
@@ -85,7 +85,7 @@ def stored(source: str, limit: int) -> dict[str, Any]:
 
 
 def drawn(count: int) -> dict[str, Any]:
-    """JPEGs of 200 × 150 pixels: noise, with a square whose place is the class."""
+    """JPEGs of 200 × 150 pixels: noise, with a square whose place is the class (so they must not be flipped)."""
 
     def one(i: int) -> tuple[Image.Image, int]:
         pixels = np.random.default_rng(i).integers(0, 256, (15, 20, 3))
