@@ -94,11 +94,13 @@ def given_teachers(study: Study, arm: str, changes: list[str]) -> list[str]:
         return []
     from accelerate import Accelerator
 
-    from meco_timm.data import load_data
+    from meco_timm.data import load_data, verify
     from meco_timm.zoo import train_teachers
 
     recipe = load_recipe(study.recipe, [*study.common, *study.teachers, *changes, "store.folder=null", "seed=0"])
-    found = list(train_teachers(recipe, load_data(recipe.data, 0), Accelerator()).values())
+    data, accelerator = load_data(recipe.data, 0), Accelerator()
+    verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)  # so that a copy of the images is known
+    found = list(train_teachers(recipe, data, accelerator).values())
     chosen = [found[i] for i in study.pick.get(arm, range(len(found)))]
     return [f"teachers={json.dumps([{'model': teacher.model} for teacher in chosen])}"]
 
