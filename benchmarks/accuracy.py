@@ -5,7 +5,7 @@ the run's. Every run is a plain `distill`, its table the result. Arms are paired
 weights and batches. Runs that have ended are never repeated, so the command can be stopped and given again. Arms are to
 be chosen by the column of the validation split; the others show the test split.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.accuracy benchmarks/studies/headline.yaml [--set data.source=FOLDER]
+    OMP_NUM_THREADS=1 python -m benchmarks.accuracy benchmarks/studies/few_images.yaml [--set data.source=FOLDER]
 """
 
 import argparse
