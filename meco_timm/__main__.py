@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 import meco_timm
-from meco_timm.common import UserError, get_logger, log_to_screen
+from meco_timm.common import UserError, get_logger, keep_freed_memory, log_to_screen
 from meco_timm.finished import show_finished
 from meco_timm.recipe import headline, load_recipe
 
@@ -50,6 +50,7 @@ def run(options: Namespace) -> None:
     # Before torch is imported, so that errors in the recipe, its first line and a finished run are shown at once.
     recipe = load_recipe(options.recipe, options.overrides)
     logger.info(headline(recipe))
+    keep_freed_memory()
     if options.plan:
         print(meco_timm.plan(recipe, options.utilisation, measure=True), end="")
     elif options.store:

@@ -8,7 +8,7 @@ from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity
-from meco_timm.common.memory import collect_new_objects_only
+from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import Ticker
 from meco_timm.common.randomness import derive, reseed
@@ -29,6 +29,7 @@ __all__ = [
     "get_logger",
     "is_main_process",
     "is_object",
+    "keep_freed_memory",
     "located",
     "log_to_screen",
     "move_into_place",

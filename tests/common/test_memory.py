@@ -1,10 +1,15 @@
-"""Python's garbage collection during a run."""
+"""Python's garbage collection and the C library's memory during a run."""
 
+import ctypes
 import gc
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
-from meco_timm.common import collect_new_objects_only
+from meco_timm.common import collect_new_objects_only, keep_freed_memory
 
 
 @pytest.fixture
@@ -33,3 +38,46 @@ def test_what_the_program_left_out_stays_left_out(unfrozen):
     with collect_new_objects_only():
         assert gc.get_freeze_count() == before
     assert gc.get_freeze_count() == before
+
+
+@pytest.fixture
+def plain_environment(monkeypatch):
+    """Without settings of the C library's memory."""
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+
+
+FAULTS = """
+import resource
+import numpy as np
+from meco_timm.common import keep_freed_memory
+{before}
+def step():
+    parts = [np.ones(4 << 17) for _ in range(8)]  # 4 MiB, or 1,024 pages, each
+step(), step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_memory_of_a_step_is_used_again_by_the_next(plain_environment):
+    def faults(before: str) -> int:
+        words = [sys.executable, "-c", FAULTS.format(before=before)]
+        return int(subprocess.run(words, capture_output=True, check=True).stdout)
+
+    assert faults("assert keep_freed_memory()") < 2_000
+    assert faults("") > 20_000
+
+
+def test_settings_of_the_users_own_stay(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    assert not keep_freed_memory()
+
+
+def test_another_c_library_is_left_alone(plain_environment, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert not keep_freed_memory()
