@@ -91,7 +91,7 @@ def _training_part(stream: Stream, loop: Loop, images: int, data: DataSource, pr
 
 def _memory_line(recipe: Recipe, student: Stream, teachers: dict[str, Stream], cached: int) -> str:
     """On a GPU what training takes of its memory; on a CPU what the process takes in all."""
-    used = {dtype: training_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
+    used = {dtype: run_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
     parts = "weights, gradients, optimizer, activations and teachers"
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         used = {dtype: gib + (PROGRAM + cached) / 2**30 for dtype, gib in used.items()}
@@ -140,20 +140,33 @@ def format_duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s"
 
 
-def training_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
-    """Estimated bytes of one process that trains in `precision`, "float32" or "bf16".
+def run_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
+    """Estimated bytes of one process in the training that takes most: the student's, or one of a teacher on labels."""
+    trained = [
+        _optimized(teachers[name], teacher.loop, precision)
+        for name, teacher in named_teachers(recipe).items()
+        if teacher.train
+    ]
+    return max(training_memory(recipe, student, teachers, precision), *trained, 0)
 
-    Counted are weights and gradients in float32, the optimizer's state, the EMA of the weights, activations and
-    teachers. Autocast to bf16 adds a copy of the weights and halves activations and (by the default of
-    `zoo.precision`) teachers.
+
+def training_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
+    """Estimated bytes of one process that distils in `precision`, "float32" or "bf16": the student and the teachers.
+
+    Autocast to bf16 halves (by the default of `zoo.precision`) the teachers.
     """
-    bf16 = precision == "bf16"
-    state = OPTIMIZER_BYTES.get(recipe.loop.optimizer, 8)
-    per_parameter = 8 + state + (4 if recipe.loop.ema else 0) + (2 if bf16 else 0)
-    activations = activation_bytes_per_image(student) * recipe.loop.batch_size / (2 if bf16 else 1)
     on_device = sorted((stream.parameter_count for stream in teachers.values()), reverse=True)[: recipe.zoo.resident]
-    frozen = sum(on_device) * (2 if bf16 and recipe.zoo.precision != "no" else 4)
-    return per_parameter * student.parameter_count + activations + frozen
+    frozen = sum(on_device) * (2 if precision == "bf16" and recipe.zoo.precision != "no" else 4)
+    return _optimized(student, recipe.loop, precision) + frozen
+
+
+def _optimized(stream: Stream, loop: Loop, precision: str) -> float:
+    """Estimated bytes of a network that is trained: weights and gradients in float32, the optimizer's state, the EMA of
+    the weights, activations. Autocast to bf16 adds a copy of the weights and halves the activations."""
+    bf16 = precision == "bf16"
+    per_parameter = 8 + OPTIMIZER_BYTES.get(loop.optimizer, 8) + (4 if loop.ema else 0) + (2 if bf16 else 0)
+    activations = activation_bytes_per_image(stream) * loop.batch_size / (2 if bf16 else 1)
+    return per_parameter * stream.parameter_count + activations
 
 
 def activation_bytes_per_image(stream: Stream) -> float:
