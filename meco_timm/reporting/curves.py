@@ -102,8 +102,11 @@ def similarity_chart(metrics: Metrics, recipe: Recipe, teachers: dict[str, Metri
         axis.set(**_similarity_labels(recipe, "logits" if keys is logits else "blocks"))
     grid[-1, 0].set(xlabel=f"{STEP} (optimizer steps)")
     legend(figure, grid[:, 0])
-    cross_entropy = "ce" in (recipe.losses.similarity, recipe.losses.block_similarity)
-    minimum = " The minimum of cross-entropy is the teachers' entropy, not 0." if cross_entropy else ""
+    minimum = ""
+    if recipe.losses.similarity == "ce" and logits:
+        minimum = " Logits: cross-entropy less the teachers' entropy (KL), 0 where they agree."
+    if recipe.losses.block_similarity == "ce" and blocks:
+        minimum += " Blocks: the minimum of their cross-entropy is the teachers' entropy, not 0."
     text = f"Similarity loss over the run: {_ends(metrics, logits + blocks)}."
     caption = (
         "Distance between the outputs of student and teacher, per term; lower is closer. Smoothed over a twelfth of "
@@ -127,7 +130,8 @@ def _similarity_labels(recipe: Recipe, outputs: str) -> dict[str, str]:
         return {"title": f"blocks: {losses.block_similarity}", "ylabel": UNITS[losses.block_similarity]}
     scaled = " × temperature²" if losses.similarity in ("ce", "kl", "dist") else ""
     unit = UNITS.get(losses.similarity, "loss") + scaled  # of a function of the caller's it is not known
-    return {"title": f"logits: {short_name(losses.similarity)}", "ylabel": unit}
+    shown = "ce, shown as KL" if losses.similarity == "ce" else short_name(losses.similarity)
+    return {"title": f"logits: {shown}", "ylabel": unit}
 
 
 def adversary_chart(metrics: Metrics) -> Chart | None:
