@@ -1,5 +1,6 @@
 """Images of a split as tensors, plain or in seeded views; what becomes of those that cannot be read."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -126,6 +127,13 @@ class Images(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def some(self, count: int) -> "Images":
+        """At most `count` of them, evenly spread over all, because they may be sorted by class."""
+        chosen = copy.copy(self)
+        chosen.rows = self.rows[np.linspace(0, len(self) - 1, num=min(count, len(self))).astype(int)]
+        chosen.kept = None
+        return chosen
 
     @property
     def ends(self) -> np.ndarray | None:

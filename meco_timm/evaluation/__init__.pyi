@@ -1,4 +1,4 @@
-from .agreement import block_agreement, evenly_spread, kernel_cka
+from .agreement import block_agreement, kernel_cka
 from .class_check import ClassCheck, balanced_sample, check_classes
 from .ensemble import Combination
 from .image_files import Prediction, iter_predictions, predict, print_predictions
@@ -24,7 +24,6 @@ __all__ = [
     "check_classes",
     "contributions",
     "evaluate",
-    "evenly_spread",
     "iter_predictions",
     "kernel_cka",
     "load_predictions",

@@ -50,7 +50,7 @@ def block_agreement(
         Empty if no blocks are compared or the split has fewer than 4 images.
     """
     teachers = {name: stream for name, stream in teachers.items() if stream.taps}
-    images = evenly_spread(data.test, IMAGES)
+    images = data.test.some(IMAGES)
     images.kept = {}  # read once for all networks
     if not (student.taps and teachers) or len(images) < 4:
         return {}
@@ -69,12 +69,6 @@ def block_agreement(
         for learner in learners
         for teacher in teachers
     }
-
-
-def evenly_spread(images: Images, count: int) -> Images:
-    """At most `count` of the images, evenly spread over all, because they may be sorted by class."""
-    places = np.linspace(0, len(images) - 1, num=min(count, len(images))).astype(int)
-    return Images(images.split, images.labels, images.rows[places], images.transform)
 
 
 @torch.no_grad()

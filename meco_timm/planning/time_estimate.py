@@ -1,7 +1,6 @@
 """Time estimates: on four GPUs from the speed measured on one, and on this device from a few measured steps."""
 
 import contextlib
-import copy
 import io
 import itertools
 import tempfile
@@ -12,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -162,9 +160,8 @@ class LoadingTimer:
 
 def _few(data: DataSource, count: int) -> DataSource:
     """With some of the training images, for everything but the test, and no loader processes."""
-    some = copy.copy(data.train)
-    some.rows = some.rows[np.linspace(0, len(some) - 1, num=min(count, len(some))).astype(int)]
-    return replace(data, train=some, labelled=some, alone=some, validation=copy.copy(some), workers=0)
+    some, held_out = data.train.some(count), data.train.some(count)
+    return replace(data, train=some, labelled=some, alone=some, validation=held_out, workers=0)
 
 
 class StepTimer:

@@ -20,7 +20,6 @@ from meco_timm.evaluation import (
     Combination,
     Contributions,
     contributions,
-    evenly_spread,
     temperature_of,
 )
 from meco_timm.networks import Stream
@@ -108,7 +107,7 @@ def _measured(zoo: Zoo, recipe: Recipe, data: DataSource) -> dict[str, Any] | No
     members = {name: stream for name, stream in zoo.streams.items() if stream.has_logits}
     if not (members and len(data.validation)):
         return None
-    sample = evenly_spread(data.validation, IMAGES)
+    sample = data.validation.some(IMAGES)
     try:
         found = measure_teachers(members, recipe, data, sample, zoo.accelerator.device, zoo)
     except UserError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meco_timm.common import UserError
 from meco_timm.data import DataSource, Images, load_data
-from meco_timm.evaluation import Contributions, check_classes, contributions, evenly_spread, kernel_cka, temperature_of
+from meco_timm.evaluation import Contributions, check_classes, contributions, kernel_cka, temperature_of
 from meco_timm.networks import Stream, some, teacher_stream
 from meco_timm.recipe import Recipe, Teacher
 from meco_timm.training import make_accelerator
@@ -91,7 +91,7 @@ def _sample(data: DataSource, images: int | None) -> Images:
             "data.validation: there is no labelled validation image to rank the teachers on. Write for example "
             "data.validation=0.1; images that teachers have learned from would flatter them."
         )
-    return data.validation if images is None else evenly_spread(data.validation, images)
+    return data.validation if images is None else data.validation.some(images)
 
 
 def _streams(

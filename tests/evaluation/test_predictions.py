@@ -10,7 +10,7 @@ from helpers.predictions import some_predictions
 
 from meco_timm import UserError
 from meco_timm.data.loading import load_data
-from meco_timm.evaluation.agreement import block_agreement, cka, evenly_spread
+from meco_timm.evaluation.agreement import block_agreement, cka
 from meco_timm.evaluation.predictions import Predictions, choose, load_predictions, save_predictions
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
@@ -171,8 +171,8 @@ def test_nothing_where_no_blocks_are_compared(data):
 
 
 def test_images_are_taken_from_the_whole_split(data):
-    assert evenly_spread(data.test, 4).rows.tolist() == [0, 3, 7, 11]
-    assert evenly_spread(data.test, 100).rows.tolist() == list(range(12))
+    assert data.test.some(4).rows.tolist() == [0, 3, 7, 11]
+    assert data.test.some(100).rows.tolist() == list(range(12))
 
 
 def test_a_table_without_what_is_told_besides_is_read(ended, tmp_path):

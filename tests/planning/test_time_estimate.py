@@ -13,7 +13,7 @@ from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.loading import load_data
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import time_estimate
-from meco_timm.planning.cost import format_duration, training_memory
+from meco_timm.planning.cost import format_duration, run_memory, training_memory
 from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo.teachers import untrained_teachers
 
@@ -135,6 +135,17 @@ def test_memory_by_precision_and_optimizer(recipe):
     assert bytes_of("bf16") == pytest.approx(18 * own + 2 * frozen, rel=0.03)
     settings.loop.optimizer, settings.loop.ema = "momentum", 0.99
     assert bytes_of("float32") == pytest.approx((12 + 4) * own + 4 * frozen, rel=0.03)
+
+
+def test_the_memory_is_that_of_the_training_that_takes_most(recipe):
+    """A large teacher that is trained first, for a small student."""
+    recipe |= {"student": "test_resnet", "teachers": [{"train": "resnet50", "loop": {"batch_size": 1}}]}
+    settings = Recipe.model_validate(recipe)
+    student = student_stream(settings.student, Alignment(blocks=0), 10, 32, weightless=True)
+    teachers = untrained_teachers(settings, [str(i) for i in range(10)])
+    (teacher,) = teachers.values()
+    assert run_memory(settings, student, teachers, "float32") == pytest.approx(16 * teacher.parameter_count, rel=0.03)
+    assert training_memory(settings, student, teachers, "float32") < 8 * teacher.parameter_count
 
 
 def test_a_broken_image_does_not_keep_the_plan_back(tmp_path, capsys):
