@@ -23,7 +23,7 @@ from meco_timm.data.loading import load_data
 from meco_timm.evaluation.teacher_contributions import contributions
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Network, Recipe
-from meco_timm.zoo.kept_logits import BATCH, measure_teachers
+from meco_timm.selection.kept_logits import BATCH, measure_teachers
 
 PASSES = [
     "resnet10t", "resnet18", "mobilenetv3_small_100", "efficientnet_lite0", "repvgg_a0", "resnet14t", "regnetx_002",

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from meco_timm.hub import publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.reporting import compare, report
+    from meco_timm.selection import rank_teachers
     from meco_timm.task import EnsembleDistillation
-    from meco_timm.zoo import list_teachers, rank_teachers
+    from meco_timm.zoo import list_teachers
 
 __version__ = "0.2.0.dev0"
 
@@ -47,7 +48,7 @@ _ROOMS = {
     "plan": "pipeline",
     "predict": "evaluation",
     "publish": "hub",
-    "rank_teachers": "zoo",
+    "rank_teachers": "selection",
     "report": "reporting",
 }
 

@@ -225,7 +225,7 @@ def zoo(
 ) -> None:
     """Rank the teachers of a recipe: what each adds to the ensemble, and which suffice; train nothing."""
     loaded = _loaded(recipe, overrides)
-    from meco_timm.zoo import find_candidates, print_candidates, print_ranking, rank_teachers
+    from meco_timm.selection import find_candidates, print_candidates, print_ranking, rank_teachers
 
     found = find_candidates(candidates) if candidates else []
     if print_candidates(found) and not yes:

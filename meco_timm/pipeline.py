@@ -18,6 +18,7 @@ from meco_timm.finished import show_results
 from meco_timm.networks import Stream, student_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
 from meco_timm.recipe import Recipe, to_yaml
+from meco_timm.selection import checked_inputs, combine_teachers
 from meco_timm.training import (
     STEPS,
     Job,
@@ -36,16 +37,7 @@ from meco_timm.training import (
     student_seed,
     total_steps,
 )
-from meco_timm.zoo import (
-    Given,
-    Zoo,
-    assemble_zoo,
-    checked_inputs,
-    combine_teachers,
-    precompute_outputs,
-    student_alone,
-    use_store,
-)
+from meco_timm.zoo import Given, Zoo, assemble_zoo, precompute_outputs, student_alone, use_store
 
 logger = get_logger(__name__)
 

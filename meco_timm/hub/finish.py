@@ -10,8 +10,8 @@ from meco_timm.hub.card import card_files
 from meco_timm.networks import Stream, export
 from meco_timm.recipe import Recipe
 from meco_timm.reporting import Results, read_metrics
+from meco_timm.selection import kept_combination, read_measured
 from meco_timm.training import RunFolder
-from meco_timm.zoo import kept_combination, read_measured
 
 
 def finish_run(

@@ -5,7 +5,7 @@ from meco_timm.networks import Stream
 from meco_timm.planning.plan import make_plan
 from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
 from meco_timm.recipe import Recipe
-from meco_timm.zoo import check_local_teachers
+from meco_timm.selection import check_local_teachers
 
 
 def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure: bool) -> str:

@@ -14,7 +14,8 @@ from meco_timm.planning.checks import check_batch_norms, check_function
 from meco_timm.planning.cost import cost_lines
 from meco_timm.planning.data_section import DataSection, data_section
 from meco_timm.recipe import Network, Recipe, Teacher
-from meco_timm.zoo import check_combination, combination_lines, named_teachers, untrained_teachers
+from meco_timm.selection import check_combination, combination_lines
+from meco_timm.zoo import named_teachers, untrained_teachers
 
 WIDTH = 118
 BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each

@@ -16,8 +16,9 @@ from meco_timm.data import DataSource
 from meco_timm.evaluation import Combination, Predictions, Row, load_predictions
 from meco_timm.networks import Stream, is_foreign
 from meco_timm.recipe import Network, Recipe, Teacher
+from meco_timm.selection import kept_combination
 from meco_timm.training import RunFolder
-from meco_timm.zoo import draw, kept_combination, named_teachers
+from meco_timm.zoo import draw, named_teachers
 
 LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 

@@ -21,7 +21,8 @@ from meco_timm.reporting.figures import (
 from meco_timm.reporting.pages import render_page, thumbnail
 from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
 from meco_timm.reporting.teacher_charts import teacher_charts
-from meco_timm.zoo import named_teachers, read_measured
+from meco_timm.selection import read_measured
+from meco_timm.zoo import named_teachers
 
 CLASSES = 50  # with an accuracy of their own in the report
 Section = tuple[str, str, list[Chart]]  # heading, introduction, charts

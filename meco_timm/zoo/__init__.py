@@ -4,20 +4,9 @@ In: the recipe's teachers. Out: a teacher's `Outputs` for a batch, computed or r
 Never: updates a frozen teacher, or uses the student.
 """
 
-from meco_timm.zoo.candidates import find_candidates, print_candidates
-from meco_timm.zoo.class_checks import check_local_teachers, checked_inputs
-from meco_timm.zoo.combining import (
-    check_combination,
-    combination_lines,
-    combine_teachers,
-    kept_combination,
-    read_measured,
-)
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.objects import Given, holding, recipe_entries, teacher_streams, with_live
 from meco_timm.zoo.precompute import precompute_outputs, use_store
-from meco_timm.zoo.ranking import Ranking, rank_teachers
-from meco_timm.zoo.ranking_table import print_ranking
 from meco_timm.zoo.store import layout
 from meco_timm.zoo.teachers import (
     assemble_zoo,
@@ -33,29 +22,17 @@ from meco_timm.zoo.zoo import Here, Zoo, draw
 __all__ = [
     "Given",
     "Here",
-    "Ranking",
     "Zoo",
     "assemble_zoo",
-    "check_combination",
-    "check_local_teachers",
     "check_targets",
-    "checked_inputs",
-    "combination_lines",
-    "combine_teachers",
     "draw",
-    "find_candidates",
     "holding",
-    "kept_combination",
     "layout",
     "list_teachers",
     "load_pretrained",
     "named_teachers",
     "precompute_outputs",
-    "print_candidates",
-    "print_ranking",
     "print_teachers",
-    "rank_teachers",
-    "read_measured",
     "recipe_entries",
     "student_alone",
     "teacher_streams",

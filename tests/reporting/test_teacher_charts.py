@@ -12,7 +12,7 @@ from meco_timm.reporting.compare_page import compare_page
 from meco_timm.reporting.results import Results, read_results
 from meco_timm.reporting.run_page import report_page
 from meco_timm.reporting.teacher_charts import added_by_teachers, teacher_charts
-from meco_timm.zoo import read_measured
+from meco_timm.selection import read_measured
 
 TITLES = ["Contribution of each teacher", "Disagreement", "Ensemble size and cost", "Agreement of the student"]
 

@@ -14,9 +14,9 @@ from meco_timm.data import DataSource, Images, load_data
 from meco_timm.evaluation import Contributions, check_classes, contributions, kernel_cka, temperature_of
 from meco_timm.networks import Stream, some, teacher_stream
 from meco_timm.recipe import Recipe, Teacher
+from meco_timm.selection.class_checks import class_problems
+from meco_timm.selection.kept_logits import Measured, measure_teachers
 from meco_timm.training import make_accelerator
-from meco_timm.zoo.class_checks import class_problems
-from meco_timm.zoo.kept_logits import Measured, measure_teachers
 from meco_timm.zoo.teachers import find_zoo_folder, in_folder, label_training, named_teachers, training_key
 
 CHECKED = 5000  # images on which the order of a teacher's classes is checked, at most

@@ -21,8 +21,8 @@ from meco_timm.evaluation import Combination
 from meco_timm.recipe.reading import recipe_key
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.reporting.results import drawn_teachers, read_results
-from meco_timm.zoo import combining
-from meco_timm.zoo.combining import combine_teachers
+from meco_timm.selection import combining
+from meco_timm.selection.combining import combine_teachers
 from meco_timm.zoo.teachers import assemble_zoo
 from meco_timm.zoo.zoo import Zoo, draw
 

@@ -24,8 +24,8 @@ from meco_timm.evaluation import (
 )
 from meco_timm.networks import Stream
 from meco_timm.recipe import Recipe
-from meco_timm.zoo.kept_logits import measure_teachers
-from meco_timm.zoo.ranking import duplicates
+from meco_timm.selection.kept_logits import measure_teachers
+from meco_timm.selection.ranking import duplicates
 from meco_timm.zoo.teachers import named_teachers
 from meco_timm.zoo.zoo import Zoo, written_combination
 

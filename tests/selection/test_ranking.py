@@ -15,9 +15,9 @@ from helpers.checkpoints import local_dir, network
 from meco_timm import UserError, load_recipe, rank_teachers
 from meco_timm.cli import main
 from meco_timm.networks.streams import Stream
-from meco_timm.zoo import kept_logits
-from meco_timm.zoo.candidates import find_candidates
-from meco_timm.zoo.ranking import Ranking
+from meco_timm.selection import kept_logits
+from meco_timm.selection.candidates import find_candidates
+from meco_timm.selection.ranking import Ranking
 
 Recipe = dict[str, Any]
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from meco_timm.zoo.ranking import Ranking
+from meco_timm.selection.ranking import Ranking
 
 Part = tuple[str, Table, str]  # title, table, caption
 MATRIX = 10  # teachers, of whose pairs all are shown
