@@ -79,7 +79,7 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     """The package's own training, as it is before its first step; without a zoo on labels."""
     student_stream = stream(student, settings)
     data: Any = SimpleNamespace(classes=range(student.num_classes), max_bad=0)  # batches in memory stand in for it
-    distilled = zoo and Distiller(student_stream, settings, student.num_classes, zoo.block_shapes)
+    distilled = zoo and Distiller(student_stream, settings.method, student.num_classes, zoo.block_shapes)
     objective = distilled or Supervised(student_stream)
     job = Job(
         title="student",

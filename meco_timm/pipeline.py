@@ -197,7 +197,7 @@ def _train_student(run: Run, student: Stream, zoo: Zoo) -> tuple[Stream, int]:
     seed = student_seed(run.recipe)
     weight = class_weights(run.recipe.loop.class_weights, run.data.label_counts(run.data.alone))
     reseed(seed, "discriminators")
-    objective = Distiller(student, run.recipe, len(run.data.classes), zoo.block_shapes, weight)
+    objective = Distiller(student, run.recipe.method, len(run.data.classes), zoo.block_shapes, weight)
     job = Job(
         title="student",
         folder=run.folder.path,

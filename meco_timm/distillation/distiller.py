@@ -17,7 +17,7 @@ from meco_timm.distillation.discriminators import PATCH_WIDTH, Discriminator, ad
 from meco_timm.distillation.projections import NoProjections, Projections, SharedProjections
 from meco_timm.distillation.targets import Targets, TeacherBlocks
 from meco_timm.networks import Outputs, Stream
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import Alignment, Discriminators, Method
 
 
 class Supervised(nn.Module):
@@ -46,30 +46,32 @@ Terms = dict[str, tuple[float, Tensor]]  # name → (weight, loss)
 class Distiller(nn.Module):
     """Student stream, projections and discriminators, and the paper's objective over them.
 
-    teachers: shapes of each teacher's blocks for one image, by its number in the zoo; of use to `projection` alone.
-    weight: K, of each class in the term of the labels; None for 1.
+    teacher_block_shapes: of each teacher's blocks for one image, by its number in the zoo; `projection` needs them.
+    class_weight: K, of each class in the term of the labels; None for 1.
     """
 
-    weight: Tensor | None
+    class_weight: Tensor | None
 
     def __init__(
         self,
         student: Stream,
-        recipe: Recipe,
+        method: Method,
         classes: int,
-        teachers: Sequence[Shapes] = (),
-        weight: Tensor | None = None,
+        teacher_block_shapes: Sequence[Shapes] = (),
+        class_weight: Tensor | None = None,
     ):
         super().__init__()
         self.student = student
-        self.register_buffer("weight", weight, persistent=False)
-        self.settings, self.adversary = recipe.losses, recipe.discriminators
-        self.block_weights = recipe.block_weights
-        self.per_teacher = recipe.alignment.method == "projection"
-        vectors: Shapes = [(recipe.alignment.length,)] * recipe.alignment.blocks
-        shapes = list(teachers) if self.per_teacher else [vectors]
-        self.projections = _projections(student, recipe, shapes)
-        self.discriminators = nn.ModuleDict(_discriminators(recipe, classes, student.block_shapes, shapes))
+        alignment = method.alignment
+        self.register_buffer("class_weight", class_weight, persistent=False)
+        self.settings, self.adversary = method.losses, method.discriminators
+        self.block_weights = method.block_weights
+        self.per_teacher = alignment.method == "projection"
+        vectors: Shapes = [(alignment.length,)] * alignment.blocks
+        shapes = list(teacher_block_shapes) if self.per_teacher else [vectors]
+        self.projections = _projections(student, alignment, shapes)
+        made = _discriminators(method.discriminators, self.per_teacher, classes, student.block_shapes, shapes)
+        self.discriminators = nn.ModuleDict(made)
 
     def forward(
         self, image: Tensor, label: Tensor, teacher: Targets | Outputs, apart: bool = False
@@ -89,7 +91,7 @@ class Distiller(nn.Module):
         blocks = self._compared(targets, outputs)
         terms = self._similarities(targets, logits, blocks)
         if self.settings.labels:
-            terms["labels"] = (self.settings.labels, losses.with_labels(logits, label, weight=self.weight))
+            terms["labels"] = (self.settings.labels, losses.with_labels(logits, label, weight=self.class_weight))
         weighted = {name: weight * loss for name, (weight, loss) in terms.items()}
         named = {name: loss.detach() for name, (_, loss) in terms.items()}
         played = self._play(targets, logits, blocks)
@@ -180,16 +182,16 @@ class Distiller(nn.Module):
         return 0.0 * torch.stack(idle).sum() if idle else cast(Tensor, student.logits).new_zeros(())
 
 
-def _projections(student: Stream, recipe: Recipe, teachers: list[Shapes]) -> nn.ModuleList:
-    a = recipe.alignment
+def _projections(student: Stream, a: Alignment, teachers: list[Shapes]) -> nn.ModuleList:
     if a.method == "projection":
         return Projections(student.block_shapes, teachers)
     return SharedProjections(a.blocks, a.length) if a.projection else NoProjections()
 
 
-def _discriminators(recipe: Recipe, classes: int, student: Shapes, teachers: list[Shapes]) -> dict[str, Discriminator]:
+def _discriminators(
+    a: Discriminators, per_teacher: bool, classes: int, student: Shapes, teachers: list[Shapes]
+) -> dict[str, Discriminator]:
     """By teacher and block, where each teacher has its own projection; else by block; and "logits"."""
-    a, per_teacher = recipe.discriminators, recipe.alignment.method == "projection"
     if a.adversary == "none":
         return {}
     found: dict[str, Discriminator] = {}

@@ -167,7 +167,7 @@ def _block_shapes(stream: Stream) -> BlockShapes:
 
 def _one_location_warnings(recipe: Recipe, shapes: dict[str, BlockShapes]) -> list[str]:
     """Attention alignment compares locations; warn of maps of 1×1."""
-    if recipe.alignment.method != "attention" or not any(recipe.block_weights):
+    if recipe.alignment.method != "attention" or not any(recipe.method.block_weights):
         return []
     lines = []
     for name, blocks in shapes.items():

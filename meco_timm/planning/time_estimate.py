@@ -208,7 +208,7 @@ class StepTimer:
         teacher_seconds = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
             targets = zoo.live(zoo.names[0], self.image)
-        distiller = Distiller(student, self.recipe, len(self.data.classes), zoo.block_shapes)
+        distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
         training = self._training(distiller, loop, lambda *_: targets)
         step = self._timed(self._step_of(training)) / self.batch
         label = self.sample.label.to(self.accelerator.device)

@@ -4,6 +4,7 @@ In: a YAML file and `key=value` overrides. Out: a checked, typed `Recipe`.
 Never: imports torch, opens data or networks.
 """
 
+from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
 from meco_timm.recipe.reading import (
     changed_keys,
     check_recipe,
@@ -18,7 +19,7 @@ from meco_timm.recipe.reading import (
     with_run,
     written_run,
 )
-from meco_timm.recipe.recipe import Alignment, Network, Publish, Recipe, Teacher
+from meco_timm.recipe.recipe import Network, Publish, Recipe, Teacher
 from meco_timm.recipe.sections import WATCHING, Data, Loop
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
 
@@ -27,7 +28,10 @@ __all__ = [
     "WATCHING",
     "Alignment",
     "Data",
+    "Discriminators",
     "Loop",
+    "Losses",
+    "Method",
     "Network",
     "Publish",
     "Recipe",

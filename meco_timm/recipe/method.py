@@ -5,7 +5,7 @@ Nothing here imports torch.
 
 from collections.abc import Callable
 from math import isqrt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, WrapValidator, model_validator
 
@@ -105,3 +105,23 @@ class Discriminators(Section):
     """One-sided label smoothing: the target for teacher outputs is 1 − `smoothing`."""
     r1: NotNegative = 0.0
     """Weight of the R1 penalty on the discriminators' gradient at teacher outputs, which also weakens them."""
+
+
+class Method(NamedTuple):
+    """The sections of a recipe that say how a student is compared with its teachers."""
+
+    alignment: Alignment
+    losses: Losses
+    discriminators: Discriminators
+
+    @property
+    def compares_blocks(self) -> bool:
+        """Whether a loss or a discriminator uses blocks."""
+        d = self.discriminators
+        return self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
+
+    @property
+    def block_weights(self) -> list[float]:
+        """Weight of the similarity of each block, first block first."""
+        weights = self.losses.blocks
+        return weights if isinstance(weights, list) else [weights] * self.alignment.blocks

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand
-from meco_timm.recipe.method import Alignment, Discriminators, Losses
+from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
 from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, NotNegative, Section, Store
 
 
@@ -204,7 +204,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _no_idle_blocks(self) -> "Recipe":
         """Without a loss on blocks none are computed or stored."""
-        if not self.compares_blocks and "blocks" not in self.alignment.model_fields_set:
+        if not self.method.compares_blocks and "blocks" not in self.alignment.model_fields_set:
             self.alignment = self.alignment.model_copy(update={"blocks": 0})
         return self
 
@@ -228,13 +228,6 @@ class Recipe(Section):
         return self
 
     @property
-    def compares_blocks(self) -> bool:
-        """Whether a loss or a discriminator uses blocks."""
-        d = self.discriminators
-        return self.losses.blocks != 0 or (d.adversary != "none" and d.on != "logits")
-
-    @property
-    def block_weights(self) -> list[float]:
-        """One weight per block."""
-        weights = self.losses.blocks
-        return weights if isinstance(weights, list) else [weights] * self.alignment.blocks
+    def method(self) -> Method:
+        """How student and teachers are compared."""
+        return Method(self.alignment, self.losses, self.discriminators)

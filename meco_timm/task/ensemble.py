@@ -244,4 +244,4 @@ def _trainable(recipe: Recipe, student: Stream, zoo: Zoo) -> TrainableModule:
     """With the initial projections and discriminators of our own loop; the caller's generators are left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(student_seed(recipe), "discriminators"))
-        return TrainableModule(student, recipe, student.model.num_classes, zoo.block_shapes)
+        return TrainableModule(student, recipe.method, student.model.num_classes, zoo.block_shapes)

@@ -105,8 +105,8 @@ def check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
             "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher that "
             "gives logits, or train on the labels too with losses.labels=1."
         )
-    unused = [] if recipe.compares_blocks else [name for name, stream in streams.items() if not stream.has_logits]
-    if unused:
+    unused = [name for name, stream in streams.items() if not stream.has_logits]
+    if unused and not recipe.method.compares_blocks:
         raise UserError(
             f"teachers: {', '.join(unused)}: gives blocks only, but no loss compares blocks. Write for example "
             "losses.blocks=3."

@@ -43,7 +43,7 @@ def batch() -> tuple[Tensor, Tensor, Outputs]:
 
 def make_distiller(stream: Stream, **changes: Any) -> Distiller:
     torch.manual_seed(0)
-    return Distiller(stream, make_recipe(**changes), CLASSES)
+    return Distiller(stream, make_recipe(**changes).method, CLASSES)
 
 
 def moved(distiller: nn.Module, losses: dict[str, Tensor]) -> dict[str, bool]:

@@ -50,7 +50,7 @@ LOGITS = torch.randn(B, CLASSES, generator=torch.Generator().manual_seed(9))
 
 def make(student: Stream, **changes: Any) -> Distiller:
     torch.manual_seed(0)
-    return Distiller(student, make_recipe(**changes), CLASSES, SHAPES)
+    return Distiller(student, make_recipe(**changes).method, CLASSES, SHAPES)
 
 
 def standardised(x: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
     def training() -> Training:
         student = stream(7, recipe.student)
         reseed(0)
-        distiller = Distiller(student, recipe, len(data.classes), zoo.block_shapes)
+        distiller = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes)
         distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
         job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3, discriminator_lr=1e-3)
         new = Training(distiller, job, accelerator, Teaching(zoo.targets))

@@ -102,7 +102,7 @@ def own_training(
     student: Stream, zoo: Zoo, settings: Recipe, accelerator: Accelerator, objective: Any = None
 ) -> Training:
     """Our loop before its first step, with the initial projections and discriminators of `objective`."""
-    distiller = Distiller(student, settings, CLASSES, zoo.block_shapes)
+    distiller = Distiller(student, settings.method, CLASSES, zoo.block_shapes)
     if objective is not None:
         distiller.load_state_dict(objective.state_dict())
     data: Any = type("Data", (), {"classes": range(CLASSES), "max_bad": 0})  # batches in memory stand in for it

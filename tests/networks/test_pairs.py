@@ -180,7 +180,7 @@ def pair_recipe(**changes: Any) -> Recipe:
 def learn(teacher: Outputs, student: Stream, images: Tensor, recipe: Recipe, steps: int = 8) -> list[dict[str, float]]:
     """The losses of `steps` steps on one batch."""
     torch.manual_seed(0)
-    distiller = Distiller(student, recipe, 3).train()
+    distiller = Distiller(student, recipe.method, 3).train()
     optimizer = torch.optim.AdamW(distiller.parameters(), 2e-3)
     seen = []
     for _ in range(steps):
@@ -263,7 +263,7 @@ def test_what_a_teacher_does_not_give_is_not_compared(headless, normal, word):
     }
     for stream, given in cases.values():
         student = student_stream(Network(model="test_efficientnet"), ALIGNMENT, 3, 32)
-        distiller = Distiller(student, recipe, 3).train()
+        distiller = Distiller(student, recipe.method, 3).train()
         with torch.no_grad():
             outputs = stream(images)
         named = distiller(images, torch.zeros(4, dtype=torch.long), outputs)

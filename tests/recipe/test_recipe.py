@@ -25,7 +25,8 @@ def test_the_default_is_the_papers_method_in_the_form_that_was_measured_best():
     recipe = make()
     assert recipe.losses.similarity == "ce"
     assert recipe.losses.labels == 0
-    assert (recipe.alignment.method, recipe.alignment.length, recipe.block_weights) == ("projection", 1024, [3.0] * 4)
+    assert (recipe.alignment.method, recipe.alignment.length) == ("projection", 1024)
+    assert recipe.method.block_weights == [3.0] * 4
     d = recipe.discriminators
     assert (d.adversary, d.on, d.form, d.weight) == ("minimax", "blocks", "patch", 0.1)
     assert recipe.zoo.sampling == "random"
@@ -94,8 +95,8 @@ def test_a_loop_changed_by_nothing_is_the_same():
 
 
 def test_one_block_weight_is_for_all_blocks():
-    assert make(losses={"blocks": 0.5}, alignment={"blocks": 3}).block_weights == [0.5, 0.5, 0.5]
-    assert make(losses={"blocks": [0.0, 1.0]}, alignment={"blocks": 2}).block_weights == [0.0, 1.0]
+    assert make(losses={"blocks": 0.5}, alignment={"blocks": 3}).method.block_weights == [0.5, 0.5, 0.5]
+    assert make(losses={"blocks": [0.0, 1.0]}, alignment={"blocks": 2}).method.block_weights == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

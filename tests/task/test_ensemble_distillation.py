@@ -131,7 +131,7 @@ def test_on_the_digits_both_loops_reach_the_same_student(tmp_path):
     task = EnsembleDistillation(model, teachers_of(names), recipe=settings, data_config=config)
     device = accelerator()
     reseed(seed, "discriminators")
-    objective = Distiller(student, settings, 10, task.teachers.block_shapes)
+    objective = Distiller(student, settings.method, 10, task.teachers.block_shapes)
     job = Job("student", tmp_path, settings.loop, data, data.train, 50, seed, LR)
     own = Training(objective, job, device, Teaching(task.teachers.targets))
     wanted = recorded(own)

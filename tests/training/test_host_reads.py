@@ -48,7 +48,7 @@ def reads(shapes: Path, folder: Path, changes: dict[str, Any], monkeypatch: pyte
 
     zoo = Zoo({"a": stream("test_resnet", 1), "b": stream("test_vit", 2)}, recipe, accelerator)
     use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
-    distiller = Distiller(stream("test_vit2", 0), recipe, len(data.classes), zoo.block_shapes)
+    distiller = Distiller(stream("test_vit2", 0), recipe.method, len(data.classes), zoo.block_shapes)
     job = Job("student", folder, recipe.loop, data, data.train, 20, 0, recipe.discriminators.lr)
     training = Training(distiller, job, accelerator, Teaching(zoo.targets))
     batches = training._batches()

@@ -113,7 +113,7 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
-    distiller = Distiller(stream(alignment=recipe.alignment), recipe, 3)
+    distiller = Distiller(stream(alignment=recipe.alignment), recipe.method, 3)
     before = {name: p.detach().clone() for name, p in distiller.named_parameters()}
     generator = torch.Generator().manual_seed(0)
     outputs = Outputs([torch.randn(8, 32, generator=generator) for _ in range(2)], torch.randn(8, 3))
@@ -409,7 +409,7 @@ def test_each_parameter_has_its_rate_and_decay():
         "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
-    distiller = Distiller(stream("test_vit", recipe.alignment), recipe, 3)
+    distiller = Distiller(stream("test_vit", recipe.alignment), recipe.method, 3)
     groups = groups_of(distiller)
     assert groups.keys() == {name for name, _ in distiller.named_parameters()}
     for name, p in distiller.named_parameters():
