@@ -4,8 +4,7 @@ Same student and initial weights, same frozen teachers, same augmented images in
 temperature 4, no labels, fused AdamW, one cosine of rates. The peers have one teacher at a time; for three, theirs is a
 module that gives the mean of three, as their users write it. Ours draws one per step, or reads the mean from the store.
 All sides take a step by turns; CPU time of a step, then the accuracy of each student on the test split. The store is
-filled before, which costs each teacher one pass per view. `bf16` are sides whose teachers compute in it, which pays
-where the processor has it. `--profile` shows instead where a step with one teacher spends its time, by operator.
+filled before, which costs each teacher one pass per view.
 
     pip install -e '.[bench]'
     OMP_NUM_THREADS=1 python -m benchmarks.peers
@@ -23,7 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report, spread
-from benchmarks.sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, student_of
+from benchmarks.peer_sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, student_of
 from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.measures import accuracy
@@ -65,33 +64,6 @@ def top1(student: nn.Module, stream: Stream, data: DataSource) -> float:
     return accuracy(logits[""], label)
 
 
-def profiled(args: argparse.Namespace) -> list[Row]:
-    """One row per operator: CPU ms per image in it alone, of each side with one teacher, and without any; the least of
-    `--rounds` rounds of four steps, the sides by turns, since what others do on the machine only adds."""
-    names, size = ("timm 1", "ours 1", "student only"), 4
-    args.steps = size * (args.rounds + 1)
-    batches = batches_of(args, data_of(args))
-    sides = {name: make_side(name, args, batches) for name in names}
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for i in range(args.rounds + 1):
-        for name in names[i % 3 :] + names[: i % 3]:
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-                for _ in range(size):
-                    sides[name].step()
-            per_image = 1000 * size * args.batch  # from µs to ms an image
-            rounds[name].append({e.key: e.self_cpu_time_total / per_image for e in profile.key_averages()})
-    keys = {key for column in rounds.values() for key in column[0]}
-    least = {n: {key: min(r.get(key, 0.0) for r in column[1:]) for key in keys} for n, column in rounds.items()}
-    ordered = sorted(keys, key=lambda key: -max(column[key] for column in least.values()))
-    rows: list[Row] = [{"operator": key, **{n: least[n][key] for n in names}} for key in ordered[:12]]
-    others = {n: sum(least[n][key] for key in ordered[12:]) for n in names}
-    return [
-        *rows,
-        {"operator": "all others", **others},
-        {"operator": "all", **{n: sum(least[n].values()) for n in names}},
-    ]
-
-
 def main() -> None:
     parser = arguments(__doc__, rounds=10)
     parser.add_argument("--student", default="resnet10t")
@@ -103,14 +75,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--zoo", type=Path, help="folder of trained teachers; by default a temporary one")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help="only these")
-    parser.add_argument("--profile", action="store_true", help="where the time goes, in place of the comparison")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         args.zoo, args.store = args.zoo or Path(scratch) / "zoo", Path(scratch) / "store"
-        if args.profile:
-            report("peers", profiled(args), {}, args.json)
-        else:
-            compare(args)
+        compare(args)
 
 
 def compare(args: argparse.Namespace) -> None:

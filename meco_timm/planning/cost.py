@@ -17,7 +17,7 @@ OPTIMIZER_BYTES = {
     "nesterov": 4,
     "lion": 4,
 }  # of optimizer state per parameter; 8 for Adam and others
-PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: benchmarks.prediction, LOG.md
+PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: LOG.md, 5f6e099
 
 
 def cost_lines(

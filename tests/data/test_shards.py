@@ -18,10 +18,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import CLASSES, ROOT, base_recipe, draw_image, write
+from helpers import shards
 from helpers.data import PLAIN, load, refused, seen
 from helpers.hub import TOKEN, running
 
-from benchmarks import resume, scale, synthetic
+from benchmarks import resume
 from meco_timm.common.errors import UserError
 from meco_timm.data import tars
 from meco_timm.data.images import Images
@@ -44,7 +45,7 @@ IMAGES = 60
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training images of 3 classes in 4 uneven shards, three times over. Read only."""
     folder = tmp_path_factory.mktemp("made")
-    return synthetic.make(folder, str(ROOT / "recipes/data/digits"), IMAGES, 3, 4, (16, 24))
+    return shards.make(folder, IMAGES, classes=3, shards=4)
 
 
 def tar(path: Path, **members: Any) -> Path:
@@ -68,10 +69,10 @@ def picture(label: int, seed: int = 0) -> bytes:
 # One data set by every path
 
 
-@pytest.mark.parametrize("path", scale.PATHS)
+@pytest.mark.parametrize("path", shards.PATHS)
 def test_every_path_gives_the_same_batches(made, path):
     """With a buffer of all images the order is that of a set that lies in memory; uneven shards change nothing."""
-    one, other = (scale.opened(made, name, workers=0, buffer=IMAGES) for name in ("class folders", path))
+    one, other = (shards.opened(made, name, workers=0, buffer=IMAGES) for name in ("class folders", path))
     assert one.classes == other.classes == ["n0000", "n0001", "n0002"]
     for part in ("train", "labelled"):
         first, second = (seen(data, getattr(data, part), stop=20, batch=7) for data in (one, other))
@@ -80,19 +81,19 @@ def test_every_path_gives_the_same_batches(made, path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("path", scale.PATHS)
+@pytest.mark.parametrize("path", shards.PATHS)
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (4, 1)])
 def test_every_image_once_an_epoch_whoever_reads(made, path, world, workers):
-    data = scale.opened(made, path, validation=0.2, buffer=8)
+    data = shards.opened(made, path, validation=0.2, buffer=8)
     crcs = np.load(made / "crc.npy")
     assert len(data.train) == 48
-    assert scale.count(data, crcs, world, workers, batch=5, epochs=3) == (0, 0)
+    assert shards.count(data, crcs, world, workers, batch=5, epochs=3) == (0, 0)
 
 
 @pytest.mark.parametrize("path", ["parquet, streaming", "tars, streaming"])
 def test_workers_and_processes_do_not_change_what_is_seen(made, path):
-    one = seen(scale.opened(made, path, workers=0, buffer=8), scale.opened(made, path).train, stop=12, batch=8)
-    many = scale.opened(made, path, workers=2, buffer=8)
+    one = seen(shards.opened(made, path, workers=0, buffer=8), shards.opened(made, path).train, stop=12, batch=8)
+    many = shards.opened(made, path, workers=2, buffer=8)
     parts = [seen(many, many.train, stop=12, batch=4, rank=rank, world=2) for rank in (0, 1)]
     for whole, first, second in zip(one, *parts, strict=True):
         halves = [half.reshape(12, 4, *half.shape[1:]) for half in (first, second)]
@@ -142,11 +143,11 @@ def test_sorted_shards_are_told(made, caplog):
     labels = np.arange(1000) % 10
     assert variety(np.random.default_rng(0).permutation(labels), 50) == pytest.approx(1, abs=0.02)
     assert variety(np.sort(labels), 50) == pytest.approx(0.1, abs=0.02)
-    scale.opened(made, "tars, streaming", buffer=8)
+    shards.opened(made, "tars, streaming", buffer=8)
     assert "data.buffer: 8 images in a row have" in caplog.text
     caplog.clear()
-    scale.opened(made, "tars, streaming", buffer=60)
-    scale.opened(made, "class folders, streaming", buffer=8)
+    shards.opened(made, "tars, streaming", buffer=60)
+    shards.opened(made, "class folders, streaming", buffer=8)
     assert "data.buffer" not in caplog.text
 
 
@@ -157,7 +158,7 @@ def test_a_process_keeps_the_row_groups_of_a_window_and_no_more(made):
         kept.get(("file", group), lambda group=group: read.append(group) or range(4))  # type: ignore
     assert read == [0, 1, 2, 1, 0, 3]
     assert kept.rows <= 10
-    data = scale.opened(made, "parquet, streaming", workers=0, buffer=8)
+    data = shards.opened(made, "parquet, streaming", workers=0, buffer=8)
     seen(data, data.train, stop=20, batch=6)
     groups = data.train.split._groups
     assert 0 < groups.rows <= groups.limit
@@ -258,7 +259,7 @@ def test_unlabelled_images_that_nobody_would_see(tmp_path):
 
 def train(made: Path, folder: Path, die_at: int | None = None) -> None:
     """24 steps on a stream read by two workers, from where `folder` has come to; what is seen goes into rows.jsonl."""
-    data = scale.opened(made, "tars, streaming", workers=2, buffer=8, max_bad=2, image_size=32)
+    data = shards.opened(made, "tars, streaming", workers=2, buffer=8, max_bad=2, image_size=32)
 
     class Watched(Training):
         def _next(self, batches: Any) -> Any:
@@ -315,7 +316,7 @@ def test_killed_on_streams_it_ends_as_if_nothing_had_happened(made, tmp_path, ca
 
 
 def test_a_resumed_order_goes_on_at_the_very_image(made):
-    data = scale.opened(made, "tars, streaming", buffer=8)
+    data = shards.opened(made, "tars, streaming", buffer=8)
     images: Images = data.train
 
     def order(start: int, stop: int) -> list[Any]:

@@ -117,7 +117,7 @@ def test_named_weights_become_random_ones_of_the_same_network(recipe, tmp_path):
     ],
 )
 def test_a_recipe_of_the_repository_is_rehearsed(tmp_path, shapes, caplog, name, overrides):
-    """Those with large networks: python -m benchmarks.rehearsals."""
+    """Those with large networks take minutes."""
     if name == "own_images":
         overrides = [*overrides, f"data.source={shapes}"]
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*overrides, "data.workers=0", f"run={tmp_path / 'run'}"])
