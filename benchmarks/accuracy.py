@@ -34,8 +34,7 @@ class Study(NamedTuple):
     """A study's file. `base`: the arm that the others are compared with, besides alone and ensemble.
 
     `teachers`: overrides with which the teachers are trained once, with seed 0, and given to the runs of all seeds;
-    null for teachers of each seed's own. `pick`: which of them an arm has, by their places from 0 on, some perhaps
-    twice; by default all.
+    null for teachers of each seed's own.
     """
 
     recipe: str
@@ -44,7 +43,6 @@ class Study(NamedTuple):
     common: list[str]
     arms: dict[str, list[str]]
     teachers: list[str] | None = None
-    pick: dict[str, list[int]] = {}  # noqa: RUF012  never changed
 
 
 class Difference(NamedTuple):
@@ -63,10 +61,10 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
 
     torch.set_num_threads(1)
     name = f"{arm.replace(' ', '-').replace('/', '-')}-{seed}"
-    told = [change.replace("{seed}", str(seed)) for change in (*study.common, *changes, *study.arms[arm])]
+    overrides = [change.replace("{seed}", str(seed)) for change in (*study.common, *changes, *study.arms[arm])]
     zoo = f"zoo.folder={folder.parent / 'zoo'}"
-    told += given_teachers(study, arm, [*changes, zoo])
-    recipe = load_recipe(study.recipe, [*told, f"seed={seed}", f"run={folder / 'runs' / name}", zoo])
+    overrides += given_teachers(study, [*changes, zoo])
+    recipe = load_recipe(study.recipe, [*overrides, f"seed={seed}", f"run={folder / 'runs' / name}", zoo])
     file, key = folder / f"{name}.json", recipe_key(recipe)
     if file.exists() and (known := json.loads(file.read_text()))["recipe"] == key:
         return known
@@ -88,7 +86,7 @@ def run_arm(study: Study, arm: str, seed: int, changes: list[str], folder: Path)
     return result
 
 
-def given_teachers(study: Study, arm: str, changes: list[str]) -> list[str]:
+def given_teachers(study: Study, changes: list[str]) -> list[str]:
     """The override that gives an arm the same teachers with every seed, trained now if they are not in the zoo yet."""
     if study.teachers is None:
         return []
@@ -101,8 +99,7 @@ def given_teachers(study: Study, arm: str, changes: list[str]) -> list[str]:
     data, accelerator = load_data(recipe.data, 0), Accelerator()
     verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)  # so that a copy of the images is known
     found = list(train_teachers(recipe, data, accelerator).values())
-    chosen = [found[i] for i in study.pick.get(arm, range(len(found)))]
-    return [f"teachers={json.dumps([{'model': teacher.model} for teacher in chosen])}"]
+    return [f"teachers={json.dumps([{'model': teacher.model} for teacher in found])}"]
 
 
 def difference(values: list[float]) -> Difference:
