@@ -4,6 +4,7 @@ In and out: plain values.
 Never: imports another room, or torch at import time.
 """
 
+from meco_timm.common.class_names import as_synsets, imagenet, join_names, printable, read_class_names
 from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
@@ -20,6 +21,7 @@ __all__ = [
     "Stopwatch",
     "Ticker",
     "UserError",
+    "as_synsets",
     "collect_new_objects_only",
     "derive",
     "did_you_mean",
@@ -27,14 +29,18 @@ __all__ = [
     "expand",
     "flush",
     "get_logger",
+    "imagenet",
     "is_main_process",
     "is_object",
+    "join_names",
     "keep_freed_memory",
     "located",
     "log_to_screen",
     "move_into_place",
     "object_name",
+    "printable",
     "public",
+    "read_class_names",
     "reseed",
     "set_verbosity",
     "share_of_time",

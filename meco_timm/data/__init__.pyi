@@ -5,7 +5,7 @@ from .hub_datasets import COUNTS, known_data
 from .images import BadImages
 from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from .manifest import Manifest, changes, read_manifest
-from .names import listed, shown, split_name
+from .names import split_name
 from .objects import data_of
 from .sources import Split, read_source
 from .verification import verify
@@ -30,13 +30,11 @@ __all__ = [
     "decode_file",
     "image_files",
     "known_data",
-    "listed",
     "load_data",
     "numbered",
     "plan_cache",
     "read_manifest",
     "read_source",
-    "shown",
     "split_name",
     "verify",
     "whole_split",

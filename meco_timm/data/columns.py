@@ -7,10 +7,9 @@ import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
 
-from meco_timm.common import UserError, is_object
+from meco_timm.common import UserError, is_object, read_class_names
 from meco_timm.data.shards import Shards
 from meco_timm.data.tables import Table
-from meco_timm.networks import read_class_names
 from meco_timm.recipe import Data
 
 Rows: TypeAlias = datasets.Dataset | Shards  # `rows[list of int]["image"]` gives undecoded images

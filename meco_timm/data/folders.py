@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, join_names, printable
 from meco_timm.data.metadata import find_labels, without_labels
-from meco_timm.data.names import NAMED, check_alike, listed, shown, split_name
+from meco_timm.data.names import NAMED, check_alike, split_name
 from meco_timm.data.walk import Contents, File, walk
 
 BESIDE = "beside the class folders"
@@ -69,7 +69,7 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
     found = walk(folder)
     if found.shards and not found.images:
         return Folder(found.root, {}, {}, shards=found.shards)
-    where = f"data.{key}: {shown(found.root)}"
+    where = f"data.{key}: {printable(found.root)}"
     _check_kind(found, where)
     _check_names(found, where)
     splits = _split_folders(found, where)
@@ -99,8 +99,8 @@ def top_folders(found: Contents, place: str = "") -> list[str]:
 def _check_kind(found: Contents, where: str) -> None:
     if found.shards:
         raise UserError(
-            f"{where} holds image files ({shown(found.images[0].path)}) and also "
-            f"{shown(found.shards[0].path)}. It is not clear which are meant: move one kind to another folder."
+            f"{where} holds image files ({printable(found.images[0].path)}) and also "
+            f"{printable(found.shards[0].path)}. It is not clear which are meant: move one kind to another folder."
         )
     if not found.images:
         raise UserError(
@@ -113,18 +113,18 @@ def _others(found: Contents) -> str:
     archives = " Unpack the archive." if found.others.keys() & {".zip", ".rar", ".7z", ".gz"} else ""
     parts = [f"{count} {ending}" for ending, count in sorted(found.others.items())[:NAMED]]
     parts += [f"{len(paths)} image(s) {reason}" for reason, paths in found.skipped.items()]
-    return f", but {shown(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""
+    return f", but {printable(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""
 
 
 def _check_names(found: Contents, where: str) -> None:
     if found.dangling:
         raise UserError(
             f"{where}: link(s) that lead nowhere, so it is not known which images they stand for: "
-            f"{listed(found.dangling)}. Mend them or take them away."
+            f"{join_names(found.dangling)}. Mend them or take them away."
         )
     for path in (*found.folders, *(file.path for file in found.images)):
         if not path.isascii() and any("\ud800" <= c <= "\udfff" for c in path):
-            raise UserError(f"{where}: the name '{shown(path)}' is not valid UTF-8. Rename it.")
+            raise UserError(f"{where}: the name '{printable(path)}' is not valid UTF-8. Rename it.")
 
 
 def _split_folders(found: Contents, where: str) -> dict[str, str]:
@@ -135,12 +135,12 @@ def _split_folders(found: Contents, where: str) -> dict[str, str]:
         return {"train": ""}
     if rest := [top for top in tops if top not in splits]:
         raise UserError(
-            f"{where}: {listed(list(splits))} has the name of a split, but the folder(s) "
-            f"{listed(rest)} beside it do not. If it is a class, rename it; if it is a split, move the others away."
+            f"{where}: {join_names(list(splits))} has the name of a split, but the folder(s) "
+            f"{join_names(rest)} beside it do not. If it is a class, rename it; if it is a split, move the others away."
         )
     for split in ("train", "validation", "test"):
         if len(same := [top for top in tops if splits[top] == split]) > 1:
-            raise UserError(f"{where}: the folders {listed(same)} are all named as the {split} split. Keep one.")
+            raise UserError(f"{where}: the folders {join_names(same)} are all named as the {split} split. Keep one.")
     _pass_over_loose(found, "", BESIDE_SPLITS)
     return {split: top for split in ("train", "validation", "test") for top in tops if splits[top] == split}
 
@@ -176,14 +176,14 @@ def _check_twice(found: Contents, splits: dict[str, str]) -> None:
     for again, first in found.twice:
         if first and where(again) != where(first) and not again.startswith(f"{first}/"):
             raise UserError(
-                f"data.source: {found.root}: {shown(again)} is the same folder as {shown(first)}, so its images "
-                "would stand in two classes or splits. Remove one of the links."
+                f"data.source: {found.root}: {printable(again)} is the same folder as {printable(first)}, so its "
+                "images would stand in two classes or splits. Remove one of the links."
             )
 
 
 def _by_folder(found: Contents, place: str, files: list[File], unused: list[str]) -> ImageFiles:
     """The images of one split, with the first folder level as their class."""
-    classes, where = top_folders(found, place), shown(f"{found.root}/{place}".rstrip("/"))
+    classes, where = top_folders(found, place), printable(f"{found.root}/{place}".rstrip("/"))
     loose = [file for file in files if file.path.rpartition("/")[0] == place]
     if not classes:
         raise UserError(
@@ -195,12 +195,12 @@ def _by_folder(found: Contents, place: str, files: list[File], unused: list[str]
     words = [_class_of(file.path, place) for file in files]
     if empty := sorted(set(classes) - set(words)):
         raise UserError(
-            f"data.source: the class folder {where}/{shown(empty[0])} is empty: it holds no image"
-            f"{f' (so do {listed(empty[1:])})' if empty[1:] else ''}. Fill it or take it away."
+            f"data.source: the class folder {where}/{printable(empty[0])} is empty: it holds no image"
+            f"{f' (so do {join_names(empty[1:])})' if empty[1:] else ''}. Fill it or take it away."
         )
     if len(classes) < 2 and (not place or split_name(place) == "train"):  # another split need not show all
         raise UserError(
-            f"data.source: {where} holds 1 class folder(s) ({shown(classes[0])}); at least 2 are needed."
+            f"data.source: {where} holds 1 class folder(s) ({printable(classes[0])}); at least 2 are needed."
             f"{_deeper(found, place)}"
         )
     return ImageFiles(place, files, words)
@@ -208,12 +208,12 @@ def _by_folder(found: Contents, place: str, files: list[File], unused: list[str]
 
 def _how_to_label(found: Contents, place: str, unused: list[str]) -> str:
     """What to do about images without labels."""
-    named = f" No label column was found in {listed(unused)}; name it in data.label_column." if unused else ""
+    named = f" No label column was found in {join_names(unused)}; name it in data.label_column." if unused else ""
     train = next((top for top in top_folders(found) if split_name(top) == "train"), place)
     if train != place:
         return (
-            f"{named} To leave them out, write data.source={shown(f'{found.root}/{train}')}; for the student to learn "
-            f"from them without labels, also data.unlabelled={shown(f'{found.root}/{place}')}."
+            f"{named} To leave them out, write data.source={printable(f'{found.root}/{train}')}; for the student to "
+            f"learn from them without labels, also data.unlabelled={printable(f'{found.root}/{place}')}."
         )
     return (
         f"{named} Sort them into class folders, or list them in metadata.csv (columns file_name, label). Images "
@@ -227,7 +227,11 @@ def _deeper(found: Contents, place: str) -> str:
     common = os.path.commonpath(folders)
     if common in folders or common == place:
         return ""
-    return f" Did you mean {shown(f'{found.root}/{common}')}?" if not place else f" Move those in {shown(common)} up."
+    return (
+        f" Did you mean {printable(f'{found.root}/{common}')}?"
+        if not place
+        else f" Move those in {printable(common)} up."
+    )
 
 
 def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, label_column: str | None) -> None:
@@ -242,6 +246,6 @@ def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, 
         if len(pairs) != len(set(folders)) or len(pairs) != len(set(words or [])):
             raise UserError(
                 f"data.source: {found.root}: {named} and the class folders give other labels ("
-                f"{', '.join(f'{shown(a)}: {shown(b)}' for a, b in pairs[:NAMED])}). Name the column to use with "
-                "data.label_column, or take the file away to use the folders."
+                f"{', '.join(f'{printable(a)}: {printable(b)}' for a, b in pairs[:NAMED])}). Name the column to use "
+                "with data.label_column, or take the file away to use the folders."
             )

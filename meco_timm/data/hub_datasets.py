@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meco_timm.common import imagenet
 from meco_timm.data.loading import DataSource, Images
-from meco_timm.networks import imagenet
 from meco_timm.recipe import Data
 
 

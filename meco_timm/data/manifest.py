@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from meco_timm.common import join_names
 from meco_timm.data.folders import Folder, read_folder
-from meco_timm.data.names import listed
 from meco_timm.recipe import Data, fingerprint
 
 UNKNOWN = -1  # checksum of a file that was not read
@@ -109,16 +109,16 @@ def changes(old: Manifest, new: Manifest) -> str:
     parts = []
     for names, kinds, verb in ((added, labels[1] - labels[0], "new"), (gone, labels[0] - labels[1], "gone")):
         if names:
-            classes = f" and the class(es) {listed(sorted(map(repr, kinds)))}" if kinds else ""
+            classes = f" and the class(es) {join_names(sorted(map(repr, kinds)))}" if kinds else ""
             plural = "are" if len(names) > 1 or kinds else "is"
-            parts.append(f"{_count(names, noun)}{classes} {plural} {verb} ({listed(names, 3)})")
+            parts.append(f"{_count(names, noun)}{classes} {plural} {verb} ({join_names(names, 3)})")
     touched = [name for name in other if before[name][:2] == now[name][:2] and before[name].crc == UNKNOWN]
     for names, what in (
         ([name for name in other if name not in touched], "another content or label"),
         (touched, "another time, and no checksum to tell whether the content is the same"),
     ):
         if names:
-            parts.append(f"{_count(names, noun)} {'have' if len(names) > 1 else 'has'} {what} ({listed(names, 3)})")
+            parts.append(f"{_count(names, noun)} {'have' if len(names) > 1 else 'has'} {what} ({join_names(names, 3)})")
     return "; ".join(parts)
 
 

@@ -22,17 +22,6 @@ def split_name(name: str) -> str | None:
     return WORDS.get(named[0]) if len(named) == 1 else None
 
 
-def shown(name: str) -> str:
-    """A file's name as it can be printed anywhere."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def listed(names: list[str], limit: int = NAMED) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
-
-
 def check_alike(names: list[str], where: str) -> None:
     """Raises: UserError: two classes look the same."""
     seen: dict[str, str] = {}

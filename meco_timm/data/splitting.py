@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from meco_timm.common import UserError, derive
-from meco_timm.data.names import listed
+from meco_timm.common import UserError, derive, join_names
 from meco_timm.data.sources import Split
 from meco_timm.recipe import Data
 
@@ -54,7 +53,7 @@ def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray,
     if gone:
         raise UserError(
             f"data.{key}: with {share:g} of the images held out, none is left to train on of {len(gone)} class(es): "
-            f"{listed(gone)}. Add images of them, or write a smaller share."
+            f"{join_names(gone)}. Add images of them, or write a smaller share."
         )
 
 

@@ -13,9 +13,9 @@ from accelerate import PartialState
 from PIL import Image
 from timm.data import create_transform
 
-from meco_timm.common import UserError, expand, located
+from meco_timm.common import UserError, expand, located, read_class_names
 from meco_timm.data import decode_file, image_files
-from meco_timm.networks import data_config, make_network, read_class_names, readable_names
+from meco_timm.networks import data_config, make_network, readable_names
 from meco_timm.recipe import Network
 
 NAMED = 20  # unreadable images in a message

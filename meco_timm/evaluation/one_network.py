@@ -8,12 +8,12 @@ from accelerate import PartialState
 from timm.data import resolve_data_config
 from torch import Tensor
 
-from meco_timm.common import get_logger
+from meco_timm.common import get_logger, join_names
 from meco_timm.data import DataSource, whole_split
 from meco_timm.evaluation.class_check import check_classes
 from meco_timm.evaluation.rows import Row
 from meco_timm.evaluation.table import table_row
-from meco_timm.networks import LOGITS_ONLY, Stream, known_by_name, make_network, some, teacher_stream
+from meco_timm.networks import LOGITS_ONLY, Stream, known_by_name, make_network, teacher_stream
 from meco_timm.recipe import Data, Teacher
 
 logger = get_logger(__name__)
@@ -55,14 +55,14 @@ def _tell_of_order(teacher: Teacher, stream: Stream, classes: list[str], logits:
     if not teacher.classes and stream.class_map is None and not known_by_name(stream.model, classes):
         logger.info(
             "note: %s has %d classes without names; they are taken to be in the order of the data set: %s",
-            teacher.model, len(classes), some(classes, 5),
+            teacher.model, len(classes), join_names(classes, 5),
         )  # fmt: skip
     check = check_classes(logits, label, classes, stream.class_map)
     if check.other:
         logger.warning(
             "%s: %s, but %.1f %% with its classes in %s (%s). Write its class names in that order into a file, one a "
             "line, and name it with --classes (in a recipe: `classes:` of the teacher).",
-            teacher.model, check, check.other.accuracy, check.other.name, some(check.other.names, 3),
+            teacher.model, check, check.other.accuracy, check.other.name, join_names(check.other.names, 3),
         )  # fmt: skip
     elif check.at_chance:
         logger.warning("%s: %s: it does not know these classes, or has them in another order.", teacher.model, check)

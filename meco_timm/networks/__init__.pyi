@@ -1,5 +1,5 @@
 from .alignment import pool_to_grid, standardise
-from .class_maps import imagenet, known_by_name, read_class_names, readable_names, some
+from .class_maps import known_by_name, readable_names
 from .configs import data_config
 from .factory import is_place, make_network, weights_digest
 from .foreign import LogitsOnly, is_foreign
@@ -18,16 +18,13 @@ __all__ = [
     "classes_of",
     "data_config",
     "export",
-    "imagenet",
     "is_foreign",
     "is_place",
     "known_by_name",
     "make_network",
     "name_of",
     "pool_to_grid",
-    "read_class_names",
     "readable_names",
-    "some",
     "standardise",
     "student_of",
     "student_stream",

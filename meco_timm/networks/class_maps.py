@@ -9,12 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data import infer_imagenet_subset
 
-from meco_timm.common import UserError, did_you_mean, located
+from meco_timm.common import UserError, as_synsets, did_you_mean, imagenet, join_names, read_class_names
 
 MISSING = -1
-imagenet = cache(ImageNetInfo)  # reading its names takes a third of a second
 
 
 def names_of_teacher(model: Any) -> list[str] | None:
@@ -73,7 +72,7 @@ def known_by_name(model: Any, classes: list[str]) -> bool:
 
 def _by_name(names: list[str], classes: list[str]) -> list[int]:
     """Index of each of `classes` in `names`: by name, else by ImageNet's description; MISSING if neither matches."""
-    synsets, names = _as_synsets(classes), _as_synsets(names)
+    synsets, names = as_synsets(classes), as_synsets(names)
     places = _places(names)
     if names and names[0][:1] == "n" and names[0][1:].isdigit():  # a WordNet synset
         places = _places([_lemmas().get(name, name) for name in names]) | places
@@ -91,43 +90,10 @@ def _lemmas() -> dict[str, str]:
     return imagenet("imagenet-22k")._lemmas | imagenet("imagenet-1k").label_descriptions(as_dict=True)
 
 
-def _as_synsets(classes: list[str]) -> list[str]:
-    """ImageNet-1k's class descriptions as synsets, because two classes are called 'crane' and two 'maillot'."""
-    info = imagenet("imagenet-1k")
-    if len(classes) == info.num_classes():
-        same = sum(a == b for a, b in zip(classes, info.label_descriptions(), strict=True))
-        if same > 0.9 * len(classes):
-            return list(info.label_names())
-    return classes
-
-
 def _read_names(file: str, count: int, role: str) -> list[str]:
     names = read_class_names(Path(file), f"{role}.classes")
     if len(names) != count:
         raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the teacher {count} classes.")
-    return names
-
-
-def read_class_names(file: Path, key: str) -> list[str]:
-    """The names in a text file, one a line, without surrounding spaces. `key`: the recipe's key, for messages.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, a line is blank, or two classes have one name.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key}: {file} is not text in UTF-8 (byte {error.start + 1}). Save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{key}: the class names in {located(file)} cannot be read: {error.strerror}.") from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if "" in names:
-        raise UserError(f"{key}: line {names.index('') + 1} of {file} is blank. Write one class name a line.")
-    first = {name: i for i, name in reversed(list(enumerate(names)))}
-    twice = next((i for i, name in enumerate(_as_synsets(names)) if first.get(name, i) < i), None)
-    if twice is not None:
-        where = f"lines {first[names[twice]] + 1} and {twice + 1} of {file}"
-        raise UserError(f"{key}: {where} are both {names[twice]!r}. Each class needs a name of its own.")
     return names
 
 
@@ -147,11 +113,11 @@ def _from_list(
 
 
 def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
-    theirs = f" ({some(names, 3)})" if names else " (names unknown)"
-    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({some(classes, 3)})"
+    theirs = f" ({join_names(names, 3)})" if names else " (names unknown)"
+    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({join_names(classes, 3)})"
     if names and len(absent) < len(classes):
         return (
-            f"{text}; it lacks {len(absent)}: {some(absent, 5)}. "
+            f"{text}; it lacks {len(absent)}: {join_names(absent, 5)}. "
             f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
         )
     return (
@@ -159,8 +125,3 @@ def _no_map(count: int, names: list[str] | None, classes: list[str], absent: lis
         f"of the teacher's class names, or a list with its class for each of the data set's), train it on these with "
         "`train:`, or take its blocks only: `gives: blocks`."
     )
-
-
-def some(names: list[str], count: int) -> str:
-    """The first `count` names, for a message."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from meco_timm.data import DataSource, Folder, listed, shown, split_name
+from meco_timm.common import join_names, printable
+from meco_timm.data import DataSource, Folder, split_name
 from meco_timm.recipe import Data, Recipe
 
 CLASSES = 10  # listed by name
@@ -33,7 +34,7 @@ def data_section(recipe: Recipe, data: DataSource) -> DataSection:
         return DataSection(title, None, [])
     lines = []
     for folder in data.folders:
-        where = f" in {shown(Path(folder.root).name)}" if len(data.folders) > 1 else ""
+        where = f" in {printable(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
     return DataSection(title, _class_table(data), [*lines, *_untested(data), *_twice_balanced(recipe)])
 
@@ -48,9 +49,10 @@ def _twice_balanced(recipe: Recipe) -> Iterator[str]:
 def _untested(data: DataSource) -> Iterator[str]:
     """Classes of which no accuracy can be measured."""
     counts = data.class_counts()["test"]
-    names = [shown(name) for name, count in zip(data.classes, counts, strict=True) if not count]
+    names = [printable(name) for name, count in zip(data.classes, counts, strict=True) if not count]
     if names:
-        yield f"warning: {len(names)} class(es) have no test image, so their accuracy is not measured: {listed(names)}"
+        what = f"{len(names)} class(es) have no test image, so their accuracy is not measured"
+        yield f"warning: {what}: {join_names(names)}"
 
 
 def _class_table(data: DataSource) -> Table:
@@ -68,11 +70,11 @@ def _class_table(data: DataSource) -> Table:
 
     many = len(data.classes) > CLASSES
     for i, name in enumerate(data.classes[:CLASSES]):
-        add(shown(name), i)
+        add(printable(name), i)
     if many:
         table.add_row(f"… and {len(data.classes) - CLASSES} more")
         for word, i in (("smallest", int(counts["train"].argmin())), ("largest", int(counts["train"].argmax()))):
-            add(f"{word}: {shown(data.classes[i])}", i)
+            add(f"{word}: {printable(data.classes[i])}", i)
     return table
 
 
@@ -81,14 +83,15 @@ def _origin(folder: Folder, settings: Data) -> Iterator[str]:
     if not folder.splits:
         return
     if all(part.words is None for part in folder.splits.values()):
-        yield f"unlabelled images: {sum(len(part.files) for part in folder.splits.values())} in {shown(folder.root)}"
+        count = sum(len(part.files) for part in folder.splits.values())
+        yield f"unlabelled images: {count} in {printable(folder.root)}"
         return
-    yield f"labels: from {shown(folder.labels)}"
+    yield f"labels: from {printable(folder.labels)}"
     if folder.unused:
-        yield f"no labels in {listed(folder.unused)}"
+        yield f"no labels in {join_names(folder.unused)}"
     if folder.labels == "class folders":
         yield from _deeper(folder)
-    named = [f"{split} from {shown(part.folder)}/" for split, part in folder.splits.items() if part.folder]
+    named = [f"{split} from {printable(part.folder)}/" for split, part in folder.splits.items() if part.folder]
     if named:
         yield f"splits: {', '.join(named)}"
     if "test" not in folder.splits and "validation" not in folder.splits:
@@ -102,10 +105,10 @@ def _deeper(folder: Folder) -> Iterator[str]:
                     if len(parts := file.path.split("/")) > level + 1)  # fmt: skip
     if inner:
         counts = [f"{name} ({count} images)" for name, count in inner.most_common()]
-        yield f"folders in class folders, whose images count to the class: {listed(counts, FILES)}"
+        yield f"folders in class folders, whose images count to the class: {join_names(counts, FILES)}"
     if splits := sorted(name for name in inner if split_name(name)):
         yield (
-            f"warning: folders in class folders are no splits: {listed(splits, FILES)}. Splits must be on the top "
+            f"warning: folders in class folders are no splits: {join_names(splits, FILES)}. Splits must be on the top "
             "level, as test/CLASS/"
         )
 
@@ -113,8 +116,8 @@ def _deeper(folder: Folder) -> Iterator[str]:
 def _passed_over(folder: Folder, where: str) -> Iterator[str]:
     """Image files that are not used, by reason; other files by ending."""
     for reason, paths in folder.skipped.items():
-        yield f"passed over{where}: {len(paths)} image(s) {reason}: {listed(paths, FILES)}"
+        yield f"passed over{where}: {len(paths)} image(s) {reason}: {join_names(paths, FILES)}"
     if folder.others:
         counts = sorted(folder.others.items(), key=lambda one: (-one[1], one[0]))
         kinds = [f"{count} {ending}" for ending, count in counts]
-        yield f"not images{where}: {listed(kinds, CLASSES)}"
+        yield f"not images{where}: {join_names(kinds, CLASSES)}"

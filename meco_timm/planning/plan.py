@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
+from meco_timm.common import join_names
 from meco_timm.data import DataSource, check_batch, plan_cache
-from meco_timm.networks import Stream, is_place, known_by_name, some, student_stream
+from meco_timm.networks import Stream, is_place, known_by_name, student_stream
 from meco_timm.planning.checks import check_batch_norms, check_function
 from meco_timm.planning.cost import cost_lines
 from meco_timm.planning.data_section import DataSection, data_section
@@ -196,6 +197,6 @@ def _warnings(recipe: Recipe, student: Stream, teachers: dict[str, Stream], clas
         if stream.has_logits and not matched and not known_by_name(stream.model, classes):
             lines.append(f"note: {name} has as many classes as the data set, without names; the same order is assumed")
         if stream.unknown:
-            names = some([classes[i] for i in stream.unknown], 5)
+            names = join_names([classes[i] for i in stream.unknown], 5)
             lines.append(f"note: {name} does not have {len(stream.unknown)} class(es) of the data set: {names}")
     return lines

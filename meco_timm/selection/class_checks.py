@@ -5,10 +5,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, join_names
 from meco_timm.data import DataSource, cache_images, verify
 from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, predict_logits
-from meco_timm.networks import LOGITS_ONLY, Stream, some, teacher_stream
+from meco_timm.networks import LOGITS_ONLY, Stream, teacher_stream
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.teachers import load_pretrained, named_teachers
 
@@ -109,8 +109,8 @@ def _problem(role: str, name: str, check: ClassCheck) -> str | None:
         other = check.other
         return (
             f"{role}: {name}: {check}, but {other.accuracy:.1f} % with its classes in {other.name} "
-            f"({some(other.names, 3)}). Write for this teacher\n  classes: {other.classes}\nor `classes:` with a file "
-            f"of its class names, one a line, in its order; or {role}.trust=true, to use it as it is."
+            f"({join_names(other.names, 3)}). Write for this teacher\n  classes: {other.classes}\nor `classes:` with a "
+            f"file of its class names, one a line, in its order; or {role}.trust=true, to use it as it is."
         )
     if check.at_chance:
         return (

@@ -9,10 +9,10 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, join_names
 from meco_timm.data import DataSource, Images, load_data
 from meco_timm.evaluation import Contributions, check_classes, contributions, kernel_cka, temperature_of
-from meco_timm.networks import Stream, some, teacher_stream
+from meco_timm.networks import Stream, teacher_stream
 from meco_timm.recipe import Recipe, Teacher
 from meco_timm.selection.class_checks import class_problems
 from meco_timm.selection.kept_logits import Measured, measure_teachers
@@ -134,7 +134,7 @@ def _require_rankable(streams: dict[str, Stream], data: DataSource, notes: list[
         raise UserError("\n".join([f"teachers: {found} ranked, so there is nothing to compare. {hint}", *notes]))
     unknown = set.intersection(*(set(stream.unknown) for stream in streams.values()))
     if unknown:
-        names = some([data.classes[i] for i in sorted(unknown)], 5)
+        names = join_names([data.classes[i] for i in sorted(unknown)], 5)
         raise UserError(
             f"teachers: none of them knows {len(unknown)} class(es) of the data set: {names}. An ensemble of them "
             "gives these no probability. Add a teacher that knows them, for example with `train:`."

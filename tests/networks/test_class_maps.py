@@ -12,10 +12,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 import train
-from meco_timm.common.errors import UserError
+from meco_timm.common import UserError, imagenet, read_class_names
 from meco_timm.distillation.losses import SIMILARITIES, between_logits, mean_logits
 from meco_timm.evaluation.measures import accuracy
-from meco_timm.networks.class_maps import MISSING, find_map, imagenet, read_class_names
+from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.streams import NEVER, Stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Teacher
 
@@ -160,15 +160,15 @@ def test_a_missing_class_is_named():
     assert "the teacher has 2 classes (ant, bee), the data set 2 (bee, cow); it lacks 1: cow." in told
     assert "teachers.0.classes" in told
     assert "teachers.0.missing=mask" in told
-    assert "it lacks 7: " + ", ".join(LACKS[:5]) + ", …." in why(11821, IMAGENET.label_names())
+    assert "it lacks 7: " + ", ".join(LACKS[:5]) + " and 2 more." in why(11821, IMAGENET.label_names())
 
 
 def test_without_a_map_both_sizes_and_the_first_names_are_told():
     told = why(["red", "green", "blue", "grey"], FIVE)
-    assert "the teacher has 4 classes (red, green, blue, …), the data set 5 (ant, bee, cow, …)" in told
+    assert "the teacher has 4 classes (red, green, blue and 1 more), the data set 5 (ant, bee, cow and 2 more)" in told
     assert "no names in common" in told
     told = why(37, FIVE)
-    assert "the teacher has 37 classes (names unknown), the data set 5 (ant, bee, cow, …)" in told
+    assert "the teacher has 37 classes (names unknown), the data set 5 (ant, bee, cow and 2 more)" in told
     assert "it is unknown which is which" in told
     for way in ("teachers.0.classes", "`train:`", "`gives: blocks`"):
         assert way in told
@@ -290,7 +290,7 @@ def test_class_sets_that_do_not_fit_stop_before_anything_is_trained_or_written(p
     for options in ([], ["--plan"]):
         told = refused(capsys, path, *options)
         assert told.startswith(
-            "teachers.2: the teacher has 5 classes (ant, bee, cow, …), the data set 3 (circle, cross"
+            "teachers.2: the teacher has 5 classes (ant, bee, cow and 2 more), the data set 3 (circle, cross"
         )
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "recipe.yaml"}
 
