@@ -1,16 +1,12 @@
-"""From an ensemble of timm models to one student.
+"""From an ensemble of timm models to one student: `python train.py RECIPE [key.sub=value …] [options]`.
 
-accelerate launch train.py recipes/quickstart.yaml [key.sub=value …] [--plan | --store | --limit-steps N] [--fresh] [-q]
-
-Without a clone of the repository it is `accelerate launch -m meco_timm quickstart`. Options: meco_timm/__main__.py; the
-steps of a run in order: meco_timm/pipeline.py.
+On several devices: `accelerate launch train.py RECIPE`. Without a clone of the repository: `meco-timm` or
+`python -m meco_timm`. All commands are in meco_timm/cli.py, the steps of a run in order in meco_timm/pipeline.py.
 """
 
 import sys
 
-from meco_timm.__main__ import main, parser
-
-__all__ = ["main", "parser"]
+from meco_timm.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], "train.py"))
+    sys.exit(main())

@@ -1,7 +1,7 @@
-"""The console command `meco-timm`; every subcommand calls one function of the Python API.
+"""All commands: `meco-timm`, `python -m meco_timm` and, in a clone, `python train.py` are this application.
 
-torch is imported only when a command runs, so that --help and errors in a recipe appear at once. To train on several
-devices: `accelerate launch -m meco_timm RECIPE`, or train.py in a clone of the repository.
+RECIPE in place of a command is `train RECIPE`. torch is imported only when a command runs, so that --help and errors in
+a recipe appear at once. To train on several devices: `accelerate launch -m meco_timm RECIPE`.
 """
 
 import sys
@@ -9,21 +9,56 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from meco_timm.common import UserError, get_logger, log_to_screen, set_verbosity
+import meco_timm
+from meco_timm.common import UserError, did_you_mean, get_logger, keep_freed_memory, log_to_screen, set_verbosity
+
+
+class Commands(TyperGroup):
+    """The commands; `train` is the one that is meant where the first word is none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `train` before a recipe or an option of training."""
+        own = {"--help", *(option for parameter in self.params for option in parameter.opts)}
+        if args and args[0] not in self.commands and args[0] not in own:
+            if not Path(args[0]).exists() and (hint := did_you_mean(args[0], [*self.commands])):
+                ctx.fail(f"No such command {args[0]!r}.{hint}")
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. An interrupted training loop has saved its state before."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("Stopped. Repeat the command to continue.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
     name="meco-timm",
-    help="Compress an ensemble of timm models into one timm model.",
+    cls=Commands,
+    help="Compress an ensemble of timm models into one timm model. Without a command: train.",
+    subcommand_metavar="COMMAND | RECIPE [ARGS]...",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 RecipePath = Annotated[
-    Path, typer.Argument(help="A recipe: a file, or a name that `meco-timm recipes` lists.", show_default=False)
+    Path,
+    typer.Argument(
+        help="A recipe: a file, or a name that `meco-timm recipes` lists.", metavar="RECIPE", show_default=False
+    ),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to change, for example loop.lr=5e-4.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys of the recipe to change, for example loop.lr=5e-4.", metavar="[KEY=VALUE]..."),
+]
+Utilisation = Annotated[
+    float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s in the plan; default: as measured.")
+]
 Verbose = Annotated[
     bool | None,
     typer.Option(
@@ -37,13 +72,62 @@ Verbose = Annotated[
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
 
-def _loaded(recipe: Path, overrides: list[str] | None) -> Any:
-    """The recipe, of which a line is shown before torch is imported."""
+def open_recipe(recipe: Path, overrides: list[str] | None) -> Any:
+    """Read the recipe and show its first line, before torch is imported."""
     from meco_timm.recipe import headline, load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     get_logger(__name__).info(headline(loaded))
+    keep_freed_memory()
     return loaded
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan; train nothing, as `meco-timm plan`.")] = False,
+    store: Annotated[
+        bool, typer.Option("--store", help="Only precompute the teacher outputs, as `meco-timm store`.")
+    ] = False,
+    limit_steps: Annotated[
+        int | None, typer.Option(min=1, help="Rehearse: N steps per training, random weights, few images.", metavar="N")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Rename an older run folder of this recipe and start a new run.")
+    ] = False,
+    utilisation: Utilisation = None,
+    verbose: Verbose = None,
+) -> None:
+    """Train the teachers, distil the student, evaluate all networks and write the report.
+
+    On several devices: accelerate launch -m meco_timm RECIPE.
+    """
+    if plan + store + (limit_steps is not None) > 1:
+        raise typer.BadParameter("--plan, --store and --limit-steps exclude each other.")
+    from meco_timm.finished import show_finished
+
+    loaded = open_recipe(recipe, overrides)
+    if plan:
+        print(meco_timm.plan(loaded, utilisation, measure=True), end="")
+    elif store:
+        meco_timm.fill_store(loaded)
+    elif fresh or limit_steps or not show_finished(loaded):
+        meco_timm.distill(loaded, fresh=fresh, limit_steps=limit_steps)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath, overrides: Overrides = None, utilisation: Utilisation = None, verbose: Verbose = None
+) -> None:
+    """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
+    print(meco_timm.plan(open_recipe(recipe, overrides), utilisation, measure=True), end="")
+
+
+@app.command()
+def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = None) -> None:
+    """Precompute the teacher outputs for every view (`store:` in the recipe), so that training loads no teacher."""
+    meco_timm.fill_store(open_recipe(recipe, overrides))
 
 
 @app.command()
@@ -60,57 +144,6 @@ def recipes(
     for title, file in shipped_recipes().items():
         print(f"{title:<24}{purpose(file)}")
     print(f"\nEdit one: meco-timm recipes NAME. Run one: python -m meco_timm NAME\nFolder: {RECIPES}")
-
-
-@app.command()
-def plan(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    utilisation: Annotated[
-        float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s; default: as measured.")
-    ] = None,
-    verbose: Verbose = None,
-) -> None:
-    """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
-    loaded = _loaded(recipe, overrides)
-    from meco_timm.pipeline import plan as make_plan
-
-    print(make_plan(loaded, utilisation, measure=True), end="")
-
-
-@app.command()
-def train(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Rename an older run folder of this recipe and start a new run.")
-    ] = False,
-    limit_steps: Annotated[
-        int | None, typer.Option(min=1, help="Rehearse the recipe: N steps per training, random weights, few images.")
-    ] = None,
-    verbose: Verbose = None,
-) -> None:
-    """Train the teachers, distil the student, evaluate all networks and write the report, in one process.
-
-    On several devices: accelerate launch -m meco_timm RECIPE.
-    """
-    from meco_timm.finished import show_finished
-
-    loaded = _loaded(recipe, overrides)
-    if not fresh and limit_steps is None and show_finished(loaded):
-        return
-    from meco_timm.pipeline import distill
-
-    distill(loaded, fresh=fresh, limit_steps=limit_steps)
-
-
-@app.command()
-def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = None) -> None:
-    """Precompute the teacher outputs for every view (`store:` in the recipe), so that training loads no teacher."""
-    loaded = _loaded(recipe, overrides)
-    from meco_timm.pipeline import fill_store
-
-    fill_store(loaded)
 
 
 @app.command()
@@ -135,10 +168,9 @@ def evaluate(
         network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
     except ValidationError as error:
         raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
-    from meco_timm.evaluation import evaluate as evaluate_network
     from meco_timm.evaluation import print_table
 
-    print_table([evaluate_network(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
+    print_table([meco_timm.evaluate(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
 
 
 @app.command()
@@ -160,9 +192,7 @@ def predict(
 @app.command()
 def report(run: Run, verbose: Verbose = None) -> None:
     """Write report.html of a finished run again, from its folder only."""
-    from meco_timm.reporting import report as write_report
-
-    print(write_report(run))
+    print(meco_timm.report(run))
 
 
 @app.command()
@@ -172,9 +202,7 @@ def compare(
     verbose: Verbose = None,
 ) -> None:
     """Write one page that compares several finished runs."""
-    from meco_timm.reporting import compare as write_page
-
-    print(write_page(list(runs), output))
+    print(meco_timm.compare(list(runs), output))
 
 
 @app.command()
@@ -194,10 +222,10 @@ def publish(
     """Upload the student of a finished run to the Hub, in one commit."""
     options = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
     options |= {"overwrite": overwrite or None}
-    from meco_timm.hub import publish as upload
     from meco_timm.hub import publish_settings
 
-    upload(run, publish_settings(run, {key: value for key, value in options.items() if value is not None}), dry_run)
+    given = {key: value for key, value in options.items() if value is not None}
+    meco_timm.publish(run, publish_settings(run, given), dry_run)
 
 
 @app.command()
@@ -224,13 +252,15 @@ def zoo(
     verbose: Verbose = None,
 ) -> None:
     """Rank the teachers of a recipe: what each adds to the ensemble, and which suffice; train nothing."""
-    loaded = _loaded(recipe, overrides)
-    from meco_timm.selection import find_candidates, print_candidates, print_ranking, rank_teachers
+    loaded = open_recipe(recipe, overrides)
+    from meco_timm.selection import find_candidates, print_candidates, print_ranking
 
     found = find_candidates(candidates) if candidates else []
     if print_candidates(found) and not yes:
         typer.confirm("Download them?", abort=True)
-    print_ranking(rank_teachers(loaded, images, [candidate.name for candidate in found]), str(loaded.data.source))
+    print_ranking(
+        meco_timm.rank_teachers(loaded, images, [candidate.name for candidate in found]), str(loaded.data.source)
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

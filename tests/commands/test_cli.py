@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import timm
-from conftest import ROOT, refused, write
+from conftest import ROOT, write
 
 import meco_timm
 from meco_timm import UserError, evaluate, list_teachers, load_recipe
@@ -242,16 +242,51 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, command):
 
 
 def test_what_the_library_refuses_has_its_own_words(capsys):
+    assert main(["evalute"]) == 2
+    assert "No such command 'evalute'. Did you mean 'evaluate'?" in capsys.readouterr().err
     assert main(["nonsense"]) == 2
-    assert "No such command" in capsys.readouterr().err
+    assert "nonsense (relative to" in capsys.readouterr().err
     assert main(["report"]) == 2
     assert "Missing argument" in capsys.readouterr().err
     assert main(["compare", "one"]) == 2
 
 
-def test_a_wrong_recipe_is_told_as_by_train_py(recipe, tmp_path, capsys):
-    path = write(recipe | {"studnt": "x"}, tmp_path)
-    assert error_of(capsys, "train", path) == refused(capsys, path)
+PLANNED = [
+    ["plan", "RECIPE", "loop.steps=3"],
+    ["RECIPE", "--plan", "loop.steps=3"],
+    ["--plan", "RECIPE", "loop.steps=3"],
+    ["train", "RECIPE", "loop.steps=3", "--plan", "-q"],
+    ["-q", "--utilisation", "0.3", "RECIPE", "loop.steps=3", "--plan"],
+]
+
+
+@pytest.mark.parametrize("words", PLANNED, ids=" ".join)
+def test_a_recipe_is_a_command_with_options_in_any_position(capsys, monkeypatch, recipe, tmp_path, words):
+    path, seen = write(recipe, tmp_path), []
+    monkeypatch.setattr(meco_timm, "plan", lambda *given, **named: seen.append(given) or "the plan", raising=False)
+    assert output_of(capsys, *(path if word == "RECIPE" else word for word in words)) == "the plan"
+    assert seen == [(load_recipe(path, ["loop.steps=3"]), 0.3 if "--utilisation" in words else None)]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_all_commands_have_one_help(words):
+    """`meco-timm`, `python -m meco_timm` and train.py differ in their names only."""
+    texts = set()
+    for start in (["train.py"], ["-m", "meco_timm"], ["-m", "meco_timm.cli"]):
+        done = subprocess.run([sys.executable, *start, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == (0 if words else 2)
+        texts.add((done.stdout + done.stderr).partition(" [OPTIONS] ")[2])
+    assert len(texts) == 1
+    assert "train " in texts.pop()
+
+
+def test_an_interrupted_command_says_how_to_continue(capsys, monkeypatch, recipe, tmp_path):
+    def interrupt(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(meco_timm, "distill", interrupt, raising=False)
+    assert main([write(recipe, tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith("\nStopped. Repeat the command to continue.\n")
 
 
 def test_the_recipe_in_a_run_folder_is_a_recipe(ended):

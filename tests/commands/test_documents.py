@@ -15,7 +15,6 @@ from conftest import ROOT
 from helpers.documents import PAGES, commands, fenced, inline, inline_commands, read
 from torch.distributed.run import get_args_parser
 
-import train
 from meco_timm import load_recipe
 from meco_timm.cli import app
 from meco_timm.recipe.recipe import Recipe
@@ -24,6 +23,7 @@ from meco_timm.recipe.schema import reference
 EXTRA = re.search(r"^dev = \[(.+)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 TOOLS = {"lint-imports": "import-linter"}  # commands named otherwise than their package
 GENERATED = "docs/recipe.md"
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def each(found: Any, name: Any) -> Any:
@@ -41,9 +41,9 @@ class _Parsed(Exception):
 
 def check_recipe(words: list[str]) -> None:
     """RECIPE, overrides and options of train.py."""
-    arguments = train.parser().parse_intermixed_args(words)
-    file = ROOT / arguments.recipe
-    load_recipe(file if file.is_file() else arguments.recipe, arguments.overrides)
+    given = COMMANDS["train"].make_context("train", list(words)).params
+    file = ROOT / given["recipe"]
+    load_recipe(file if file.is_file() else given["recipe"], given["overrides"] or [])
 
 
 def check_module(words: list[str]) -> None:
@@ -87,8 +87,7 @@ def check_slurm(words: list[str]) -> None:
 
 def check_console(words: list[str]) -> None:
     """`meco-timm COMMAND …`, parsed and not run."""
-    command: Any = typer.main.get_command(app)
-    command.commands[words[1]].make_context(words[1], words[2:])
+    COMMANDS[words[1]].make_context(words[1], words[2:])
 
 
 def check_launched(words: list[str]) -> None:
@@ -146,7 +145,7 @@ def test_every_command_in_passing_exists(page, found):
     elif found[0] != "meco-timm":
         CHECKS[found[0]](found)
     elif found[1] != "--help":
-        assert found[1] in typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        assert found[1] in COMMANDS
 
 
 # Examples

@@ -18,6 +18,7 @@ for name in {HEAVY!r}:
 COMMANDS = {
     "train.py": "import train; code = train.main({arguments!r})",
     "python -m meco_timm": "from meco_timm.__main__ import main; code = main({arguments!r})",
+    "meco-timm": "from meco_timm.cli import main; code = main({arguments!r})",
     "meco-timm train": "from meco_timm.cli import main; code = main(['train', *{arguments!r}])",
 }
 

@@ -362,14 +362,6 @@ def test_the_plan_is_told_and_nothing_is_written(recipe, tmp_path, capsys):
     assert tree(tmp_path) == {"recipe.yaml"}
 
 
-def test_help_and_no_arguments(capsys):
-    assert train.main(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("usage: train.py ")
-    assert "accelerate launch -m meco_timm quickstart" in text
-    assert train.main([]) == 2
-
-
 # Real processes
 
 
