@@ -26,7 +26,7 @@ from benchmarks.peer_sides import SIDES, VIEWS, Side, batches_of, data_of, make_
 from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.measures import accuracy
-from meco_timm.evaluation.table import predict
+from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import Stream
 from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store
@@ -60,7 +60,7 @@ def fill_store(args: argparse.Namespace) -> float:
 def top1(student: nn.Module, stream: Stream, data: DataSource) -> float:
     student.eval()
     accelerator = Accelerator(cpu=True)
-    logits, label = predict({"": lambda image: student(stream.prepare(image))}, data, data.test, accelerator, 64)
+    logits, label = compute_logits({"": lambda image: student(stream.prepare(image))}, data, data.test, accelerator, 64)
     return accuracy(logits[""], label)
 
 

@@ -1,7 +1,7 @@
 """A finished run, shown from its folder: table, verdict, report and student. Nothing here imports torch."""
 
 from meco_timm.common import RESULT, get_logger, is_main_process, short_name
-from meco_timm.evaluation import Row, styled_table, verdict
+from meco_timm.evaluation import Row, compare_errors, styled_table
 from meco_timm.recipe import Recipe
 from meco_timm.training import RunFolder, finished_run
 
@@ -27,7 +27,7 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
         return
     folder.drop_checkpoints()  # the run may have been killed after it wrote its results
     result.info(styled_table(rows, f"\nTest split of {short_name(recipe.data.source)}"))
-    result.info("\n%s", verdict(rows))
+    result.info("\n%s", compare_errors(rows))
     if not folder.report.exists():
         from meco_timm.reporting import report
 

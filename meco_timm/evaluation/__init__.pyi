@@ -4,8 +4,8 @@ from .ensemble import Combination
 from .image_files import Prediction, iter_predictions, predict, print_predictions
 from .one_network import evaluate
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
-from .rows import Row, print_table, styled_table, table_columns, verdict
-from .table import Evaluation, make_table, on_device, predict_logits, validate
+from .rows import Row, compare_errors, print_table, styled_table, table_columns
+from .table import Evaluation, compute_logits, make_table, on_device, validate
 from .teacher_contributions import Change, Contributions, Difference, bootstrap_changes, contributions, temperature_of
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "block_agreement",
     "bootstrap_changes",
     "check_classes",
+    "compare_errors",
+    "compute_logits",
     "contributions",
     "evaluate",
     "iter_predictions",
@@ -31,7 +33,6 @@ __all__ = [
     "make_table",
     "on_device",
     "predict",
-    "predict_logits",
     "print_predictions",
     "print_table",
     "save_predictions",
@@ -39,5 +40,4 @@ __all__ = [
     "table_columns",
     "temperature_of",
     "validate",
-    "verdict",
 ]

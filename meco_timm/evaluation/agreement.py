@@ -1,10 +1,8 @@
-"""How similar the blocks of two networks are: centred kernel alignment (CKA, Kornblith et al. 2019).
+"""Similarity of the blocks of two networks: centred kernel alignment (CKA, Kornblith et al. 2019).
 
 CKA does not change if features are rotated or scaled. The unbiased estimate is used (Song et al. 2012; Nguyen et al.
 2021), because a few hundred images are a small sample.
 """
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ def cka(a: Tensor, b: Tensor) -> float:
 
 
 def kernel_cka(a: Tensor, b: Tensor) -> float:
-    """As `cka`, from the features' kernels, n×n: products of the features of two images."""
+    """Unbiased CKA of two kernels n×n: the inner products of the features of each two images."""
     norm = _hsic(a, a) * _hsic(b, b)
     return _hsic(a, b) / norm**0.5 if norm > 0 else float("nan")
 
@@ -54,29 +52,27 @@ def block_agreement(
     images.kept = {}  # read once for all networks
     if not (student.taps and teachers) or len(images) < 4:
         return {}
-    learners = {
+    students = {
         "student": student,
         "student alone": Stream(alone.model, student.alignment, alone.size, alone.data_config),
     }
-    blocks: dict[str, list[Tensor]] = {}
-    for name, stream in (learners | {f"teacher/{name}": stream for name, stream in teachers.items()}).items():
-        with on_device([stream], accelerator.device):
-            blocks[name] = _blocks(stream.eval(), data, images)
-    return {
-        f"{learner}/{teacher}": np.array(
-            [[cka(a, b) for b in blocks[f"teacher/{teacher}"]] for a in blocks[learner]], dtype=np.float32
-        )
-        for learner in learners
-        for teacher in teachers
-    }
+    device = accelerator.device
+    blocks = {name: _block_features(stream, data, images, device) for name, stream in teachers.items()}
+    agreement = {}
+    for who, stream in students.items():
+        own = _block_features(stream, data, images, device)
+        for name, others in blocks.items():
+            table = [[cka(a, b) for b in others] for a in own]
+            agreement[f"{who}/{name}"] = np.array(table, dtype=np.float32)
+    return agreement
 
 
 @torch.no_grad()
-def _blocks(stream: Stream, data: DataSource, images: Images) -> list[Tensor]:
+def _block_features(stream: Stream, data: DataSource, images: Images, device: torch.device) -> list[Tensor]:
     """Aligned features of each block for all n images, n×d on the CPU."""
-
-    def parts() -> Iterator[list[Tensor]]:
-        for batch in data.in_order(images, 64):
-            yield [block.flatten(1).cpu() for block in stream(batch.image.to(stream.mean.device)).blocks]
-
-    return [torch.cat(block) for block in zip(*parts(), strict=True)]
+    with on_device([stream.eval()], device):
+        parts = [
+            [block.flatten(1).cpu() for block in stream(batch.image.to(device)).blocks]
+            for batch in data.in_order(images, 64)
+        ]
+    return [torch.cat(block) for block in zip(*parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Whether a network knows the classes of a data set: its accuracy, with its classes in their order and in others.
+"""Whether a network knows the classes of a data set: its accuracy with its classes in their order and in others.
 
 A network whose config has no class names is taken to have them in the order of the data set. Trainers sort folders
 differently: torchvision as text (class 1, class 10, class 2), timm's `natural_key` by number (class 1, class 2, class
@@ -8,7 +8,6 @@ differently: torchvision as text (class 1, class 10, class 2), timm's `natural_k
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from timm.utils import natural_key
 from torch import Tensor
 
@@ -46,46 +45,43 @@ def check_classes(logits: Tensor, label: Tensor, classes: list[str], class_map: 
     logits: N×K, in the order of the data set's K `classes`. label: N. class_map: the stream's, by which the logits were
     put into that order; None if the network has them so.
     """
-    predicted = logits.argmax(1)
-    hits = {"": _hits(predicted, label)}
-    orders = _other_orders(classes, class_map)
-    for name, (_, places) in orders.items():
-        hits[name] = _hits(logits[:, places].argmax(1), label)
+    network_classes = list(range(len(classes))) if class_map is None else class_map.tolist()
+    hits = {"": _balanced_hits(logits, label)}
+    orders = _other_orders(classes, network_classes)
+    for name, (_, columns) in orders.items():
+        hits[name] = _balanced_hits(logits[:, columns], label)
     accuracy, chance = hits[""].mean(), 1 / len(classes)
     # Of a mean over classes whose images are nearly as many in each: as of a mean over images.
     noise = CLEAR * (chance * (1 - chance) / len(label)) ** 0.5
     best = max(hits, key=lambda name: hits[name].mean())
-    better = hits[best].mean() - accuracy
     spread = CLEAR * (hits[best].std() ** 2 + hits[""].std() ** 2) ** 0.5 / len(label) ** 0.5
     other = None
-    if best and better > spread and hits[best].mean() > chance + noise:
-        names, places = orders[best]
-        own = torch.arange(len(classes)) if class_map is None else class_map.cpu()
-        other = OtherOrder(best, names, 100 * float(hits[best].mean()), own[places].tolist())
+    if best and hits[best].mean() - accuracy > spread and hits[best].mean() > chance + noise:
+        names, columns = orders[best]
+        other = OtherOrder(best, names, 100 * float(hits[best].mean()), [network_classes[i] for i in columns])
     return ClassCheck(len(label), 100 * float(accuracy), 100 * chance, bool(accuracy <= chance + noise), other)
 
 
-def _hits(predicted: Tensor, label: Tensor) -> np.ndarray:
+def _balanced_hits(logits: Tensor, label: Tensor) -> np.ndarray:
     """1 or 0 per image, weighted so that their mean is the mean over classes of the share that is right; N."""
     counts = label.bincount()
     weight = len(label) / ((counts > 0).sum() * counts[label])
-    return ((predicted == label) * weight).cpu().double().numpy()
+    return ((logits.argmax(1) == label) * weight).cpu().double().numpy()
 
 
-def _other_orders(classes: list[str], class_map: Tensor | None) -> dict[str, tuple[list[str], list[int]]]:
+def _other_orders(classes: list[str], network_classes: list[int]) -> dict[str, tuple[list[str], list[int]]]:
     """Name of an order → its names, and for each class of the data set the column of the logits that it stands for."""
-    own = list(range(len(classes))) if class_map is None else class_map.tolist()
-    if sorted(own) != list(range(len(classes))):
+    if sorted(network_classes) != list(range(len(classes))):
         return {}  # the network has other classes besides, which were found by name
-    column = {place: i for i, place in enumerate(own)}
-    found = {}
+    column = {place: i for i, place in enumerate(network_classes)}
+    orders = {}
     for name, key in ORDERS.items():
         names = sorted(classes, key=key)
         rank = {one: i for i, one in enumerate(names)}
-        places = [column[rank[one]] for one in classes]
-        if places != list(range(len(classes))):
-            found[name] = names, places
-    return found
+        columns = [column[rank[one]] for one in classes]
+        if columns != list(range(len(classes))):
+            orders[name] = names, columns
+    return orders
 
 
 def balanced_sample(images: Images, count: int, transform: Any) -> Images:

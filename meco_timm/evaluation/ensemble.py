@@ -1,10 +1,10 @@
-"""What each member adds to an ensemble: pure functions of M members' logits on N labelled images of K classes.
+"""Ensembles of M members: pure functions of their logits on N labelled images of K classes.
 
 An ensemble is a weighted mean of its members' softmax, so each is a row of weights: one member, all but one, or some of
 them twice. Logits may be float16 memory maps: they are read in parts, once for all rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +21,19 @@ TEMPERATURES = (0.05, 20.0)
 
 
 class Combination(NamedTuple):
-    """How an ensemble's members are combined, by name: the temperature that their logits are divided by, and their
-    weight in the mean of their softmax. Members with equal weights form the true ensemble of the paper."""
+    """By name of each member: the temperature that its logits are divided by, and its weight in the mean of softmax."""
 
     temperatures: dict[str, float]
     weights: dict[str, float]
 
     @classmethod
     def equal(cls, names: Iterable[str]) -> "Combination":
-        """Equal weights, temperatures of 1."""
+        """The paper's true ensemble: equal weights, temperatures of 1."""
         names = list(names)
         return cls(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
 
     def weights_of(self, names: Iterable[str]) -> list[float] | None:
-        """Of these members, None if they are equal."""
+        """The weights of these members; None if they are equal."""
         weights = [self.weights[name] for name in names]
         return None if len(set(weights)) == 1 else weights
 
@@ -57,29 +56,23 @@ class Votes(NamedTuple):
 
 
 def vote(logits: Logits, label: Tensor, weights: Tensor, temperatures: Tensor | None = None) -> Votes:
-    """The ensembles with these weights, W×M, each row with a sum above 0. temperatures: M, by default 1."""
+    """Predict with the ensembles of these weights, W×M, each row with a sum above 0. temperatures: M, by default 1."""
     weights = (weights / weights.sum(1, keepdim=True)).float()
+    temperatures = (torch.ones(len(logits)) if temperatures is None else temperatures).float().view(-1, 1, 1)
     shape = len(weights), len(label)
     votes = Votes(torch.empty(shape, dtype=torch.int), torch.empty(shape), torch.empty(shape))
-    for place, p in _softmax(logits, torch.ones(len(logits)) if temperatures is None else temperatures):
+    size = max(1, PART // (len(logits) * logits[0].shape[1]))
+    for start in range(0, len(label), size):
+        part = slice(start, start + size)
+        p = torch.from_numpy(np.stack([z[part] for z in logits])).float().div_(temperatures).softmax(2)  # M×n×K
         mean = (weights @ p.flatten(1)).view(len(weights), *p.shape[1:])  # W×n×K
-        votes.confidence[:, place], votes.predicted[:, place] = mean.max(2)
-        votes.of_label[:, place] = mean.gather(2, label[place].expand(len(weights), -1)[..., None])[..., 0]
+        votes.confidence[:, part], votes.predicted[:, part] = mean.max(2)
+        votes.of_label[:, part] = mean.gather(2, label[part].expand(len(weights), -1)[..., None])[..., 0]
     return votes
 
 
-def _softmax(logits: Logits, temperatures: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(place, softmax M×n×K in float32) of one part of the images after the other."""
-    images, classes = logits[0].shape
-    size = max(1, PART // (len(logits) * classes))
-    for start in range(0, images, size):
-        place = slice(start, start + size)
-        part = np.stack([z[place] for z in logits])
-        yield place, torch.from_numpy(part).float().div_(temperatures.float().view(-1, 1, 1)).softmax(2)
-
-
 def all_but_one(weights: Tensor) -> Tensor:
-    """weights: M → M×M, the ensembles without each member in turn."""
+    """The ensembles without each member in turn: weights M → M×M."""
     return weights * (1 - torch.eye(len(weights), dtype=weights.dtype))
 
 

@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
 
     file: str
     classes: list[str]
-    shares: list[float]
+    probabilities: list[float]
     fault: str | None = None
 
 
@@ -37,7 +37,7 @@ def predict(
     classes: str | None = None,
     batch_size: int = 64,
 ) -> list[Prediction]:
-    """The classes of image files, or of all images in folders, as the network's own timm transform shows them.
+    """Classify image files, or all images in folders, with the network's own timm transform.
 
     model: a timm name, `hf-hub:owner/name` or `local-dir:path`. top: classes of each image. classes: a file with the
     network's class names, one a line, where its config has none.
@@ -54,26 +54,29 @@ def predict(
 def iter_predictions(
     model: str, paths: list[str], top: int = 3, classes: str | None = None, batch_size: int = 64
 ) -> Iterator[Prediction]:
-    """As `predict`, one by one."""
-    found = [file for path in paths for file in _files(path)]
+    """Classify images as `predict` does, and yield each prediction once its batch is computed."""
+    waiting = iter([file for path in paths for file in _list_images(path)])
     network, size = make_network(Network(model=model), {}, True, None, "predict")
     if not network.num_classes:
         raise UserError(f"predict: {model} has no head, so it gives no classes.")
-    names = _names(network, classes)
+    names = _class_names(network, classes)
     config = data_config(network, "predict")
     channels, device = len(config["mean"]), PartialState().device
     transform = create_transform(**config | {"input_size": (channels, size, size)}, is_training=False)
     network.to(device).eval()
-    waiting = iter(found)
     while batch := list(islice(waiting, batch_size)):
-        images = {file: _read(file, transform, channels) for file in batch}
+        images = {file: _read_image(file, transform, channels) for file in batch}
         readable = [image for image in images.values() if not isinstance(image, str)]
-        shares = iter(network(torch.stack(readable).to(device)).float().softmax(1).cpu() if readable else [])
+        probabilities = iter(network(torch.stack(readable).to(device)).float().softmax(1).cpu() if readable else [])
         for file, image in images.items():
-            yield Prediction(file, [], [], image) if isinstance(image, str) else _best(file, next(shares), names, top)
+            if isinstance(image, str):
+                yield Prediction(file, [], [], image)
+                continue
+            best = next(probabilities).topk(min(top, len(names)))
+            yield Prediction(file, [names[i] for i in best.indices.tolist()], best.values.tolist())
 
 
-def _files(path: str) -> list[str]:
+def _list_images(path: str) -> list[str]:
     place = Path(expand(path))
     if place.is_file():
         return [str(place)]
@@ -85,8 +88,8 @@ def _files(path: str) -> list[str]:
     return found
 
 
-def _names(network: Any, file: str | None) -> list[str]:
-    """Of the network's classes; their numbers where nothing names them."""
+def _class_names(network: Any, file: str | None) -> list[str]:
+    """Names from the file, else from the network's config; the classes' numbers where nothing names them."""
     if file is None:
         return readable_names(network) or [str(i) for i in range(network.num_classes)]
     names = read_class_names(Path(expand(file)), "--classes")
@@ -95,7 +98,7 @@ def _names(network: Any, file: str | None) -> list[str]:
     return names
 
 
-def _read(file: str, transform: Any, channels: int) -> Any:
+def _read_image(file: str, transform: Any, channels: int) -> Any:
     """The image as the network takes it, or why it cannot be read."""
     try:
         image = decode_file(file)
@@ -104,31 +107,24 @@ def _read(file: str, transform: Any, channels: int) -> Any:
     return transform(image.convert("L") if channels == 1 else image)
 
 
-def _best(file: str, shares: torch.Tensor, names: list[str], top: int) -> Prediction:
-    values, places = shares.topk(min(top, len(names)))
-    return Prediction(file, [names[i] for i in places.tolist()], values.tolist())
-
-
-def print_predictions(found: Iterable[Prediction], as_csv: bool = False) -> None:
-    """A line for each image on standard output; of CSV the columns file, class, share, class_2, share_2, ….
+def print_predictions(predictions: Iterable[Prediction], as_csv: bool = False) -> None:
+    """Print a line for each image; as CSV the columns file, class, share, class_2, share_2, ….
 
     Raises:
         UserError: at the end, if images could not be read; names them.
     """
-    faults, writer = [], csv.writer(sys.stdout, lineterminator="\n")
-    for i, one in enumerate(found):
+    faults, writer, head = [], csv.writer(sys.stdout, lineterminator="\n"), False
+    for one in predictions:
+        best = list(zip(one.classes, one.probabilities, strict=True))
         if one.fault:
             faults.append(f"{one.file}: {one.fault}")
         elif as_csv:
-            if i == len(faults):  # the first that can be read
-                later = [f"{word}_{n}" for n in range(2, len(one.classes) + 1) for word in ("class", "share")]
+            if not head:
+                later = [f"{word}_{n}" for n in range(2, len(best) + 1) for word in ("class", "share")]
                 writer.writerow(["file", "class", "share", *later])
-            cells = [
-                cell for name, share in zip(one.classes, one.shares, strict=True) for cell in (name, f"{share:.6f}")
-            ]
-            writer.writerow([one.file, *cells])
+                head = True
+            writer.writerow([one.file, *(cell for name, p in best for cell in (name, f"{p:.6f}"))])
         else:
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(one.classes, one.shares, strict=True))
-            print(f"{one.file}: {shares}")
+            print(f"{one.file}: {', '.join(f'{name} {p:.1%}' for name, p in best)}")
     if faults:
         raise UserError("\n".join([f"predict: {len(faults)} image(s) cannot be read:", *faults[:NAMED]]))

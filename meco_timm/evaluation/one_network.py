@@ -46,12 +46,22 @@ def evaluate(
         (stream.logits(b.image.to(device)).float().cpu(), b.label) for b in source.in_order(source.test, batch_size)
     ]
     logits, label = (torch.cat(column) for column in zip(*batches, strict=True))
-    _tell_of_order(teacher, stream, source.classes, logits, label)
+    _report_class_order(teacher, stream, source.classes, logits, label)
     return table_row(teacher.model, [stream], logits, label, device, source.classes)
 
 
-def _tell_of_order(teacher: Teacher, stream: Stream, classes: list[str], logits: Tensor, label: Tensor) -> None:
-    """Say so where the order of the network's classes is assumed, and where another fits better."""
+def _data_for(teacher: Teacher, source: str) -> Data:
+    """The data set with the image size, crop and filter of the network's config."""
+    model, size = make_network(teacher, {}, True, teacher.size, "model", weightless=True)
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+    wanted = config["interpolation"]
+    interpolation: Any = wanted if wanted in ("bilinear", "bicubic", "nearest") else "bicubic"
+    crop_pct = min(float(config["crop_pct"]), 1.0)
+    return Data(source=source, image_size=size, crop_pct=crop_pct, interpolation=interpolation)
+
+
+def _report_class_order(teacher: Teacher, stream: Stream, classes: list[str], logits: Tensor, label: Tensor) -> None:
+    """Log where the order of the network's classes is assumed, and where another fits better."""
     if not teacher.classes and stream.class_map is None and not known_by_name(stream.model, classes):
         logger.info(
             "note: %s has %d classes without names; they are taken to be in the order of the data set: %s",
@@ -66,12 +76,3 @@ def _tell_of_order(teacher: Teacher, stream: Stream, classes: list[str], logits:
         )  # fmt: skip
     elif check.at_chance:
         logger.warning("%s: %s: it does not know these classes, or has them in another order.", teacher.model, check)
-
-
-def _data_for(teacher: Teacher, source: str) -> Data:
-    """The data set with the image size, crop and filter of the network's config."""
-    model, size = make_network(teacher, {}, True, teacher.size, "model", weightless=True)
-    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
-    wanted = config["interpolation"]
-    filtered: Any = wanted if wanted in ("bilinear", "bicubic", "nearest") else "bicubic"
-    return Data(source=source, image_size=size, crop_pct=min(float(config["crop_pct"]), 1.0), interpolation=filtered)

@@ -20,18 +20,18 @@ from meco_timm.data import DataSource
 from meco_timm.evaluation.ensemble import all_but_one, vote
 from meco_timm.evaluation.table import Evaluation
 
-SHOWN = 6  # images with full distributions
+EXAMPLES = 6  # images with full distributions
 
 
 class Predictions(NamedTuple):
-    """N test images, M networks (as the table's rows), K classes, I images to show.
+    """N test images, M networks (as the table's rows), K classes, I example images.
 
     label: N. predicted (class), confidence (its probability), of_label (the label's probability): M×N.
-    shown: I rows of the test split; images: I×3×H×W uint8; shares: I×M×K probabilities.
+    examples: I rows of the test split; images: I×3×H×W uint8; probabilities: I×M×K.
     agreement: "student/TEACHER" and "student alone/TEACHER" → similarity of their blocks, S×T (agreement.py).
     counts: S×T, how often each of T teachers is in the best ensemble of size 1 to S, as chosen on the validation split.
     ensembles: "without/TEACHER" and "size/NUMBER" → class predicted by the true ensemble without this teacher, and by
-    the best of this size, N. Both are empty of runs that ended before they were stored.
+    the best of this size, N.
     """
 
     classes: list[str]
@@ -40,16 +40,20 @@ class Predictions(NamedTuple):
     predicted: np.ndarray
     confidence: np.ndarray
     of_label: np.ndarray
-    shown: np.ndarray
+    examples: np.ndarray
     images: np.ndarray
-    shares: np.ndarray
+    probabilities: np.ndarray
     agreement: dict[str, np.ndarray]
     counts: np.ndarray = np.zeros((0, 0), np.float32)
     ensembles: dict[str, np.ndarray] = {}  # noqa: RUF012  never changed
 
+    def predicted_by(self, name: str) -> np.ndarray:
+        """The classes that this network predicts, N."""
+        return self.predicted[self.networks.index(name)]
+
     def right(self, name: str) -> np.ndarray:
         """Whether this network's predictions are right, N booleans."""
-        return self.predicted[self.networks.index(name)] == self.label
+        return self.predicted_by(name) == self.label
 
 
 def make_predictions(
@@ -59,17 +63,17 @@ def make_predictions(
     counts: Sequence[Sequence[float]] = (),
     weights: Mapping[str, float] | None = None,
 ) -> Predictions:
-    """Summarise the logits; the images shown are those with the lowest probability of the label by the teachers.
+    """Summarise the logits; the examples are the images with the lowest probability of the label by the teachers.
 
     counts: of the teachers with a row, as in `Predictions`. weights: of teachers in the true ensemble; default: equal.
     """
     logits, label = evaluation.logits, evaluation.label
-    seen = [_summary(z, label) for z in logits.values()]
-    predicted, confidence, of_label = (np.stack(column) for column in zip(*seen, strict=True))
-    named = [name for name in logits if name not in ("true ensemble", "student alone", "student")]
-    teachers = [list(logits).index(name) for name in named]
-    shown = choose(of_label[teachers or slice(None)].mean(0), label.numpy())
-    views: list[Any] = data.test.__getitems__(shown.tolist())  # all were read for the table, so none is an error
+    summaries = [_summarise(z, label) for z in logits.values()]
+    predicted, confidence, of_label = (np.stack(column) for column in zip(*summaries, strict=True))
+    teachers = {name: z for name, z in logits.items() if name not in ("true ensemble", "student alone", "student")}
+    members = [list(logits).index(name) for name in teachers]
+    examples = choose_examples(of_label[members or slice(None)].mean(0), label.numpy())
+    views: list[Any] = data.test.__getitems__(examples.tolist())  # all were read for the table, so none is an error
     return Predictions(
         classes=data.classes,
         networks=list(logits),
@@ -77,29 +81,29 @@ def make_predictions(
         predicted=predicted,
         confidence=confidence,
         of_label=of_label,
-        shown=shown.astype(np.int32),
+        examples=examples.astype(np.int32),
         images=np.stack([image.numpy() for image, *_ in views]),
-        shares=np.stack([z[shown].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
+        probabilities=np.stack([z[examples].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
         agreement=agreement,
-        counts=np.array(counts, np.float32).reshape(len(counts), len(named)),
-        ensembles=_ensembles({name: logits[name] for name in named}, label, counts, weights or {}),
+        counts=np.array(counts, np.float32).reshape(len(counts), len(teachers)),
+        ensembles=_predict_ensembles(teachers, label, counts, weights or {}),
     )
 
 
-def _ensembles(
-    logits: dict[str, Tensor], label: Tensor, counts: Sequence[Sequence[float]], weights: Mapping[str, float]
+def _predict_ensembles(
+    teachers: dict[str, Tensor], label: Tensor, counts: Sequence[Sequence[float]], weights: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
     """`Predictions.ensembles`, from the teachers' logits."""
-    whole = torch.tensor([weights.get(name, 1.0) for name in logits])
-    rows = {f"without/{name}": row for name, row in zip(logits, all_but_one(whole), strict=True) if row.sum() > 0}
+    whole = torch.tensor([weights.get(name, 1.0) for name in teachers])
+    rows = {f"without/{name}": row for name, row in zip(teachers, all_but_one(whole), strict=True) if row.sum() > 0}
     rows |= {f"size/{size}": torch.tensor(row) for size, row in enumerate(counts, 1)}
     if not rows:
         return {}
-    votes = vote([z.numpy() for z in logits.values()], label, torch.stack(list(rows.values())))
+    votes = vote([z.numpy() for z in teachers.values()], label, torch.stack(list(rows.values())))
     return dict(zip(rows, votes.predicted.numpy(), strict=True))
 
 
-def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _summarise(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits N×K, labels N → predicted class, its probability, that of the label, N each; in parts to save memory."""
     parts = []
     for z, y in zip(logits.split(4096), label.split(4096), strict=True):
@@ -110,7 +114,7 @@ def _summary(logits: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray, np.
     return predicted, confidence, of_label
 
 
-def choose(of_label: np.ndarray, label: np.ndarray, count: int = SHOWN) -> np.ndarray:
+def choose_examples(of_label: np.ndarray, label: np.ndarray, count: int = EXAMPLES) -> np.ndarray:
     """`count` rows with the lowest probability of the label: first one per class, then the rest. Both arguments: N."""
     order = np.argsort(of_label, kind="stable")
     first = np.unique(label[order], return_index=True)[1]  # where in `order` each class comes first
@@ -120,12 +124,18 @@ def choose(of_label: np.ndarray, label: np.ndarray, count: int = SHOWN) -> np.nd
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
     """Write the file atomically (rename)."""
-    arrays = {name: value for name, value in predictions._asdict().items() if isinstance(value, np.ndarray)}
-    arrays |= {f"agreement/{pair}": value for pair, value in predictions.agreement.items()}
-    arrays |= {f"ensembles/{name}": value for name, value in predictions.ensembles.items()}
-    names = json.dumps({"classes": predictions.classes, "networks": predictions.networks})
+    arrays: dict[str, np.ndarray] = {}
+    names: dict[str, list[str]] = {}
+    for field, value in predictions._asdict().items():
+        if isinstance(value, dict):
+            arrays |= {f"{field}/{name}": array for name, array in value.items()}
+        elif isinstance(value, list):
+            names[field] = value
+        else:
+            arrays[field] = value
     beside = path.with_name(path.name + ".tmp")
-    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, beside, {"names": names})
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(arrays, beside, {"names": json.dumps(names)})
     beside.replace(path)
 
 
@@ -137,16 +147,13 @@ def load_predictions(path: Path) -> Predictions | None:
     """
     if not path.exists():
         return None
+    fields: dict[str, Any] = {"agreement": {}, "ensembles": {}}
     try:
         with safe_open(path, "numpy") as file:
-            names = json.loads(file.metadata()["names"])
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        agreement, ensembles = (_taken_out(arrays, prefix) for prefix in ("agreement/", "ensembles/"))
-        return Predictions(**names, **arrays, agreement=agreement, ensembles=ensembles)
+            fields |= json.loads(file.metadata()["names"])
+            for key in file.keys():  # noqa: SIM118  not a dict
+                field, slash, name = key.partition("/")
+                (fields[field] if slash else fields)[name or field] = file.get_tensor(key)
+        return Predictions(**fields)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it to get the report without its images.") from None
-
-
-def _taken_out(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose name has this prefix, by the rest of it; they are removed from `arrays`."""
-    return {key.removeprefix(prefix): arrays.pop(key) for key in list(arrays) if key.startswith(prefix)}

@@ -1,10 +1,10 @@
-"""The rows of a run's table: what they hold, how they are printed, and what they say in one sentence.
+"""The rows of a run's table: their fields, how they are printed, and the errors of the student in one sentence.
 
 Nothing here imports torch, so that the table of a finished run appears at once.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -14,9 +14,9 @@ from rich.text import Text
 class Row(NamedTuple):
     """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
 
-    per_class: accuracy of each class by name, per cent, None of a class without an image. balanced: their mean. Both
-    are None of runs that ended before they were measured. temperature, weight: of a teacher whose logits are divided
-    by a temperature, or whose weight in the true ensemble is not that of all.
+    balanced: mean of per_class, the accuracy of each class by name in per cent, None of a class without an image.
+    temperature, weight: of a teacher whose logits are divided by a temperature, or whose weight in the true ensemble
+    differs from that of others.
     """
 
     name: str
@@ -27,8 +27,8 @@ class Row(NamedTuple):
     parameters: int
     multiply_adds: int
     images_per_s: float
-    balanced: float | None = None
-    per_class: dict[str, float | None] | None = None
+    balanced: float
+    per_class: dict[str, float | None]
     temperature: float | None = None
     weight: float | None = None
 
@@ -53,35 +53,25 @@ def styled_table(rows: list[Row], title: str) -> Text:
 
 
 def table_columns(rows: list[Row]) -> list[list[str]]:
-    """Head and cells of each column of the table; the first column has the names."""
-
-    def column(head: str, cell: Callable[[Row], Any]) -> list[str]:
-        return [head, *(cell(row) for row in rows)]
-
-    combined = {"T": [row.temperature for row in rows], "weight": [row.weight for row in rows]}
-    extra = [
-        [head, *("" if value is None else f"{value:.3g}" for value in values)]
-        for head, values in combined.items()
-        if any(value is not None for value in values)
-    ]
-    top5 = [column("top-5 %", lambda r: f"{r.top5:.2f}")] if rows[0].top5 is not None else []
-    measured = all(row.balanced is not None for row in rows)
-    balanced = [column("balanced %", lambda r: f"{r.balanced:.2f}")] if measured else []
-    return [
-        column("", lambda r: r.name),
-        column("top-1 %", lambda r: f"{r.top1:.2f}"),
-        *balanced,
-        *top5,
-        column("NLL", lambda r: f"{r.nll:.4f}"),
-        column("ECE %", lambda r: f"{r.ece:.2f}"),
-        *extra,
-        column("params M", lambda r: f"{r.parameters / 1e6:.2f}"),
-        column("MACs M", lambda r: f"{r.multiply_adds / 1e6:.1f}"),
-        column("images/s", lambda r: f"{r.images_per_s:,.0f}"),
-    ]
+    """Head and cells of each column of the table, names first. Columns without a value are left out."""
+    formats: dict[str, Callable[[Row], str | None]] = {
+        "": lambda r: r.name,
+        "top-1 %": lambda r: f"{r.top1:.2f}",
+        "balanced %": lambda r: f"{r.balanced:.2f}",
+        "top-5 %": lambda r: None if r.top5 is None else f"{r.top5:.2f}",
+        "NLL": lambda r: f"{r.nll:.4f}",
+        "ECE %": lambda r: f"{r.ece:.2f}",
+        "T": lambda r: None if r.temperature is None else f"{r.temperature:.3g}",
+        "weight": lambda r: None if r.weight is None else f"{r.weight:.3g}",
+        "params M": lambda r: f"{r.parameters / 1e6:.2f}",
+        "MACs M": lambda r: f"{r.multiply_adds / 1e6:.1f}",
+        "images/s": lambda r: f"{r.images_per_s:,.0f}",
+    }
+    columns = {head: [cell(row) for row in rows] for head, cell in formats.items()}
+    return [[head, *(cell or "" for cell in cells)] for head, cells in columns.items() if any(cells)]
 
 
-def verdict(rows: list[Row]) -> str:
+def compare_errors(rows: list[Row]) -> str:
     """Errors (100 − top-1) of the student over those of the other two, and its share of the ensemble's multiply-adds.
 
     "The student makes 0.86 × the errors of the same network alone and 1.03 × the errors of the true ensemble, at 1/8 of
@@ -91,17 +81,14 @@ def verdict(rows: list[Row]) -> str:
     """
     named = {row.name: row for row in rows}
     student, ensemble = named["student"], named.get("true ensemble")
-    alone = _errors(student, named["student alone"], "the same network alone")
+
+    def errors(other: Row, name: str) -> str:
+        own, its = 100 - student.top1, 100 - other.top1
+        return f"{own / its:.2f} × the errors of {name}" if its > 0 else f"{own:.2f} % errors where {name} makes none"
+
+    alone = errors(named["student alone"], "the same network alone")
     if ensemble is None:
         return f"The student makes {alone}."
     share = ensemble.multiply_adds / max(student.multiply_adds, 1)
     cost = f"1/{share:.0f} of" if share >= 1.5 else f"{1 / share:.2g} times"
-    return f"The student makes {alone} and {_errors(student, ensemble, 'the true ensemble')}, at {cost} its cost."
-
-
-def _errors(student: Row, other: Row, whose: str) -> str:
-    """`0.86 × the errors of …`; in per cent where the other makes none."""
-    own, its = 100 - student.top1, 100 - other.top1
-    if its > 0:
-        return f"{own / its:.2f} × the errors of {whose}"
-    return f"{own:.2f} % errors where {whose} makes none"
+    return f"The student makes {alone} and {errors(ensemble, 'the true ensemble')}, at {cost} its cost."

@@ -1,4 +1,4 @@
-"""The table of a run: each teacher, the true ensemble, student alone, student; accuracy, calibration and cost."""
+"""Evaluate the networks of a run: each teacher, the true ensemble, the student alone, the student."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +13,7 @@ from torch import Tensor
 from meco_timm.data import DataSource, Images
 from meco_timm.distillation import mean_logits
 from meco_timm.evaluation.ensemble import Combination
-from meco_timm.evaluation.measures import (
-    accuracy,
-    balanced_accuracy,
-    class_accuracies,
-    negative_log_likelihood,
-    quality,
-)
+from meco_timm.evaluation.measures import accuracy, class_accuracies, mean_of_known, negative_log_likelihood, quality
 from meco_timm.evaluation.rows import Row
 from meco_timm.networks import Stream
 
@@ -35,48 +29,45 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def predict(
-    predictors: dict[str, Predictor], data: DataSource, images: Images, accelerator: Accelerator, batch_size: int
+def compute_logits(
+    predictors: Mapping[str, Predictor | Stream],
+    data: DataSource,
+    images: Images,
+    accelerator: Accelerator,
+    batch_size: int = 64,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits of each predictor, N×K on the CPU, and labels N of all images; each image once over all processes.
+    """Compute each network's logits, N×K on the CPU, and collect the labels N; each image once over all processes.
+
+    A stream may wait on the CPU; it is moved to the device for each batch.
 
     Raises:
         UserError: an image cannot be read.
     """
+    functions = [_mean_logits([p]) if isinstance(p, Stream) else p for p in predictors.values()]
     parts: list[list[Tensor]] = []
     for batch in data.in_order(images, batch_size, accelerator.process_index, accelerator.num_processes):
         image = batch.image.to(accelerator.device, non_blocking=True)
-        parts.append([batch.row, batch.label, *(f(image).float().cpu() for f in predictors.values())])
-    row, label, *logits = (torch.cat(column) for column in _gathered(parts, accelerator))
+        parts.append([batch.row, batch.label, *(f(image).float().cpu() for f in functions)])
+    row, label, *logits = (_gather(torch.cat(column), accelerator) for column in zip(*parts, strict=True))
     order = row.argsort()
     return {name: z[order] for name, z in zip(predictors, logits, strict=True)}, label[order]
 
 
-def _gathered(parts: list[list[Tensor]], accelerator: Accelerator) -> Iterator[list[Tensor]]:
-    """For each column the parts of all processes, which may have different numbers of rows."""
-    for column in zip(*parts, strict=True):
-        mine = torch.cat(column).to(accelerator.device)
-        if accelerator.num_processes == 1:
-            yield [mine.cpu()]
-            continue
-        counts = accelerator.gather(torch.tensor([len(mine)], device=accelerator.device)).tolist()
-        padded = accelerator.gather(accelerator.pad_across_processes(mine)).cpu()
-        yield [part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)]
+def _gather(mine: Tensor, accelerator: Accelerator) -> Tensor:
+    """Concatenate the rows of all processes, which may differ in number."""
+    if accelerator.num_processes == 1:
+        return mine
+    mine = mine.to(accelerator.device)
+    counts = accelerator.gather(torch.tensor([len(mine)], device=accelerator.device)).tolist()
+    padded = accelerator.gather(accelerator.pad_across_processes(mine)).cpu()
+    return torch.cat([part[:count] for part, count in zip(padded.chunk(len(counts)), counts, strict=True)])
 
 
 def validate(stream: Stream, data: DataSource, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
-    """top1 (per cent) and nll (nats) on the validation split."""
+    """Measure top1 (per cent) and nll (nats) on the validation split."""
     stream.eval()
-    logits, label = predict({"": stream.logits}, data, data.validation, accelerator, batch_size)
+    logits, label = compute_logits({"": stream.logits}, data, data.validation, accelerator, batch_size)
     return {"top1": accuracy(logits[""], label), "nll": negative_log_likelihood(logits[""], label)}
-
-
-def predict_logits(
-    streams: Mapping[str, Stream], data: DataSource, images: Images, accelerator: Accelerator, batch_size: int = 64
-) -> tuple[dict[str, Tensor], Tensor]:
-    """As `predict`, of networks that may wait on the CPU."""
-    predictors = {name: _predictor([stream]) for name, stream in streams.items()}
-    return predict(predictors, data, images, accelerator, batch_size)
 
 
 def make_table(
@@ -96,7 +87,7 @@ def make_table(
     combination = combination or Combination.equal(teachers)
     teachers = {name: stream for name, stream in teachers.items() if stream.has_logits}
     streams = {**teachers, "student alone": alone, "student": student}
-    logits, label = predict_logits(streams, data, data.test, accelerator, batch_size)
+    logits, label = compute_logits(streams, data, data.test, accelerator, batch_size)
     logits |= {name: logits[name] / combination.temperatures[name] for name in teachers}
     members = {name: [stream] for name, stream in streams.items()}
     used = [name for name in teachers if combination.weights[name]]
@@ -105,23 +96,22 @@ def make_table(
         logits["true ensemble"] = mean_logits([logits[name] for name in used], weights=combination.weights_of(used))
     order = (*teachers, *(["true ensemble"] if used else []), "student alone", "student")
     rows = [table_row(name, members[name], logits[name], label, accelerator.device, data.classes) for name in order]
-    rows = [_with_combination(row, combination, teachers) for row in rows]
+    calibrated = any(temperature != 1 for temperature in combination.temperatures.values())
+    weighted = combination.weights_of(teachers) is not None
+    rows = [
+        row._replace(
+            temperature=combination.temperatures[row.name] if calibrated else None,
+            weight=combination.weights[row.name] if weighted else None,
+        )
+        if row.name in teachers
+        else row
+        for row in rows
+    ]
     return Evaluation(rows, {name: logits[name] for name in order}, label)
 
 
-def _with_combination(row: Row, combination: Combination, teachers: Mapping[str, Stream]) -> Row:
-    """The row with its temperature and weight, where these are not those of a plain ensemble."""
-    calibrated = any(temperature != 1 for temperature in combination.temperatures.values())
-    if row.name not in teachers:
-        return row
-    return row._replace(
-        temperature=combination.temperatures[row.name] if calibrated else None,
-        weight=combination.weights[row.name] if combination.weights_of(teachers) else None,
-    )
-
-
-def _predictor(streams: list[Stream]) -> Predictor:
-    """The mean of the streams' softmax, as logits."""
+def _mean_logits(streams: list[Stream]) -> Predictor:
+    """The streams in evaluation mode as one function: the mean of their softmax, as logits."""
     for stream in streams:
         stream.eval()
 
@@ -134,7 +124,7 @@ def _predictor(streams: list[Stream]) -> Predictor:
 
 @contextmanager
 def on_device(streams: list[Stream], device: torch.device) -> Iterator[None]:
-    """Move streams that are on the CPU to the device for a while."""
+    """Move streams to the device inside the block, and those that were elsewhere to the CPU after it."""
     moved = [stream for stream in streams if stream.mean.device != device]
     for stream in moved:
         stream.to(device)
@@ -146,9 +136,9 @@ def on_device(streams: list[Stream], device: torch.device) -> Iterator[None]:
 def table_row(
     name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device, classes: list[str]
 ) -> Row:
-    """The row of one network, or of the mean softmax of several; measures the speed."""
+    """Measure one network, or the mean softmax of several, and its speed."""
     with on_device(streams, device):
-        speed = images_per_second(_predictor(streams), streams[0].size, device, min(64, len(label)))
+        speed = images_per_second(_mean_logits(streams), streams[0].size, device, min(64, len(label)))
     accuracies = class_accuracies(logits, label)
     return Row(
         name,
@@ -156,7 +146,7 @@ def table_row(
         parameters=sum(s.parameter_count for s in streams),
         multiply_adds=sum(s.multiply_adds() for s in streams),
         images_per_s=speed,
-        balanced=balanced_accuracy(accuracies),
+        balanced=mean_of_known(accuracies),
         per_class=dict(zip(classes, accuracies, strict=True)),
     )
 
@@ -165,7 +155,7 @@ def table_row(
 def images_per_second(
     predictor: Predictor, size: int, device: torch.device, batch: int = 64, seconds: float = 0.25
 ) -> float:
-    """Median speed over batches of `batch` images during about `seconds`, after one batch of warm-up."""
+    """Measure the median speed over batches of `batch` images during about `seconds`, after one batch of warm-up."""
     image = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
     times: list[float] = []
     while len(times) < 2 or sum(times) < seconds:

@@ -1,4 +1,4 @@
-"""What each teacher adds to the true ensemble, and which teachers suffice: measured on labelled images."""
+"""The contribution of each teacher to the true ensemble, and the smallest ensemble that suffices."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from meco_timm.evaluation.ensemble import (
     select,
     vote,
 )
-from meco_timm.evaluation.measures import binned_calibration_error
+from meco_timm.evaluation.measures import calibration_error
 
 FITTED = 5000  # images that a temperature is fitted on, at most,
 FITTED_LOGITS = 1_000_000  # and their logits: of 1,000 classes 1,000 images, which give it to a few per cent
@@ -58,15 +58,15 @@ class Difference(NamedTuple):
 
     @property
     def worse(self) -> str:
-        """In what the one is worse than the other by its interval: "top-1", "NLL", "top-1 and NLL", or ""."""
+        """The measures that are worse by their interval: "top-1", "NLL", "top-1 and NLL", or ""."""
         measures = [("top-1", self.top1.high < 0), ("NLL", self.nll.low > 0)]
         return " and ".join(measure for measure, found in measures if found)
 
 
 class Choice(NamedTuple):
-    """An ensemble of a number of teachers, some of them perhaps more than once: `counts`, one for each of M teachers.
+    """An ensemble with each of M teachers `counts` times.
 
-    behind: it minus the ensemble that is best, in top-1 and in NLL; the best of all choices and the true ensemble.
+    behind: this ensemble minus the best of all choices and the true ensemble, in top-1 and in NLL.
     """
 
     counts: list[float]
@@ -75,11 +75,12 @@ class Choice(NamedTuple):
 
 
 class Contributions(NamedTuple):
-    """Of M teachers on the same images. temperatures: those fitted, M. members: M. ensemble: the true one.
+    """What M teachers add on the same N images.
 
-    added: the true ensemble minus that without each teacher, M; empty of one teacher. disagreement, kappa: M×M
-    (ensemble.py). choices: sizes 1 to M by greedy selection. suggested: the smallest of them that is not clearly worse
-    than the best, else the true ensemble itself. images: N, how many they are measured on.
+    temperatures: fitted to each, M. members: quality of each, M. ensemble: quality of the true ensemble.
+    added: the true ensemble minus that without each teacher, M; empty of one teacher.
+    disagreement, kappa: M×M (ensemble.py). choices: sizes 1 to M by greedy selection.
+    suggested: the smallest choice that is not clearly worse than the best, else the true ensemble. images: N.
     """
 
     temperatures: list[float]
@@ -92,9 +93,11 @@ class Contributions(NamedTuple):
     suggested: Choice
     images: int
 
-    def same(self) -> list[tuple[int, int, float]]:
-        """(teacher, later teacher, share of images with the same prediction) of pairs that agree on more than 99 %, by
-        the lower end of its 95 % interval: on 100 images two good teachers agree by chance."""
+    def duplicates(self) -> list[tuple[int, int, float]]:
+        """List (teacher, later teacher, share of images with the same prediction) of pairs that agree on over 99 %.
+
+        The lower end of the share's 95 % interval counts: on 100 images two good teachers agree by chance.
+        """
         count = len(self.members)
         agree = (1 - self.disagreement).tolist()
         pairs = [(i, j, agree[i][j]) for i in range(count) for j in range(i + 1, count)]
@@ -111,8 +114,9 @@ def lowest_share(share: float, count: int) -> float:
 def contributions(
     logits: Logits, label: Tensor, weights: Tensor | None = None, temperatures: Sequence[float] | None = None
 ) -> Contributions:
-    """Measure M teachers. logits: N×K of each. label: N. weights: M, of the true ensemble, by default equal.
-    temperatures: M, by which the logits are divided; by default 1.
+    """Measure M teachers with logits N×K each and labels N.
+
+    weights: M, of the true ensemble, by default equal. temperatures: M, by which the logits are divided; by default 1.
     """
     count = len(logits)
     used = torch.tensor(temperatures or [1.0] * count)
@@ -120,10 +124,11 @@ def contributions(
     whole = torch.ones(count) if weights is None else weights.float()
     counts = torch.cat([select(members.of_label, count), whole[None]])  # the true ensemble is the last choice
     without = all_but_one(whole)
-    rows = torch.cat([counts, without[without.sum(1) > 0]])
-    ensembles = vote(logits, label, rows, used)
+    ensembles = vote(logits, label, torch.cat([counts, without[without.sum(1) > 0]]), used)
     losses, right = ensembles.losses, 100 * ensembles.right(label).double()
-    choices = _choices(counts, losses[: count + 1], right[: count + 1], _qualities(ensembles, label))
+    nll, top1 = losses[: count + 1], right[: count + 1]
+    behind = _differences(top1 - top1[top1.mean(1).argmax()], nll - nll[nll.mean(1).argmin()])
+    choices = [Choice(c.tolist(), q, b) for c, q, b in zip(counts, _qualities(ensembles, label), behind, strict=False)]
     return Contributions(
         temperatures=[temperature_of(z, label) for z in logits],
         members=_qualities(members, label),
@@ -137,21 +142,15 @@ def contributions(
     )
 
 
-def _choices(counts: Tensor, losses: Tensor, right: Tensor, quality: list[Quality]) -> list[Choice]:
-    """counts: W×M. losses, right: W×N."""
-    behind = _differences(right - right[right.mean(1).argmax()], losses - losses[losses.mean(1).argmin()])
-    return [Choice(c.tolist(), q, b) for c, q, b in zip(counts, quality, behind, strict=False)]
-
-
 def _differences(top1: Tensor, nll: Tensor) -> list[Difference]:
     """top1, nll: D×N, differences of each image."""
-    if not len(nll):
-        return []
     return [Difference(*pair) for pair in zip(*map(bootstrap_changes, (top1, nll)), strict=True)]
 
 
 def bootstrap_changes(values: Tensor) -> list[Change]:
     """Mean and interval of each row of D×N differences of single images."""
+    if not len(values):
+        return []
     return [
         Change(mean, *ends)
         for mean, ends in zip(values.mean(1).tolist(), bootstrap_interval(values).tolist(), strict=True)
@@ -159,7 +158,7 @@ def bootstrap_changes(values: Tensor) -> list[Change]:
 
 
 def temperature_of(logits: np.ndarray, label: Tensor) -> float:
-    """As `fit_temperature`, of at most `FITTED` images with `FITTED_LOGITS` logits, evenly spread."""
+    """Fit the temperature on at most `FITTED` images with `FITTED_LOGITS` logits, evenly spread."""
     step = -(-len(label) // min(FITTED, max(1, FITTED_LOGITS // logits.shape[1])))
     return fit_temperature(np.asarray(logits[::step]), label[::step])
 
@@ -167,6 +166,6 @@ def temperature_of(logits: np.ndarray, label: Tensor) -> float:
 def _qualities(votes: Votes, label: Tensor) -> list[Quality]:
     right = votes.right(label)
     return [
-        Quality(100 * r.double().mean().item(), loss.mean().item(), binned_calibration_error(confidence, r))
+        Quality(100 * r.double().mean().item(), loss.mean().item(), calibration_error(confidence, r))
         for r, loss, confidence in zip(right, votes.losses, votes.confidence, strict=True)
     ]

@@ -171,13 +171,13 @@ def soft_label_chart(predictions: Predictions, i: int, teachers: list[str]) -> C
     figure.supylabel("probability (%)", fontsize=10)
     _strips(strips, predictions, i, teachers)
     listed = "; ".join(f"{name} {_likeliest(share, predictions.classes)}" for name, share in sources.items())
-    label = predictions.classes[predictions.label[predictions.shown[i]]]
+    label = predictions.classes[predictions.label[predictions.examples[i]]]
     return Chart(f"Labelled {shorten(label, 40)}", figure, f"Probabilities of one image: {listed}.", "")
 
 
 def soft_label_picture(predictions: Predictions, teachers: list[str], count: int = 3) -> Chart:
     """The soft labels of the first shown images in one figure with the images, for model cards."""
-    count, rows = min(count, len(predictions.shown)), len(predictions.networks) + 2
+    count, rows = min(count, len(predictions.examples)), len(predictions.networks) + 2
     figure = Figure(figsize=(3.3 * count, 0.5 * rows + 1.4), layout="constrained")
     figure.supylabel("probability (%)", fontsize=10)
     grid = figure.subplots(rows, count, squeeze=False, height_ratios=[2.6] + [1] * (rows - 1))
@@ -185,15 +185,15 @@ def soft_label_picture(predictions: Predictions, teachers: list[str], count: int
         column[0].imshow(predictions.images[i].transpose(1, 2, 0), interpolation="nearest")
         column[0].set_axis_off()
         _strips(column[1:], predictions, i, teachers)
-    labels = [predictions.classes[predictions.label[row]] for row in predictions.shown[:count]]
+    labels = [predictions.classes[predictions.label[row]] for row in predictions.examples[:count]]
     text = f"Images labelled {', '.join(labels)}, and the probabilities that each network gives them."
     return Chart("Soft labels", figure, text, "")
 
 
 def soft_labels(predictions: Predictions, i: int) -> dict[str, np.ndarray]:
     """Name → probabilities K of the i-th shown image: its one-hot label, then each network."""
-    one_hot = np.eye(len(predictions.classes))[predictions.label[predictions.shown[i]]]
-    return {"label (one-hot)": one_hot, **dict(zip(predictions.networks, predictions.shares[i], strict=True))}
+    one_hot = np.eye(len(predictions.classes))[predictions.label[predictions.examples[i]]]
+    return {"label (one-hot)": one_hot, **dict(zip(predictions.networks, predictions.probabilities[i], strict=True))}
 
 
 def _strips(strips: np.ndarray, predictions: Predictions, i: int, teachers: list[str]) -> None:

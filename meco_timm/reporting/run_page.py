@@ -122,8 +122,8 @@ def _soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
     p = results.predictions
     if p is None:
         return []
-    texts = [f"Test image {row}, labelled {p.classes[p.label[row]]}" for row in p.shown]
-    charts = [soft_label_chart(p, i, results.teachers) for i in range(len(p.shown))]
+    texts = [f"Test image {row}, labelled {p.classes[p.label[row]]}" for row in p.examples]
+    charts = [soft_label_chart(p, i, results.teachers) for i in range(len(p.examples))]
     return list(zip(charts, map(thumbnail, p.images), texts, strict=True))
 
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from meco_timm.common import UserError, join_names
 from meco_timm.data import DataSource, cache_images, verify
-from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, predict_logits
+from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, compute_logits
 from meco_timm.networks import LOGITS_ONLY, Stream, teacher_stream
 from meco_timm.recipe import Recipe
 from meco_timm.zoo.teachers import load_pretrained, named_teachers
@@ -29,7 +29,7 @@ def check_teachers(
     if not streams:
         return {}
     sample = balanced_sample(data.labelled, images, data.test.transform)
-    logits, label = predict_logits(streams, data, sample, accelerator)
+    logits, label = compute_logits(streams, data, sample, accelerator)
     return {name: check_classes(logits[name], label, data.classes, streams[name].class_map) for name in streams}
 
 

@@ -178,7 +178,7 @@ def _ranking(
 
 def duplicates(digests: Sequence[str], found: Contributions) -> dict[tuple[int, int], str]:
     """Why teachers are duplicates: equal weights, or the same prediction on more than 99 % of the images."""
-    agree = {(i, j): f"the same prediction on {100 * share:.2f} % of the images" for i, j, share in found.same()}
+    agree = {(i, j): f"the same prediction on {100 * share:.2f} % of the images" for i, j, share in found.duplicates()}
     pairs = [(i, j) for i in range(len(digests)) for j in range(i + 1, len(digests)) if digests[i] == digests[j]]
     return dict(sorted((agree | dict.fromkeys(pairs, "the same weights")).items()))
 

@@ -36,13 +36,13 @@ def found(zoo: list[np.ndarray], label: Tensor) -> Contributions:
 
 def test_the_harmful_one_and_the_duplicate_are_found(found):
     assert [added.worse for added in found.added] == ["", "", "", "top-1 and NLL"]
-    assert [pair[:2] for pair in found.same()] == [(0, 2)]
-    assert found.same()[0][2] == 1
+    assert [pair[:2] for pair in found.duplicates()] == [(0, 2)]
+    assert found.duplicates()[0][2] == 1
 
 
 def test_few_images_on_which_two_agree_are_no_proof(zoo, label):
     """All of 100 are right by two good teachers without their being one."""
-    assert contributions([z[:100] for z in zoo], label[:100]).same() == []
+    assert contributions([z[:100] for z in zoo], label[:100]).duplicates() == []
     assert lowest_share(1.0, 400) > 0.99 > lowest_share(1.0, 300)
     assert lowest_share(0.5, 100) == pytest.approx(0.404, abs=1e-3)  # Wilson's, from a table
 

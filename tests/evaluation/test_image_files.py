@@ -39,7 +39,9 @@ def test_it_gives_what_plain_timm_gives(ended, photos):
     for one in found:
         shares = net(transform(Image.open(one.file).convert("RGB"))[None]).softmax(1)[0]
         assert one.classes == [ODD_CLASSES[i] for i in shares.argsort(descending=True)]
-        np.testing.assert_allclose(one.shares, shares.sort(descending=True).values.detach(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            one.probabilities, shares.sort(descending=True).values.detach(), rtol=1e-4, atol=1e-6
+        )
     assert [one.classes[0] for one in found[:3]] == list(ODD_CLASSES)  # the run has learned them
 
 
@@ -88,7 +90,7 @@ def test_networks_without_names_grey_ones_and_those_of_imagenet(photos, tmp_path
     grey = local_dir(tmp_path / "grey", network("test_resnet", 4, in_chans=1), data_config=data_config)
     (found,) = predict(grey, image, top=9)
     assert sorted(found.classes) == ["0", "1", "2", "3"]
-    assert sum(found.shares) == pytest.approx(1, abs=1e-4)
+    assert sum(found.probabilities) == pytest.approx(1, abs=1e-4)
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
     (named,) = predict(grey, image, classes=str(tmp_path / "names.txt"))
     assert named.classes[0] == "abcd"[int(found.classes[0])]
@@ -111,7 +113,7 @@ def test_the_cards_lines_go_from_a_file_to_a_class(ended, photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(ODD_CLASSES[1])
     (found,) = predict(f"local-dir:{ended / 'student'}", photos / "other.jpg", top=1)
-    assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(found.shares[0], rel=1e-3)
+    assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(found.probabilities[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/publish.md"])

@@ -11,7 +11,7 @@ from helpers.predictions import some_predictions
 from meco_timm import UserError
 from meco_timm.data.loading import load_data
 from meco_timm.evaluation.agreement import block_agreement, cka
-from meco_timm.evaluation.predictions import Predictions, choose, load_predictions, save_predictions
+from meco_timm.evaluation.predictions import Predictions, choose_examples, load_predictions, save_predictions
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Data
@@ -53,25 +53,25 @@ def test_a_run_keeps_what_its_table_says(ended):
         for confidence, right in zip(p.confidence[i], p.right(row.name), strict=True):
             bins.setdefault(min(int(confidence * 15), 14), []).append(right - confidence)
         assert 100 * sum(abs(sum(gaps)) for gaps in bins.values()) / 18 == pytest.approx(row.ece, abs=1e-4)
-    assert p.shares.shape == (6, 5, 3)
-    np.testing.assert_allclose(p.shares.sum(2), 1, rtol=1e-5)
-    np.testing.assert_array_equal(p.shares.argmax(2), p.predicted[:, p.shown].T)
+    assert p.probabilities.shape == (6, 5, 3)
+    np.testing.assert_allclose(p.probabilities.sum(2), 1, rtol=1e-5)
+    np.testing.assert_array_equal(p.probabilities.argmax(2), p.predicted[:, p.examples].T)
     assert p.images.shape == (6, 3, 32, 32)
 
 
 def test_the_ensemble_shown_is_the_mean_of_its_members(ended):
     p = read_results(ended).predictions
     assert p is not None
-    members = p.shares[:, [p.networks.index(name) for name in ("test_resnet", "test_efficientnet")]]
-    np.testing.assert_allclose(p.shares[:, p.networks.index("true ensemble")], members.mean(1), atol=1e-5)
+    members = p.probabilities[:, [p.networks.index(name) for name in ("test_resnet", "test_efficientnet")]]
+    np.testing.assert_allclose(p.probabilities[:, p.networks.index("true ensemble")], members.mean(1), atol=1e-5)
 
 
 def test_shown_are_the_least_probable_labels_one_per_class_first():
     of_label = np.array([0.9, 0.1, 0.2, 0.05, 0.3, 0.8])
     label = np.array([0, 0, 0, 0, 1, 2])
-    assert choose(of_label, label, 2).tolist() == [3, 4]
-    assert choose(of_label, label, 5).tolist() == [3, 4, 5, 1, 2]
-    assert choose(of_label, label, 99).tolist() == [3, 4, 5, 1, 2, 0]
+    assert choose_examples(of_label, label, 2).tolist() == [3, 4]
+    assert choose_examples(of_label, label, 5).tolist() == [3, 4, 5, 1, 2]
+    assert choose_examples(of_label, label, 99).tolist() == [3, 4, 5, 1, 2, 0]
 
 
 def test_difference_is_that_of_pairs_with_its_interval():

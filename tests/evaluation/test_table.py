@@ -10,14 +10,13 @@ from torch import Tensor
 from meco_timm.data.loading import load_data
 from meco_timm.evaluation.measures import (
     accuracy,
-    balanced_accuracy,
-    calibration_error,
     class_accuracies,
+    mean_of_known,
     negative_log_likelihood,
     quality,
 )
 from meco_timm.evaluation.rows import Row, print_table
-from meco_timm.evaluation.table import images_per_second, make_table, predict, validate
+from meco_timm.evaluation.table import compute_logits, images_per_second, make_table, validate
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Data
@@ -64,7 +63,7 @@ def test_calibration_error_is_the_gap_over_bins_written_out():
         confidence, right = (sum(values) / len(items) for values in zip(*items, strict=True))
         error += len(items) / 200 * abs(confidence - right)
     assert error > 0.01
-    assert calibration_error(logits, label) == pytest.approx(100 * error)
+    assert quality(logits, label)["ece"] == pytest.approx(100 * error)
 
 
 def test_a_perfect_and_a_perfectly_wrong_network():
@@ -95,7 +94,7 @@ def stream():
 @pytest.mark.parametrize("batch_size", [1, 5, 12, 64])
 def test_every_image_is_seen_once_in_order_whatever_the_batch(data, stream, batch_size):
     accelerator = Accelerator()
-    found, label = predict({"a": lambda x: stream(x).logits}, data, data.test, accelerator, batch_size)
+    found, label = compute_logits({"a": lambda x: stream(x).logits}, data, data.test, accelerator, batch_size)
     assert label.tolist() == data.test.labels.tolist()
     with torch.no_grad():
         one_by_one = torch.cat([stream(data.test.__getitems__([i])[0][0][None]).logits for i in range(12)])
@@ -107,7 +106,7 @@ def test_validation_uses_the_validation_split_and_eval_mode(data, stream):
     before = stream.state_dict()["model.conv1.1.running_mean"].clone()
     found = validate(stream, data, Accelerator(), 8)
     assert torch.equal(stream.state_dict()["model.conv1.1.running_mean"], before)
-    logits, label = predict({"": lambda x: stream(x).logits}, data, data.validation, Accelerator(), 64)
+    logits, label = compute_logits({"": lambda x: stream(x).logits}, data, data.validation, Accelerator(), 64)
     assert len(label) == 9
     assert found["top1"] == pytest.approx(accuracy(logits[""], label))
     assert found["nll"] == pytest.approx(negative_log_likelihood(logits[""], label))
@@ -127,7 +126,7 @@ def test_the_table_has_a_row_for_everyone_in_order(rows):
 def test_the_true_ensemble_is_the_mean_softmax_at_the_cost_of_all(rows, data, stream):
     vit = student_stream(Network(model="test_vit"), Alignment(blocks=1, length=16), 3, 32, seed=1).eval()
     predictors = {"one": lambda x: stream(x).logits, "two": lambda x: vit(x).logits}
-    logits, label = predict(predictors, data, data.test, Accelerator(), 64)
+    logits, label = compute_logits(predictors, data, data.test, Accelerator(), 64)
     mean = sum(z.softmax(1) for z in logits.values()) / 2
     one, two, ensemble, *_ = rows
     assert ensemble.nll == pytest.approx(negative_log_likelihood(mean.log(), label), rel=1e-5)
@@ -168,5 +167,5 @@ def test_accuracy_of_each_class_and_their_mean():
     logits = torch.nn.functional.one_hot(predicted, 4).float()
     found = class_accuracies(logits, label)
     assert found == [100, 50, 0, None]
-    assert balanced_accuracy(found) == pytest.approx(50)
+    assert mean_of_known(found) == pytest.approx(50)
     assert accuracy(logits, label) == pytest.approx(100 * 9 / 11)

@@ -12,7 +12,7 @@ def some_predictions(images: int = 60, classes: int = 4, names: list[str] | None
     shares = generator.dirichlet(np.full(classes, 2 / classes), (3, images)).astype(np.float32)
     shares[:, np.arange(images), label] += 0.4
     shares /= shares.sum(2, keepdims=True)
-    shown = np.arange(3, dtype=np.int32)
+    examples = np.arange(3, dtype=np.int32)
     return Predictions(
         classes=names or [f"class {i}" for i in range(classes)],
         networks=["teacher", "student alone", "student"],
@@ -20,9 +20,9 @@ def some_predictions(images: int = 60, classes: int = 4, names: list[str] | None
         predicted=shares.argmax(2).astype(np.int32),
         confidence=shares.max(2),
         of_label=shares[:, np.arange(images), label],
-        shown=shown,
+        examples=examples,
         images=generator.integers(0, 256, (3, 3, 8, 8)).astype(np.uint8),
-        shares=shares[:, shown].transpose(1, 0, 2).copy(),
+        probabilities=shares[:, examples].transpose(1, 0, 2).copy(),
         agreement={
             f"{who}/teacher": generator.random((2, 2)).astype(np.float32) for who in ("student", "student alone")
         },

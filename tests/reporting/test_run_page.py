@@ -189,7 +189,7 @@ def test_series_differ_without_colour():
 
 
 def row(name: str, top1: float = 90.0, cost: int = 10**6) -> Row:
-    return Row(name, top1, None, 0.3, 2.0, 1000, cost, 100.0)
+    return Row(name, top1, None, 0.3, 2.0, 1000, cost, 100.0, top1, {})
 
 
 def test_a_point_per_network_where_it_belongs():
@@ -279,9 +279,9 @@ def imagenet_like(folder: Path) -> Results:
         predicted=predicted,
         confidence=generator.random(shape, dtype=np.float32),
         of_label=generator.random(shape, dtype=np.float32),
-        shown=np.arange(0, 600, 100, dtype=np.int32),
+        examples=np.arange(0, 600, 100, dtype=np.int32),
         images=generator.integers(0, 256, (6, 3, 224, 224)).astype(np.uint8),
-        shares=generator.dirichlet(np.full(1000, 0.01), (6, len(networks))).astype(np.float32),
+        probabilities=generator.dirichlet(np.full(1000, 0.01), (6, len(networks))).astype(np.float32),
         agreement={pair: generator.random((4, 4)).astype(np.float32) for pair in pairs},
     )
     raw = base_recipe("imagenet", folder) | {"teachers": [{"train": f"teacher_{i}"} for i in range(5)]}

@@ -23,7 +23,7 @@ from conftest import ROOT, image_folder, tree, write
 from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
 from meco_timm.evaluation.measures import quality
-from meco_timm.evaluation.table import predict
+from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import teacher_stream
 from meco_timm.recipe.recipe import Alignment, Recipe, Teacher
 from meco_timm.training.sharding import check_launch
@@ -140,7 +140,7 @@ def judged(recipe: dict[str, Any], split: str) -> tuple[int, dict[str, float | N
     data: DataSource = load_data(settings.data, settings.seed)
     student = Teacher(model=f"local-dir:{recipe['run']}/student")
     stream = teacher_stream(student, Alignment(blocks=0), data.classes).eval()
-    logits, label = predict({"": stream.logits}, data, getattr(data, split), Accelerator(), 8)
+    logits, label = compute_logits({"": stream.logits}, data, getattr(data, split), Accelerator(), 8)
     return len(label), quality(logits[""], label)
 
 
