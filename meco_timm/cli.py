@@ -22,7 +22,7 @@ class Commands(TyperGroup):
         """Put `train` before a recipe or an option of training."""
         own = {"--help", *(option for parameter in self.params for option in parameter.opts)}
         if args and args[0] not in self.commands and args[0] not in own:
-            if not Path(args[0]).exists() and (hint := did_you_mean(args[0], [*self.commands])):
+            if args[0][0] != "-" and not Path(args[0]).exists() and (hint := did_you_mean(args[0], [*self.commands])):
                 ctx.fail(f"No such command {args[0]!r}.{hint}")
             args = ["train", *args]
         return super().parse_args(ctx, args)

@@ -129,6 +129,8 @@ CHECKS = {
     "hf": check_hub,
     "export": check_export,
     **dict.fromkeys(("ruff", "mypy", "lint-imports", "pytest"), check_tool),
+    "git": lambda words: words[1] == "clone" or pytest.fail(words[1]),
+    "cd": lambda words: len(words) == 2 or pytest.fail(str(words)),
     "bash": lambda words: (ROOT / words[1]).is_file() or pytest.fail(words[1]),
 }
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,8 @@ def test_the_first_line_comes_before_torch(command, tmp_path):
     )
 
 
-@pytest.mark.parametrize("room", ["data", "evaluation", "networks", "training"])
+@pytest.mark.parametrize("room", [path.parent.name for path in (ROOT / "meco_timm").glob("*/__init__.pyi")])
 def test_every_export_of_a_room_can_be_imported(room):
     """Rooms import their modules when something is used, so a name that is not there would be found late."""
-    code = f"import meco_timm.{room} as room; print(len([getattr(room, name) for name in room.__all__]))"
-    environment = {**os.environ, "EAGER_IMPORT": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) >= 15
+    module = import_module(f"meco_timm.{room}")
+    assert len([getattr(module, name) for name in module.__all__]) > 10
