@@ -171,7 +171,7 @@ def _check_content(data: DataSource, root: Path, state: Path) -> str:
 def _listing(root: Path) -> list[tuple[str, int, int]]:
     """Everything below a folder, with sizes and times."""
     return sorted(
-        (str(path), (told := path.lstat()).st_size, told.st_mtime_ns)
+        (str(path), (stat := path.lstat()).st_size, stat.st_mtime_ns)
         for at, inner, names in os.walk(root)
         for path in (Path(at, name) for name in (*inner, *names))
     )

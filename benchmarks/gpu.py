@@ -110,7 +110,7 @@ def machine() -> str:
 def one_part(name: str, seconds: float, earlier: dict[str, Any], out: Path) -> None:
     """Run a part in this process."""
     from benchmarks import gpu_runs, gpu_steps
-    from benchmarks.gpu_form import Findings
+    from benchmarks.gpu_measure import Findings
 
     parts = {
         "quickstart": gpu_runs.quickstart,

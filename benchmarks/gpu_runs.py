@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks import resume as kills
-from benchmarks.gpu_form import Findings
-from benchmarks.gpu_measure import CUDA
+from benchmarks.gpu_measure import CUDA, Findings
 from meco_timm.data.loading import load_data
 from meco_timm.data.views import Steps
 from meco_timm.recipe.reading import load_recipe

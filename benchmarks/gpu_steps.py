@@ -8,8 +8,19 @@ from typing import Any
 import torch
 
 from benchmarks.form import Row
-from benchmarks.gpu_form import Findings
-from benchmarks.gpu_measure import CUDA, SIZE, Measured, accelerator, bare, batches, measured, network, ours, recipe
+from benchmarks.gpu_measure import (
+    CUDA,
+    SIZE,
+    Findings,
+    Measured,
+    accelerator,
+    bare,
+    batches,
+    measured,
+    network,
+    ours,
+    recipe,
+)
 from benchmarks.host_reads import counted
 from benchmarks.memory import from_store
 from benchmarks.step import stepping, training_of, zoo_of

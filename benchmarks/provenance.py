@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Told = tuple[tuple[bool, ...], bool]  # which arguments an operation writes to; whether its outputs are all new
+OperationKind = tuple[tuple[bool, ...], bool]  # which arguments an operation writes to; whether its outputs are all new
 
 
 class Provenance(TorchDispatchMode):
@@ -26,7 +26,7 @@ class Provenance(TorchDispatchMode):
         self.numbers: dict[int, tuple[Tensor, int]] = {}  # id → (the tensor, kept so that its id stays its own; number)
         self.writes: dict[int, int] = {}  # storage → number of what was written into it, seen by all its views
         self.answers: dict[Any, Any] = {}  # (operation, arguments without values) → forms of the outputs
-        self.kinds: dict[Any, Told] = {}
+        self.kinds: dict[Any, OperationKind] = {}
 
     def forget(self) -> None:
         """Of the tensors, all; what operations answer stays true."""
@@ -63,7 +63,7 @@ class Provenance(TorchDispatchMode):
                 self.numbers[id(tensor)] = (tensor, hash((number, i)))
         return outputs
 
-    def _kind(self, func: Any) -> Told:
+    def _kind(self, func: Any) -> OperationKind:
         if func not in self.kinds:
             schema = func._schema
             written = tuple(bool(a.alias_info and a.alias_info.is_write) for a in schema.arguments)

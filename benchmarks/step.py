@@ -53,7 +53,7 @@ def make_step(side: str, args: argparse.Namespace) -> Step:
 
 
 def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
-    told = {
+    settings = {
         "data": {"source": "memory", "image_size": args.size},
         "teachers": [{"model": args.teacher}],
         "student": args.student,
@@ -61,7 +61,7 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
         "losses": {"similarity": "kl"},
         "loop": {"steps": 1_000_000, "warmup": 0.0, "batch_size": args.batch},
     }
-    return Recipe.model_validate(told | changes)
+    return Recipe.model_validate(settings | changes)
 
 
 def stream(model: Any, settings: Recipe, channels: int | None = None) -> Stream:

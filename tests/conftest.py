@@ -125,11 +125,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command; it must end with code 2 and one screen of plain words on stderr, which are returned."""
     capsys.readouterr()
     code = train.main(["--quiet", *arguments])
-    told = capsys.readouterr()
-    assert code == 2, told
-    assert "Traceback" not in told.out + told.err
-    assert 0 < len(told.err.strip().splitlines()) <= 24
-    return told.err
+    printed = capsys.readouterr()
+    assert code == 2, printed
+    assert "Traceback" not in printed.out + printed.err
+    assert 0 < len(printed.err.strip().splitlines()) <= 24
+    return printed.err
 
 
 ODD_CLASSES = ("<img src=x onerror=alert(1)>", "[cross](javascript:x) *b* |c|", "dash & $\\frac$ `q`\u2028 _u_")

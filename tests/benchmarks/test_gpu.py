@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import gpu
-from benchmarks.gpu_form import Findings
+from benchmarks.gpu_measure import Findings
 
 
 def test_every_part_runs_on_the_cpu(tmp_path):

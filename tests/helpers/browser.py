@@ -19,7 +19,7 @@ OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm
 
 
 class Browser:
-    """One tab. `events`: all that the browser told since `open`, by name."""
+    """One tab. `events`: all events of the browser since `open`, by name."""
 
     def __init__(self) -> None:
         assert PROGRAM is not None

@@ -84,8 +84,8 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
     state, _ = run.shards.states(run._module, run.optimizer)
     student = run.shards.gather(run._module).state_dict()
     if accelerator.is_main_process:
-        told = {"losses": losses, "state": state, "student": student, "processes": accelerator.num_processes}
-        torch.save(told | {"kind": accelerator.distributed_type.value}, out)
+        result = {"losses": losses, "state": state, "student": student, "processes": accelerator.num_processes}
+        torch.save(result | {"kind": accelerator.distributed_type.value}, out)
 
 
 if __name__ == "__main__":
