@@ -1,4 +1,4 @@
-"""What the number of teachers costs: one drawn per step, one drawn per image, or the mean of all.
+"""What the number of teachers costs: one drawn per step, or the mean of all.
 
 Equal teachers (resnet34, other weights), logits only; CPU time per image of a whole step, sides by turns. The physical
 limits stand beside: the student alone learning from labels, and one teacher's forward.
@@ -55,7 +55,6 @@ def main() -> None:
     args = parser.parse_args()
 
     sides = {f"{sampling} of {n}": make_step(sampling, n, args) for sampling in ("random", "average") for n in SIZES}
-    sides["random_image of 8"] = make_step("random_image", 8, args)
     sides |= {"student only, labels": make_step("random", 0, args), "one teacher only": teacher_only(args)}
     seconds = by_turns(sides, args.rounds, args.steps)
     rows: list[Row] = []
@@ -69,7 +68,6 @@ def main() -> None:
         f"{sampling}_8_over_1": ratio(seconds, f"{sampling} of 8", f"{sampling} of 1")
         for sampling in ("random", "average")
     }
-    figures["random_image_8_over_1"] = ratio(seconds, "random_image of 8", "random of 1")
     report("ensemble_size", rows, figures, args.json)
 
 

@@ -36,7 +36,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "MEAL, ema, mixup, erasing": {"loop": {"ema": 0.999, "mixup": 0.2, "random_erasing": 0.2}},
-    "MEAL, a teacher per image": {"zoo": {"sampling": "random_image"}},
     "MEAL, mean of all": {"zoo": {"sampling": "average"}},
 }
 

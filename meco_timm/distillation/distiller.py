@@ -4,7 +4,6 @@ All that learns is one module: one optimizer, one backward.
 """
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import cast
 
 import torch
@@ -13,9 +12,9 @@ from torch.func import functional_call
 from torch.nn.utils import get_total_norm
 
 from meco_timm.distillation import losses
-from meco_timm.distillation.discriminators import PATCH_WIDTH, Discriminator, adversarial, as_rows, conditioned
-from meco_timm.distillation.projections import NoProjections, Projections, SharedProjections
-from meco_timm.distillation.targets import Targets, TeacherBlocks
+from meco_timm.distillation.discriminators import PATCH_WIDTH, Discriminator, adversarial, as_rows
+from meco_timm.distillation.projections import NoProjections, Projections
+from meco_timm.distillation.targets import Targets
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Alignment, Discriminators, Method
 
@@ -70,7 +69,7 @@ class Distiller(nn.Module):
         vectors: Shapes = [(alignment.length,)] * alignment.blocks
         shapes = list(teacher_block_shapes) if self.per_teacher else [vectors]
         self.projections = _projections(student, alignment, shapes)
-        made = _discriminators(method.discriminators, self.per_teacher, classes, student.block_shapes, shapes)
+        made = _discriminators(method.discriminators, self.per_teacher, classes, shapes)
         self.discriminators = nn.ModuleDict(made)
 
     def forward(
@@ -103,10 +102,10 @@ class Distiller(nn.Module):
 
     def _compared(self, targets: Targets, student: Outputs) -> list[list[tuple[Tensor, Tensor]]]:
         """For each teacher whose blocks are there, (teacher's, student's) form of each block."""
-        return [self.projections(t.teacher, t.of(student.blocks), t.blocks) for t in targets.blocks]
+        return [self.projections(t.teacher, student.blocks, t.blocks) for t in targets.blocks]
 
     def _similarities(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> Terms:
-        """What these teachers give and the recipe weighs; of several teachers' blocks the mean over images."""
+        """What these teachers give and the recipe weighs; of several teachers' blocks the mean."""
         s = self.settings
         terms: Terms = {}
         if s.logits and targets.logits is not None:
@@ -120,23 +119,15 @@ class Distiller(nn.Module):
         for i, weight in enumerate(self.block_weights if blocks else []):
             if weight:
                 parts = [losses.between_blocks(s.block_similarity, *block[i]) for block in blocks]
-                terms[f"similarity/{i}"] = (weight, self._mean(targets, parts))
+                terms[f"similarity/{i}"] = (weight, torch.stack(parts).mean() if len(parts) > 1 else parts[0])
         return terms
-
-    @staticmethod
-    def _mean(targets: Targets, parts: list[Tensor]) -> Tensor:
-        """Over teachers, each by the number of its images."""
-        if len(parts) == 1:
-            return parts[0]
-        sizes = [len(t.blocks[0]) for t in targets.blocks]
-        return torch.stack([size * part for size, part in zip(sizes, parts, strict=True)]).sum() / sum(sizes)
 
     def _play(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
         """ "adversary/BLOCK" → loss, "discriminator_accuracy/BLOCK" → share; of several teachers the mean."""
         found: dict[str, list[Tensor]] = {}
         for key, of_teacher, of_student in self._pairs(targets, logits, blocks):
             a, d = self.adversary, cast(Discriminator, self.discriminators[key])
-            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight, a.smoothing, a.r1)
+            loss, right = adversarial(d, of_teacher, of_student, a.adversary, a.weight)
             name = key.rpartition("-")[2]
             found.setdefault(f"adversary/{name}", []).append(loss)
             found.setdefault(f"discriminator_accuracy/{name}", []).append(right)
@@ -144,24 +135,13 @@ class Distiller(nn.Module):
 
     def _pairs(self, targets: Targets, logits: Tensor, blocks: list[list[tuple[Tensor, Tensor]]]) -> Iterator[Pair]:
         """(key, teacher's rows, student's rows) for each discriminator; of logits it sees the softmax."""
-        form = self.adversary.form
         for t, compared in zip(targets.blocks, blocks, strict=True):
-            condition = self._condition(targets, t)
             for i, sides in enumerate(compared):
                 if (key := self._key(t.teacher, i)) in self.discriminators:
-                    of_teacher, of_student = (conditioned(as_rows(side, form), condition) for side in sides)
+                    of_teacher, of_student = map(as_rows, sides)
                     yield key, of_teacher, of_student
         if "logits" in self.discriminators and targets.logits is not None:
             yield "logits", targets.logits.float().softmax(1), logits.float().softmax(1)
-
-    def _condition(self, targets: Targets, of: TeacherBlocks) -> Tensor | None:
-        """The teachers' softmax on the images of a teacher's blocks; zeros where no teacher has a head."""
-        if self.adversary.condition == "none":
-            return None
-        if targets.logits is None:
-            return of.blocks[0].new_zeros(len(of.blocks[0]), self.student.model.num_classes)
-        soft = targets.logits.float().softmax(1)
-        return soft if of.images is None else soft[of.images]
 
     def _key(self, teacher: int, block: int) -> str:
         return f"{teacher}-{block}" if self.per_teacher else str(block)
@@ -185,25 +165,22 @@ class Distiller(nn.Module):
 def _projections(student: Stream, a: Alignment, teachers: list[Shapes]) -> nn.ModuleList:
     if a.method == "projection":
         return Projections(student.block_shapes, teachers)
-    return SharedProjections(a.blocks, a.length) if a.projection else NoProjections()
+    return NoProjections()
 
 
 def _discriminators(
-    a: Discriminators, per_teacher: bool, classes: int, student: Shapes, teachers: list[Shapes]
+    a: Discriminators, per_teacher: bool, classes: int, teachers: list[Shapes]
 ) -> dict[str, Discriminator]:
     """By teacher and block, where each teacher has its own projection; else by block; and "logits"."""
     if a.adversary == "none":
         return {}
     found: dict[str, Discriminator] = {}
-    more = classes if a.condition == "logits" else 0
     for teacher, shapes in enumerate(teachers if a.on in ("blocks", "all") else []):
         for block, shape in enumerate(shapes):
             key = f"{teacher}-{block}" if per_teacher else str(block)
-            on_grid = [shape[0], *(map(min, shape[1:], student[block][1:]) if per_teacher else ())]
-            length, width = (shape[0], PATCH_WIDTH) if a.form == "patch" else (prod(on_grid), None)
-            found[key] = Discriminator(length + more, a.spectral_norm, width)
+            found[key] = Discriminator(shape[0], PATCH_WIDTH if per_teacher else None)
     if a.on in ("logits", "all"):
-        found["logits"] = Discriminator(classes, a.spectral_norm)
+        found["logits"] = Discriminator(classes)
     return found
 
 

@@ -34,27 +34,9 @@ def _on_one_grid(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
     return standardise(t), standardise(pool_to_grid(student, *t.shape[2:]))
 
 
-class SharedProjections(nn.ModuleList):
-    """Per block one linear map d → d for all teachers, the identity at first (`alignment.projection: true`)."""
-
-    def __init__(self, blocks: int, length: int):
-        super().__init__(_identity(length) for _ in range(blocks))
-
-    def forward(self, teacher: int, blocks: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """(teacher's, student's) vector of each block, both B×d."""
-        return [(t, layer(s)) for layer, s, t in zip(self, blocks, targets, strict=True)]
-
-
 class NoProjections(nn.ModuleList):
     """Blocks as they were aligned (the paper)."""
 
     def forward(self, teacher: int, blocks: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(teacher's, student's) vector of each block, both B×d."""
         return list(zip(targets, blocks, strict=True))
-
-
-def _identity(length: int) -> nn.Linear:
-    layer = nn.Linear(length, length)
-    nn.init.eye_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -1,4 +1,4 @@
-"""What a step learns from: one value, whether one teacher was drawn, one per image, or all."""
+"""What a step learns from: one value, whether one teacher was drawn or all."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,10 @@ from meco_timm.networks import Outputs
 
 
 class TeacherBlocks(NamedTuple):
-    """One teacher's blocks. teacher: its number in the zoo, 0 where all share one alignment.
-
-    images: N places in the batch that `blocks`, N×…, belong to; None for all B.
-    """
+    """One teacher's blocks. teacher: its number in the zoo, 0 where all share one alignment."""
 
     teacher: int
     blocks: list[Tensor]
-    images: Tensor | None = None
-
-    def of(self, student: list[Tensor]) -> list[Tensor]:
-        """The student's blocks, B×… each, of the same images."""
-        return student if self.images is None else [block[self.images] for block in student]
 
 
 class Targets(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, WrapValidator, model_validator
 
 from meco_timm.common import is_object
-from meco_timm.recipe.sections import Fraction, Holder, NotNegative, Positive, Section
+from meco_timm.recipe.sections import Holder, NotNegative, Positive, Section
 
 Similarity = Literal["l1", "l2", "kl", "ce"]
 
@@ -35,9 +35,6 @@ class Alignment(Section):
     """Numbers per block: a multiple of 16 for `grid` (4 × 4 positions), a square for `attention`. For `projection` the
     most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection. When it is not
     written: 1024 for `projection`, else 256."""
-    projection: bool = False
-    """Of the methods without parameters: a learned linear map on the student's side, one for all teachers, thrown away
-    after training."""
     teachers: Literal["drawn", "all"] = "drawn"
     """Of `projection` with `zoo.sampling: average`: whose blocks a step compares, those of one teacher drawn as by
     `random`, or those of all."""
@@ -50,8 +47,6 @@ class Alignment(Section):
             raise ValueError(
                 f"length {self.length} is not a multiple of 16, which method {self.method} needs (4 × 4 positions)"
             )
-        if self.method == "projection" and self.projection:
-            raise ValueError("projection: true is for the other methods; method projection has its own per teacher")
         if self.method == "attention" and isqrt(self.length) ** 2 != self.length:
             raise ValueError(f"length {self.length} is not a square, which method attention needs")
         return self
@@ -82,7 +77,9 @@ class Losses(Holder):
 
 
 class Discriminators(Section):
-    """Small classifiers that tell teacher outputs from student outputs; the student is trained against them."""
+    """Small classifiers that tell teacher outputs from student outputs; the student is trained against them. With
+    alignment method `projection` they judge each position of a map by itself (1 × 1 convolutions, 64 wide), with the
+    others a block as a whole (the paper)."""
 
     adversary: Literal["minimax", "non_saturating", "cooperative", "none"] = "minimax"
     """`minimax`: the paper's game, by gradient reversal. `non_saturating`: the usual GAN loss for the student.
@@ -90,21 +87,10 @@ class Discriminators(Section):
     written: `minimax` where `alignment.method` is `projection` and the blocks have a weight, else `none`."""
     on: Literal["blocks", "logits", "all"] = "blocks"
     """Which outputs have a discriminator."""
-    form: Literal["patch", "vector"] | None = None
-    """Of blocks: `patch` judges each position of a map by itself (1 × 1 convolutions, 64 wide), `vector` a block as a
-    whole (the paper). By default `patch` with alignment method `projection`, which it needs, else `vector`."""
-    condition: Literal["none", "logits"] = "none"
-    """`logits`: a discriminator also sees the teachers' softmax of the image, so it judges whether a block fits it."""
     weight: Positive = 0.1
     """Factor of the adversary's gradient on the student; the discriminators' own gradient is not scaled."""
     lr: Positive = 1e-3
     """Learning rate of the discriminators."""
-    spectral_norm: bool = False
-    """Divide weights by their largest singular value: a weaker discriminator, whose gradient does not vanish."""
-    smoothing: Fraction = 0.0
-    """One-sided label smoothing: the target for teacher outputs is 1 − `smoothing`."""
-    r1: NotNegative = 0.0
-    """Weight of the R1 penalty on the discriminators' gradient at teacher outputs, which also weakens them."""
 
 
 class Method(NamedTuple):

@@ -76,13 +76,9 @@ class Teacher(Network):
 class Zoo(Section):
     """How teachers are sampled, and how those that need it are trained and kept."""
 
-    sampling: Literal["random", "random_image", "average"] = "random"
-    """`random`: one teacher per step, drawn from (seed, step), as in the paper. `random_image`: one per image of a
-    step, drawn from (seed, step, image): each teacher gets its part of the batch, which is slow where parts are
-    small; free of cost from a store. `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
-    scope: Literal["all", "process"] = "all"
-    """For `random` on several processes: in a step all use the same teacher (`all`), or each draws its own
-    (`process`)."""
+    sampling: Literal["random", "average"] = "random"
+    """`random`: one teacher per step, drawn from (seed, step), as in the paper; on several processes all use the same.
+    `average`: the mean of all, every step, at the cost of all (MEAL V2)."""
     resident: Annotated[int, Field(gt=0)] | None = None
     """Number of teachers kept on the device; the others are in host memory. From 2 on, those of the next steps are
     moved ahead of time. Null keeps all on the device. No effect on a CPU."""
@@ -95,8 +91,8 @@ class Zoo(Section):
     wherever they are drawn or averaged, and in the true ensemble. Without it, the sharpest teachers rule a mean, and
     those trained with label smoothing or mixup hardly count."""
     weights: Literal["uniform", "validation"] | list[NotNegative] = "uniform"
-    """Share of each teacher in the mean of `average` and in the true ensemble, and of the steps or images for which it
-    is drawn: `uniform`, a list with a number for each teacher, or `validation`: by greedy selection with the lowest NLL
+    """Share of each teacher in the mean of `average` and in the true ensemble, and of the steps for which it is
+    drawn: `uniform`, a list with a number for each teacher, or `validation`: by greedy selection with the lowest NLL
     on the validation split (Caruana et al. 2004). A teacher of weight 0 is not used."""
     folder: FilePath = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
@@ -172,17 +168,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _discriminators_fit(self) -> "Recipe":
-        maps = self.alignment.method == "projection"
-        if self.discriminators.form == "patch" and not maps:
-            raise ValueError("discriminators.form patch needs maps: write alignment.method=projection, or form vector")
         d = self.discriminators
         if d.adversary != "none" and d.on == "blocks" and not self.alignment.blocks:
             raise ValueError(
                 "discriminators.on blocks has nothing to judge, since alignment.blocks is 0: write on: logits"
             )
-        if self.discriminators.form is None:
-            form = "patch" if maps else "vector"
-            self.discriminators = self.discriminators.model_copy(update={"form": form})
         return self
 
     @model_validator(mode="after")

@@ -14,12 +14,6 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
-# Keys added later: not part of fingerprints while they have this default, so that older runs and zoos stay valid.
-LATER_KEYS = {
-    **{"class_weights": "none", "sampling": "natural", "images": None},
-    **{"teachers": "drawn", "form": "vector", "condition": "none"},
-    **{"calibrate": False, "weights": "uniform"},
-}
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 

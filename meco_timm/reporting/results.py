@@ -136,7 +136,7 @@ def drawn_teachers(results: Results) -> np.ndarray:
     """Index of the teacher drawn at each step; empty if not one of several was drawn for all processes."""
     recipe, count = results.recipe, len(results.recipe.teachers)
     steps = max((line["step"] for line in results.metrics), default=0)
-    if recipe.zoo.sampling != "random" or recipe.zoo.scope != "all" or count == 1:
+    if recipe.zoo.sampling != "random" or count == 1:
         return np.array([], dtype=int)
     weights = results.combination.weights_of(named_teachers(recipe))
     return np.array([draw(recipe.seed, step, count, weights=weights) for step in range(steps)], dtype=int)

@@ -111,11 +111,6 @@ def check_targets(recipe: Recipe, streams: dict[str, Stream]) -> None:
             f"teachers: {', '.join(unused)}: gives blocks only, but no loss compares blocks. Write for example "
             "losses.blocks=3."
         )
-    if recipe.zoo.sampling == "random_image" and len({(bool(s.taps), s.has_logits) for s in streams.values()}) > 1:
-        raise UserError(
-            "zoo.sampling: random_image mixes teachers within a batch, so all must give the same outputs: blocks, "
-            "logits, or both. Write zoo.sampling=random, or `gives:` for each teacher."
-        )
 
 
 def named_teachers(recipe: Recipe) -> dict[str, Teacher]:

@@ -1,6 +1,6 @@
 """The model zoo of MEAL (section 3 of the paper): frozen teachers that give the student its targets.
 
-One teacher is drawn at random per iteration, as in the paper, or one per image, or the mean of all is used. Outputs
+One teacher is drawn at random per iteration, as in the paper, or the mean of all is used. Outputs
 are computed or read from the store.
 """
 
@@ -29,13 +29,12 @@ logger = get_logger(__name__)
 LOOK_AHEAD = 32  # steps
 
 
-def draw(seed: int, step: int, teachers: int, *key: int, weights: Sequence[float] | None = None) -> int:
-    """Index of the teacher drawn for `step`; a pure function of its arguments.
+def draw(seed: int, step: int, teachers: int, weights: Sequence[float] | None = None) -> int:
+    """Index of the teacher drawn for `step`, as MEAL does at every iteration; a pure function of its arguments.
 
-    MEAL draws a teacher at random at every iteration. `key`: a process or an image that gets a draw of its own.
-    `weights`: each teacher is drawn in proportion to its own; by default all alike.
+    weights: each teacher is drawn in proportion to its own; by default all alike.
     """
-    value = derive(seed, "teacher", step, *key)
+    value = derive(seed, "teacher", step)
     if weights is None:
         return value % teachers
     ends = list(accumulate(weights))
@@ -99,7 +98,6 @@ class Zoo:
                 self.offloader.add(name, stream)
             logger.info("frozen  %s: %s", name, changes)
         self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
-        self.scope = (accelerator.process_index,) if recipe.zoo.scope == "process" else ()
         self.temperature, self.accelerator = recipe.losses.temperature, accelerator
         self.store: Store | None = None
         self.combine(written_combination(self.names, recipe))
@@ -112,7 +110,7 @@ class Zoo:
         self.combination, self.weights = combination, combination.weights_of(self.names)
 
     def targets(self, batch: Batch, image: Tensor, step: int) -> Targets:
-        """Targets of step `step`: outputs of the drawn teacher, of one teacher per image, or the mean of all.
+        """Targets of step `step`: outputs of the drawn teacher, or the mean of all.
 
         `batch`: on the CPU. `image`: B×3×H×W uint8, its images on the device, as the student gets them.
         """
@@ -122,8 +120,6 @@ class Zoo:
                 used = [name for name in self.names if self.combination.weights[name]]
                 outputs = {name: self._outputs_of(name, batch.view, batch.row, image) for name in used}
                 return self._average(outputs, step)
-            if self.sampling == "random_image":
-                return self._per_image(batch, image, step)
             drawn = self._drawn(step)
             number = self.names.index(drawn) if self.per_teacher else 0
             return Targets.of(self._outputs_of(drawn, batch.view, batch.row, image), number)
@@ -201,25 +197,7 @@ class Zoo:
         return [*self.names[index:], *self.names[:index]]
 
     def _drawn(self, step: int) -> str:
-        return self.names[draw(self.seed, step, len(self.names), *self.scope, weights=self.weights)]
-
-    def _per_image(self, batch: Batch, image: Tensor, step: int) -> Targets:
-        """Outputs of a teacher drawn for each image; every teacher runs on its share of the batch only."""
-        count, weights = len(self.names), self.weights
-        drawn = torch.tensor([draw(self.seed, step, count, row, weights=weights) for row in batch.row.tolist()])
-        order, counts = drawn.argsort(stable=True), drawn.bincount(minlength=len(self.names)).tolist()
-        places = upload(order, image.device)  # in the batch, teacher by teacher
-        keys = (batch.view[order].split(counts), batch.row[order].split(counts), image[places].split(counts))
-        shares = {i: share for i, share in enumerate(zip(*keys, strict=True)) if counts[i]}
-        parts = {i: self._outputs_of(self.names[i], *share) for i, share in shares.items()}
-        back, of_teacher = places.argsort(), places.split(counts)
-        logits = [part.logits for part in parts.values() if part.logits is not None]
-        if self.per_teacher:
-            blocks = [TeacherBlocks(i, part.blocks, of_teacher[i]) for i, part in parts.items() if part.blocks]
-        else:
-            whole = [torch.cat(same)[back] for same in zip(*(part.blocks for part in parts.values()), strict=True)]
-            blocks = [TeacherBlocks(0, whole)] if whole else []
-        return Targets(blocks, torch.cat(logits)[back] if logits else None)
+        return self.names[draw(self.seed, step, len(self.names), weights=self.weights)]
 
     def _average(self, outputs: dict[str, Outputs], step: int) -> Targets:
         """The mean over those that give logits, and the blocks of the drawn one or of all, or their mean where all

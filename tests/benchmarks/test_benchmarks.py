@@ -25,7 +25,7 @@ def test_step(args, side):
     step.make_step(side, args)()
 
 
-@pytest.mark.parametrize(("sampling", "teachers"), [("random", 0), ("random", 2), ("random_image", 2), ("average", 2)])
+@pytest.mark.parametrize(("sampling", "teachers"), [("random", 0), ("random", 2), ("average", 2)])
 def test_ensemble_size(args, sampling, teachers):
     ensemble_size.make_step(sampling, teachers, args)()
     ensemble_size.teacher_only(args)()

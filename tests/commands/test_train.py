@@ -458,7 +458,7 @@ IN_THE_RECIPE: dict[str, tuple[str, str, list[str]]] = {
         "minmax",
         ["'minmax' is not a value of this key: minimax, non_saturating, cooperative, none. Did you mean 'minimax'?"],
     ),
-    "unknown sampling": ("zoo.sampling", "all", ["'all' is not a value of this key: random, random_image, average."]),
+    "unknown sampling": ("zoo.sampling", "all", ["'all' is not a value of this key: random, average."]),
     "zero batch": ("loop.batch_size", "0", ["loop.batch_size: input should be greater than 0, but it is 0"]),
     "negative batch": ("loop.batch_size", "-8", ["loop.batch_size: input should be greater than 0, but it is -8"]),
     "zero epochs": ("loop.epochs", "0", ["loop.epochs: input should be greater than 0, but it is 0"]),

@@ -86,13 +86,11 @@ def test_only_the_total_carries_a_gradient(stream):
 
 
 @pytest.mark.parametrize("word", ["minimax", "non_saturating", "cooperative", "none"])
-@pytest.mark.parametrize("projection", [True, False])
-def test_all_that_is_trainable_learns(stream, word, projection):
-    changes = {"alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH, "projection": projection}}
-    distiller = make_distiller(stream, discriminators={"adversary": word, "on": "all"}, **changes)
+def test_all_that_is_trainable_learns(stream, word):
+    distiller = make_distiller(stream, discriminators={"adversary": word, "on": "all"})
     learns = moved(distiller, distiller(*batch()))
     families = {name.split(".")[0] for name in learns}
-    assert families == {"student", *["projections"] * projection, *["discriminators"] * (word != "none")}
+    assert families == {"student", *["discriminators"] * (word != "none")}
     assert [name for name, does in learns.items() if not does] == []
 
 
@@ -134,13 +132,6 @@ def test_cooperative_pulls_against_minimax_and_none_pulls_nowhere(stream):
 def test_a_weight_of_zero_leaves_the_term_out(stream):
     found = make_distiller(stream, losses={"blocks": [0.0, 1.0]}, discriminators={"adversary": "none"})(*batch())
     assert found.keys() == {"total", "similarity/logits", "similarity/1"}
-
-
-def test_projections_begin_as_the_identity(stream):
-    plain = make_distiller(stream, discriminators={"adversary": "none"})(*batch())
-    changes = {"alignment": {"blocks": BLOCKS, "method": "grid", "length": LENGTH, "projection": True}}
-    projected = make_distiller(stream, discriminators={"adversary": "none"}, **changes)(*batch())
-    torch.testing.assert_close(projected["total"], plain["total"])
 
 
 def test_a_student_as_good_as_its_teacher_has_nothing_to_lose(stream):

@@ -78,15 +78,6 @@ def test_the_loss_of_blocks_is_its_formula(student, teacher):
         torch.testing.assert_close(found[f"similarity/{block}"], expected.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_of_teachers_by_image_each_counts_by_its_images(student):
-    distiller = make(student)
-    shares = [torch.tensor([0, 2, 3]), torch.tensor([1])]
-    parts = [TeacherBlocks(i, blocks_of(i, len(rows)), rows) for i, rows in enumerate(shares)]
-    found = distiller(image(), LABEL, Targets(parts, LOGITS))
-    each = [longhand(distiller, i, 0, part.blocks, part.images) for i, part in enumerate(parts)]
-    torch.testing.assert_close(found["similarity/0"], ((3 * each[0] + each[1]) / 4).detach(), atol=1e-5, rtol=1e-4)
-
-
 def test_only_the_drawn_teachers_projection_learns_and_all_have_a_gradient(student):
     """Several processes need a gradient of every parameter in every step: here one that is 0."""
     distiller = make(student, discriminators={"adversary": "minimax", "on": "blocks"})
@@ -119,25 +110,6 @@ def test_a_discriminator_judges_each_position(student):
         loss, right = adversarial(distiller.discriminators[f"0-{block}"], of_teacher, of_student, "minimax", 0.2)
         torch.testing.assert_close(found[f"adversary/{block}"], loss.detach())
         torch.testing.assert_close(found[f"discriminator_accuracy/{block}"], right)
-
-
-@pytest.mark.parametrize(("form", "sizes"), [("patch", [5, 6]), ("vector", [5 * 16, 6])])
-@pytest.mark.parametrize("condition", ["none", "logits"])
-def test_what_a_discriminator_sees(student, form, sizes, condition):
-    settings = {"adversary": "minimax", "on": "blocks", "form": form, "condition": condition}
-    distiller = make(student, discriminators=settings)
-    more = CLASSES if condition == "logits" else 0
-    assert [distiller.discriminators[f"0-{i}"].layers[0].in_features for i in range(2)] == [n + more for n in sizes]
-    targets = Targets([TeacherBlocks(0, blocks_of(0))], LOGITS)
-    assert distiller(image(), LABEL, targets)["adversary/1"].isfinite()
-    ((_, of_teacher, of_student), _) = list(
-        distiller._pairs(targets, LOGITS, distiller._compared(targets, student(image())))
-    )
-    if more:  # both sides are given the same soft label of each image
-        rows = len(of_teacher) // B
-        wanted = LOGITS.softmax(1).repeat_interleave(rows, 0)
-        assert torch.equal(of_teacher[:, -more:], wanted)
-        assert torch.equal(of_student[:, -more:], wanted)
 
 
 def test_the_loss_of_logits_is_shown_as_kl_with_the_gradient_of_ce(student):

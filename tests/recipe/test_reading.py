@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from meco_timm.common.errors import UserError, did_you_mean
-from meco_timm.recipe.reading import changed_keys, fingerprint, load_recipe, recipe_key, to_yaml
+from meco_timm.recipe.reading import DROPPED, changed_keys, fingerprint, load_recipe, recipe_key, to_yaml
 from meco_timm.recipe.recipe import Recipe
 
 TEXT = """\
@@ -65,6 +65,16 @@ def test_keys_are_words_also_where_yaml_knows_better(path):
     assert load_recipe(path, ["discriminators={on: blocks}"]).discriminators.on == "blocks"
     path.write_text(to_yaml(load_recipe(path)))
     assert load_recipe(path).discriminators.on == "logits"
+
+
+@pytest.mark.parametrize("key", DROPPED)
+def test_a_dropped_key_is_named_with_what_to_do(path, key):
+    dotted, _, word = key.partition(": ")
+    section, name = dotted.split(".")
+    path.write_text(TEXT + f"{section}:\n  {name}: {word or 1}\n")
+    named = f"{word} was dropped" if word else "this key was dropped"
+    assert told(path) == f"{path}:14: {dotted}: {named}: {DROPPED[key]}"
+    assert f"command line: {dotted}: {named}" in told(path, f"{dotted}={word or 1}")
 
 
 @pytest.mark.parametrize(
@@ -227,12 +237,3 @@ def test_a_wrong_recipe_is_told_within_a_second_and_without_torch(tmp_path):
     assert done.stdout.strip() == "[]"
     assert done.stderr == f"{tmp_path / 'wrong.yaml'}:12: loop.lrr: there is no such key. Did you mean 'lr'?\n"
     assert time.monotonic() - started < 5  # in well under one on an idle machine
-
-
-def test_keys_that_came_later_leave_the_fingerprints_of_before_as_they_were():
-    """Runs and zoos that were made without them go on; with another value than the default they are others."""
-    # What the defaults were in release 0.1, and the name of its run.
-    old = ["zoo.sampling=average", "losses.blocks=0", "alignment={method: grid, length: 256}", "discriminators.on=all"]
-    assert load_recipe(ROOT / "recipes/quickstart.yaml", [*old]).run == "runs/quickstart-efc4f985"
-    for change in ("loop.class_weights=balanced", "data.sampling=balanced", "teachers.0.loop.class_weights=balanced"):
-        assert load_recipe(ROOT / "recipes/quickstart.yaml", [change]).run != "runs/quickstart-efc4f985", change

@@ -28,7 +28,7 @@ def test_the_default_is_the_papers_method_in_the_form_that_was_measured_best():
     assert (recipe.alignment.method, recipe.alignment.length) == ("projection", 1024)
     assert recipe.method.block_weights == [3.0] * 4
     d = recipe.discriminators
-    assert (d.adversary, d.on, d.form, d.weight) == ("minimax", "blocks", "patch", 0.1)
+    assert (d.adversary, d.on, d.weight) == ("minimax", "blocks", 0.1)
     assert recipe.zoo.sampling == "random"
     assert recipe.loop.epochs == 100
     assert recipe.loop.steps is None
@@ -46,10 +46,10 @@ def test_blocks_are_computed_where_something_compares_them():
 
 def test_what_is_not_written_follows_from_what_is():
     logits = make(losses={"blocks": 0.0})
-    assert (logits.discriminators.adversary, logits.discriminators.form) == ("none", "patch")
+    assert logits.discriminators.adversary == "none"
     vectors = make(alignment={"method": "grid"})
     assert (vectors.alignment.length, vectors.losses.blocks) == (256, 0.3)
-    assert (vectors.discriminators.adversary, vectors.discriminators.form) == ("none", "vector")
+    assert vectors.discriminators.adversary == "none"
     nothing = make(alignment={"blocks": 0})
     assert (nothing.losses.blocks, nothing.discriminators.adversary) == (0.0, "none")
     for recipe in (make(), logits, vectors, nothing):  # written out, it reads back as it is

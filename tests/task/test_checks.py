@@ -9,7 +9,6 @@ from helpers.timm_loop import CONFIG, network, recipe
 from torch import Tensor, nn
 
 from meco_timm.common import UserError
-from meco_timm.data import Batch
 from meco_timm.task import EnsembleDistillation
 from meco_timm.zoo import Here, Zoo, teacher_streams
 from meco_timm.zoo.objects import recipe_entries
@@ -189,18 +188,3 @@ def test_offloaded_teachers_stay_on_their_device():
     made(INPUT, TARGET)
     with pytest.raises(UserError, match=r"zoo\.resident: teachers are offloaded from cpu and cannot move to meta"):
         made.to("meta")
-
-
-def test_random_image_draws_by_place_in_the_step():
-    teachers = [network("test_vit"), network("test_efficientnet")]
-    made, seen = task(teachers, zoo={"sampling": "random_image"}, **LOGITS), []
-    original = made.teachers.targets
-
-    def recorded(batch: Batch, image: Tensor, step: int) -> Any:
-        seen.append((step, batch.row.tolist()))
-        return original(batch, image, step)
-
-    made.teachers.targets = recorded  # type: ignore[method-assign]
-    made(INPUT, TARGET)
-    made(INPUT, TARGET)
-    assert seen == [(0, [0, 1, 2, 3]), (1, [0, 1, 2, 3])]

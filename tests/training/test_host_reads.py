@@ -19,12 +19,11 @@ from meco_timm.zoo.zoo import Zoo
 OPTIONS: dict[str, dict[str, Any]] = {
     "the shipped form": {},
     "ema, mixup, cutmix, erasing": {"loop": {"ema": 0.9, "mixup": 0.2, "cutmix": 0.5, "random_erasing": 0.3}},
-    "a teacher per image": {"zoo": {"sampling": "random_image"}},
     "the mean of all": {"zoo": {"sampling": "average"}, "alignment": {"teachers": "all"}},
     "labels, clipping, class weights": {"losses": {"labels": 0.5}, "loop": {"clip_grad": 1.0}},
     "an optimizer without a fused kernel": {"loop": {"optimizer": "lamb"}},
     "accumulation": {"loop": {"accumulation": 2}},
-    "a non-saturating adversary": {"discriminators": {"adversary": "non_saturating", "on": "all", "r1": 1.0}},
+    "a non-saturating adversary": {"discriminators": {"adversary": "non_saturating", "on": "all"}},
     "the paper's alignment": {"alignment": {"method": "flatten"}, "losses": {"blocks": 0.3}},
 }
 

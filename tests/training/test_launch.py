@@ -124,12 +124,12 @@ def test_accelerate_launches_two_processes_by_each_config(recipe, tmp_path, kind
 
 @pytest.fixture
 def several(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """A student with batch norm, one teacher of blocks and one of logits, each process with its own, images that two
+    """A student with batch norm, one teacher of blocks and one of logits, images that two
     processes cannot halve, a loader for each."""
     image_folder(tmp_path / "data", train_images=14, test_images=5)
     recipe["data"] |= {"source": str(tmp_path / "data"), "workers": 1, "validation": 0.26}
     recipe["teachers"] = [{"train": "test_resnet", "gives": "blocks"}, {"train": "test_vit", "gives": "logits"}]
-    recipe["zoo"] |= {"scope": "process", "loop": {"steps": 2}}
+    recipe["zoo"] |= {"loop": {"steps": 2}}
     recipe["loop"] |= {"steps": 40, "validations": 4}
     return recipe
 

@@ -108,15 +108,15 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "data": {"source": "x", "image_size": 32},
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_resnet",
-        "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
-        "losses": {"blocks": 0.3},
+        "alignment": {"blocks": 2},
         "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
-    distiller = Distiller(stream(alignment=recipe.alignment), recipe.method, 3)
+    own = stream(alignment=recipe.alignment)
+    distiller = Distiller(own, recipe.method, 3, [own.block_shapes])
     before = {name: p.detach().clone() for name, p in distiller.named_parameters()}
     generator = torch.Generator().manual_seed(0)
-    outputs = Outputs([torch.randn(8, 32, generator=generator) for _ in range(2)], torch.randn(8, 3))
+    outputs = Outputs([torch.randn(8, *shape, generator=generator) for shape in own.block_shapes], torch.randn(8, 3))
     run = training(
         tmp_path, data, loop(), objective=distiller, teach=lambda batch, image, step: outputs, discriminator_lr=0.01
     )
@@ -404,12 +404,12 @@ def test_each_parameter_has_its_rate_and_decay():
         "data": {"source": "x"},
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_vit",
-        "alignment": {"blocks": 2, "method": "grid", "length": 32, "projection": True},
-        "losses": {"blocks": 0.3},
+        "alignment": {"blocks": 2},
         "discriminators": {"adversary": "minimax", "on": "all"},
     }
     recipe = Recipe.model_validate(tree_)
-    distiller = Distiller(stream("test_vit", recipe.alignment), recipe.method, 3)
+    own = stream("test_vit", recipe.alignment)
+    distiller = Distiller(own, recipe.method, 3, [own.block_shapes])
     groups = groups_of(distiller)
     assert groups.keys() == {name for name, _ in distiller.named_parameters()}
     for name, p in distiller.named_parameters():

@@ -27,7 +27,7 @@ from meco_timm.data.loading import DataSource, load_data
 from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.views import Steps
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.zoo import output_shards, zoo
+from meco_timm.zoo import output_shards
 from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.store import _check_images
@@ -91,7 +91,7 @@ def losses_of(recipe: dict[str, Any], folder: Path) -> list[dict[str, float]]:
 # What is read
 
 
-@pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
+@pytest.mark.parametrize("sampling", ["random", "average"])
 @pytest.mark.parametrize("method", ["grid", "projection"])
 def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, monkeypatch, sampling, method):
     """50 steps, float16, to 1e-3 of their size: a student with layer norm.
@@ -115,7 +115,7 @@ def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, 
             assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-3), (step, name)
 
 
-@pytest.mark.parametrize("sampling", ["random", "random_image", "average"])
+@pytest.mark.parametrize("sampling", ["random", "average"])
 def test_maps_in_float32_come_back_to_the_bit(base, tmp_path, sampling):
     recipe = base | {"alignment": {"blocks": 2, "method": "projection", "length": 16 * 1024}}  # no channel is left out
     recipe["zoo"] = base["zoo"] | {"sampling": sampling}
@@ -189,25 +189,6 @@ def test_chosen_views_are_those_that_training_shows(base):
     assert set(view.tolist()) == set(range(6))
     chosen = torch.cat([batch.image for batch in data.chosen(data.train, view, row, 7, 5)])
     assert torch.equal(chosen, torch.cat([batch.image for batch in shown]))
-
-
-def test_a_teacher_per_image_costs_one_and_is_a_function_of_step_and_image(base, monkeypatch):
-    """Live: each image goes through the teacher that is drawn for it, and through no other."""
-    teachers, data, made = opened(base | {"zoo": base["zoo"] | {"sampling": "random_image"}})
-    batch = next(data.batches(data.train, Steps(16, 5, 0, 1)))
-    with torch.no_grad():
-        each = [stream(batch.image).logits for stream in teachers.streams.values()]
-    seen: list[int] = []
-    live = Zoo.live
-    monkeypatch.setattr(Zoo, "live", lambda self, name, image: seen.append(len(image)) or live(self, name, image))
-    found = teachers.targets(batch, batch.image, 3)
-    drawn = [zoo.draw(made.seed, 3, 2, int(row)) for row in batch.row]
-    assert set(drawn) == {0, 1}
-    assert sum(seen) == 16
-    torch.testing.assert_close(found.logits, torch.stack([each[d][i] for i, d in enumerate(drawn)]))
-    back = torch.arange(15, -1, -1)
-    turned = type(batch)(*(part[back] for part in batch))
-    torch.testing.assert_close(teachers.targets(turned, turned.image, 3).logits[back], found.logits)
 
 
 # Damage
@@ -455,11 +436,6 @@ def test_a_disk_that_is_really_full(base, tmp_path):
 )
 def test_contradictions_are_refused(base, tmp_path, capsys, words, message):
     assert message in refused(capsys, write(base, tmp_path), *words)
-
-
-def test_teachers_that_give_different_things_cannot_be_drawn_per_image(base, tmp_path, capsys):
-    words = ["zoo.sampling=random_image", "teachers=[{train: test_resnet, gives: logits}, {train: test_vit}]"]
-    assert "zoo.sampling: random_image mixes teachers" in refused(capsys, write(base, tmp_path), *words, "--plan")
 
 
 def test_fill_needs_no_teacher_where_all_is_there(base, full, caplog):

@@ -1,9 +1,7 @@
 """The zoo: who teaches which step, teachers that never change, and networks trained once and used again."""
 
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,26 +74,6 @@ def test_the_zoo_gives_the_outputs_of_the_drawn_teacher(made, data, accelerator)
         assert all(torch.equal(a, b) for a, b in zip(found.blocks[0].blocks, expected.blocks, strict=True))
     assert drawn == {0, 1}
     assert not found.logits.requires_grad
-
-
-@pytest.mark.parametrize("scope", ["all", "process"])
-def test_processes_have_one_teacher_a_step_or_each_its_own(made, data, accelerator, scope):
-    """Over 40 steps: always the same, or the same about half of the time; on each as often as on the other."""
-    made.zoo.scope = scope
-    streams = assemble_zoo(made, data, accelerator).streams
-    batch = next(iter(data.in_order(data.test, 4)))
-    by_logits = {stream(batch.image).logits.sum().item(): name for name, stream in streams.items()}
-    cpu = torch.device("cpu")
-    several: Any = [
-        SimpleNamespace(process_index=i, device=cpu, autocast=nullcontext, is_main_process=i == 0) for i in range(2)
-    ]
-    zoos = [Zoo(streams, made, one) for one in several]
-    drawn = [
-        [by_logits[zoo.targets(batch, batch.image, step).logits.sum().item()] for step in range(40)] for zoo in zoos
-    ]
-    together = sum(a == b for a, b in zip(*drawn, strict=True))
-    assert together == 40 if scope == "all" else 8 < together < 32
-    assert all(8 < names.count("test_vit") < 32 for names in drawn)
 
 
 def test_the_average_is_the_mean_of_all(made, data, accelerator):
