@@ -28,6 +28,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from helpers.hub import hub  # noqa: F401  a fixture
+from matplotlib.figure import Figure
 from PIL import Image
 
 import meco_timm.pipeline  # noqa: F401  all that a run imports
@@ -98,6 +99,21 @@ def write(recipe: dict[str, Any], folder: Path, name: str = "recipe.yaml") -> st
     path = folder / name
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def empty_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the charts of a run only in the tests of pages and cards: they take half of the time of a tiny run."""
+    if {"reporting", "hub"} & set(request.path.parts):
+        return
+    save = Figure.savefig
+
+    def save_empty(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.clear()
+        figure.set_layout_engine("none")
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_empty)
 
 
 @pytest.fixture
