@@ -4,8 +4,7 @@ In: a recipe. Out: the plan as text, time estimates, a rehearsal in few steps.
 Never: trains to the end, or writes a run folder.
 """
 
-from meco_timm.planning.full_plan import full_plan
-from meco_timm.planning.plan import make_plan
+from meco_timm.planning.plan import full_plan, make_plan
 from meco_timm.planning.rehearse import rehearsal
 
 __all__ = ["full_plan", "make_plan", "rehearsal"]

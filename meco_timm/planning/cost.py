@@ -11,34 +11,42 @@ from meco_timm.recipe import Loop, Recipe
 from meco_timm.training import total_steps
 from meco_timm.zoo import layout, named_teachers
 
-OPTIMIZER_BYTES = {
-    "sgd": 4,
-    "momentum": 4,
-    "nesterov": 4,
-    "lion": 4,
-}  # of optimizer state per parameter; 8 for Adam and others
+ONE_MOMENT = ("sgd", "momentum", "nesterov", "lion")  # optimizers with 4 bytes of state per parameter; Adam has 8
 PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: LOG.md, 5f6e099
 
 
-def cost_lines(
-    recipe: Recipe,
-    student: Stream,
-    teachers: dict[str, Stream],
-    data: DataSource,
-    processes: int,
-    cached: int = 0,
-) -> list[str]:
+class Workload(NamedTuple):
+    """A recipe, its data and its networks without weights."""
+
+    recipe: Recipe
+    data: DataSource
+    student: Stream
+    teachers: dict[str, Stream]
+    processes: int = 1
+
+    @property
+    def trained(self) -> dict[str, Loop]:
+        """Names and loops of the teachers that are trained first."""
+        return {name: teacher.loop for name, teacher in named_teachers(self.recipe).items() if teacher.train}
+
+    @property
+    def view_count(self) -> int:
+        """Number of (view, image) pairs of all training images in a store."""
+        return len(self.data.train) * self.data.repeats * (self.recipe.store.views or 0)
+
+
+def cost_lines(work: Workload, cached: int = 0) -> list[str]:
     """The plan's lines on steps, multiply-adds per image, memory and store. cached: bytes of decoded images."""
-    steps = total_steps(recipe.loop, len(data.train), processes)
-    per_step = recipe.loop.batch_size * recipe.loop.accumulation * processes
-    trained = [t for t in recipe.teachers if t.train]
+    recipe, images = work.recipe, len(work.data.train)
+    steps = total_steps(recipe.loop, images, work.processes)
+    per_step = recipe.loop.batch_size * recipe.loop.accumulation * work.processes
     return [
-        f"\nsteps   {steps} of {per_step} images ({steps * per_step / len(data.train):.1f} passes over the training "
-        f"images); {len(trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
-        f"cost    {3 * student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
-        f"{teacher_macs(recipe, teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
-        _memory_line(recipe, student, teachers, cached),
-        *_store_line(recipe, teachers, data, processes),
+        f"\nsteps   {steps} of {per_step} images ({steps * per_step / images:.1f} passes over the training images); "
+        f"{len(work.trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
+        f"cost    {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
+        f"{teacher_macs(recipe, work.teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
+        _memory_line(work, cached),
+        *([_store_line(work)] if recipe.store.folder is not None else []),
     ]
 
 
@@ -56,42 +64,37 @@ class Part(NamedTuple):
     forward: float
     images: float
 
-    @property
-    def macs(self) -> float:
-        """Multiply-adds in all."""
-        return self.training + self.forward
 
-
-def run_parts(
-    recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource, processes: int
-) -> dict[str, Part]:
+def run_parts(work: Workload) -> dict[str, Part]:
     """The parts of a run by name, assuming an empty zoo and an empty store."""
+    recipe, data = work.recipe, work.data
     parts = {
-        f"teacher {name}": _training_part(teachers[name], teacher.loop, len(data.labelled), data, processes)
-        for name, teacher in named_teachers(recipe).items()
-        if teacher.train
+        f"teacher {name}": _training_part(work.teachers[name], loop, len(data.labelled), work)
+        for name, loop in work.trained.items()
     }
-    alone = parts["student alone"] = _training_part(student, recipe.loop, len(data.train), data, processes)
-    targets = alone.images * teacher_macs(recipe, teachers)
+    alone = parts["student alone"] = _training_part(work.student, recipe.loop, len(data.train), work)
+    targets = alone.images * teacher_macs(recipe, work.teachers)
+    all_teachers = sum(stream.multiply_adds() for stream in work.teachers.values())
     if recipe.store.folder is not None:
-        targets = min(targets, _view_count(recipe, data) * sum(stream.multiply_adds() for stream in teachers.values()))
+        targets = min(targets, work.view_count * all_teachers)
     parts["student"] = alone._replace(forward=alone.forward + targets)
-    evaluated = [student, student, *teachers.values()]
-    return parts | {"test": Part(0, len(data.test) * sum(s.multiply_adds() for s in evaluated), len(data.test))}
+    evaluated = 2 * work.student.multiply_adds() + all_teachers
+    return parts | {"test": Part(0, len(data.test) * evaluated, len(data.test))}
 
 
-def _training_part(stream: Stream, loop: Loop, images: int, data: DataSource, processes: int) -> Part:
+def _training_part(stream: Stream, loop: Loop, images: int, work: Workload) -> Part:
     """A backward pass costs two forward passes; gradient checkpointing costs one more forward pass."""
-    trained = total_steps(loop, images, processes) * loop.batch_size * loop.accumulation * processes
-    validated = loop.validations * len(data.validation)
+    steps = total_steps(loop, images, work.processes)
+    trained = steps * loop.batch_size * loop.accumulation * work.processes
+    validated = loop.validations * len(work.data.validation)
     passes = 4 if loop.gradient_checkpointing else 3
     each = stream.multiply_adds()
     return Part(passes * trained * each, validated * each, trained + validated)
 
 
-def _memory_line(recipe: Recipe, student: Stream, teachers: dict[str, Stream], cached: int) -> str:
+def _memory_line(work: Workload, cached: int) -> str:
     """On a GPU what training takes of its memory; on a CPU what the process takes in all."""
-    used = {dtype: run_memory(recipe, student, teachers, dtype) / 2**30 for dtype in ("float32", "bf16")}
+    used = {dtype: run_memory(work, dtype) / 2**30 for dtype in ("float32", "bf16")}
     parts = "weights, gradients, optimizer, activations and teachers"
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         used = {dtype: gib + (PROGRAM + cached) / 2**30 for dtype, gib in used.items()}
@@ -99,24 +102,17 @@ def _memory_line(recipe: Recipe, student: Stream, teachers: dict[str, Stream], c
     return f"memory  about {used['float32']:.2f} GiB per process in float32, {used['bf16']:.2f} in bf16: {parts}"
 
 
-def _store_line(recipe: Recipe, teachers: dict[str, Stream], data: DataSource, processes: int) -> list[str]:
+def _store_line(work: Workload) -> str:
     """Size of a complete store, and a lower bound of the time to precompute it on this device."""
-    if recipe.store.folder is None:
-        return []
-    views = _view_count(recipe, data)
-    size = sum(layout(recipe, stream, len(data.classes)).bytes_per_view for stream in teachers.values())
-    macs = views * sum(stream.multiply_adds() for stream in teachers.values())
-    speed = multiply_adds_per_second() * processes
-    return [
+    recipe, views, streams = work.recipe, work.view_count, work.teachers.values()
+    size = sum(layout(recipe, stream, len(work.data.classes)).bytes_per_view for stream in streams)
+    macs = views * sum(stream.multiply_adds() for stream in streams)
+    speed = multiply_adds_per_second() * work.processes
+    return (
         f"store   {views * size / 1e9:.3g} GB when complete: {views} views × {size} bytes ({recipe.store.folder}); "
         f"precomputing it takes at least {format_duration(macs / speed)}: {macs:.1e} multiply-adds at {speed:.0e} per "
         "second, the measured speed of a convolution on this device"
-    ]
-
-
-def _view_count(recipe: Recipe, data: DataSource) -> int:
-    """Number of (view, image) pairs of all training images."""
-    return len(data.train) * data.repeats * (recipe.store.views or 0)
+    )
 
 
 def multiply_adds_per_second() -> float:
@@ -140,14 +136,10 @@ def format_duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s"
 
 
-def run_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
+def run_memory(work: Workload, precision: str) -> float:
     """Estimated bytes of one process in the training that takes most: the student's, or one of a teacher on labels."""
-    trained = [
-        _optimized(teachers[name], teacher.loop, precision)
-        for name, teacher in named_teachers(recipe).items()
-        if teacher.train
-    ]
-    return max(training_memory(recipe, student, teachers, precision), *trained, 0)
+    trained = [_optimized(work.teachers[name], loop, precision) for name, loop in work.trained.items()]
+    return max(training_memory(work.recipe, work.student, work.teachers, precision), *trained, 0)
 
 
 def training_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:
@@ -164,7 +156,8 @@ def _optimized(stream: Stream, loop: Loop, precision: str) -> float:
     """Estimated bytes of a network that is trained: weights and gradients in float32, the optimizer's state, the EMA of
     the weights, activations. Autocast to bf16 adds a copy of the weights and halves the activations."""
     bf16 = precision == "bf16"
-    per_parameter = 8 + OPTIMIZER_BYTES.get(loop.optimizer, 8) + (4 if loop.ema else 0) + (2 if bf16 else 0)
+    state = 4 if loop.optimizer in ONE_MOMENT else 8
+    per_parameter = 8 + state + (4 if loop.ema else 0) + (2 if bf16 else 0)
     activations = activation_bytes_per_image(stream) * loop.batch_size / (2 if bf16 else 1)
     return per_parameter * stream.parameter_count + activations
 

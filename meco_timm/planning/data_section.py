@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.table import Table
 
@@ -15,28 +14,23 @@ CLASSES = 10  # listed by name
 FILES = 3  # named of those passed over
 
 
-class DataSection(NamedTuple):
-    """The first line, the table of classes (None where nothing was opened) and further lines."""
-
-    title: str
-    classes: Table | None
-    lines: list[str]
-
-
-def data_section(recipe: Recipe, data: DataSource) -> DataSection:
-    """What was found, and which images are used for what."""
-    title = (
+def data_section(recipe: Recipe, data: DataSource) -> Iterator[str | Table]:
+    """What was found, and which images are used for what; each block ends with an empty line."""
+    yield (
         f"data  {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
         f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
-        f"at {recipe.data.image_size} px"
+        f"at {recipe.data.image_size} px\n"
     )
     if not data.identity:  # a data set of the Hub that was not opened
-        return DataSection(title, None, [])
+        return
+    yield _class_table(data)
+    yield ""
     lines = []
     for folder in data.folders:
         where = f" in {printable(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
-    return DataSection(title, _class_table(data), [*lines, *_untested(data), *_twice_balanced(recipe)])
+    lines += [*_untested(data), *_twice_balanced(recipe)]
+    yield from [*lines, ""] if lines else []
 
 
 def _twice_balanced(recipe: Recipe) -> Iterator[str]:

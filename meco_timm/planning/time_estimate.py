@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from meco_timm.common import UserError
-from meco_timm.data import COUNTS, DataSource, Steps, cache_images, known_data, plan_cache
+from meco_timm.data import COUNTS, Batch, DataSource, Steps, cache_images, known_data, plan_cache
 from meco_timm.distillation import Distiller, Supervised, gradient_shares
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
-from meco_timm.planning.cost import Part, format_duration, multiply_adds_per_second, run_parts
+from meco_timm.planning.cost import Part, Workload, format_duration, multiply_adds_per_second, run_parts
 from meco_timm.planning.rehearse import random_weights
 from meco_timm.recipe import Loop, Recipe
 from meco_timm.training import Job, Teaching, Training, total_steps
@@ -49,14 +49,7 @@ FINISH_SECONDS = 4.0  # for report, card and files at the end of a run
 Clock = Callable[[], float]
 
 
-def gpu_time_lines(
-    recipe: Recipe,
-    student: Stream,
-    teachers: dict[str, Stream],
-    data: DataSource,
-    processes: int,
-    utilisation: float | None = None,
-) -> list[str]:
+def gpu_time_lines(work: Workload, utilisation: float | None = None) -> list[str]:
     """Line with the time on each GPU, or of the data loaders if these are slower: by `utilisation` of its peak FLOP/s;
     without it by the bandwidth of its memory and the speed measured on an H100.
 
@@ -67,7 +60,7 @@ def gpu_time_lines(
     """
     if utilisation is not None and not 0 < utilisation <= 1:
         raise UserError(f"--utilisation: {utilisation} is not a share of a GPU's peak FLOP/s. Write for example 0.3.")
-    parts = run_parts(recipe, student, teachers, data, processes).values()
+    recipe, processes, parts = work.recipe, work.processes, run_parts(work).values()
     float32 = recipe.precision == "no"
     computing = {
         name: [gpu_seconds(part, card, float32, utilisation) / processes for part in parts]
@@ -75,12 +68,12 @@ def gpu_time_lines(
     }
     if max(map(sum, computing.values())) < 600:
         return []
-    core = loader_images_per_second(recipe, data)
+    core = loader_images_per_second(recipe, work.data)
     loaders = core * max(recipe.data.workers, 1) * processes
     loading = [part.images / loaders for part in parts]
     seconds = {name: sum(map(max, own, loading)) for name, own in computing.items()}
     times = ", ".join(f"{format_duration(s)} on {processes} × {name}" for name, s in seconds.items())
-    macs = sum(part.macs for part in parts)
+    macs = sum(part.training + part.forward for part in parts)
     speed = f"{utilisation:.0%} of the peak FLOP/s" if utilisation else "the speed measured for a ResNet-50 on an H100"
     return [
         f"time    {times}: {macs:.1e} multiply-adds in {'float32' if float32 else 'bf16'} at "
@@ -91,7 +84,7 @@ def gpu_time_lines(
 def gpu_seconds(part: Part, card: Card, float32: bool, utilisation: float | None = None) -> float:
     """Seconds that one GPU computes for a part of a run."""
     if utilisation is not None:
-        return 2 * part.macs / (utilisation * (card.float32 if float32 else card.bf16))
+        return 2 * (part.training + part.forward) / (utilisation * (card.float32 if float32 else card.bf16))
     bytes_moved = 2 * (part.training / TRAINING_FLOP_PER_BYTE + part.forward / FORWARD_FLOP_PER_BYTE)
     return bytes_moved / card.bandwidth * (FLOAT32_TIMES if float32 else 1)
 
@@ -101,30 +94,24 @@ def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:
     if known_data(recipe.data):
         return COUNTS[recipe.data.source].per_second
     with tempfile.TemporaryDirectory() as folder:
-        return 1 / LoadingTimer(recipe, data, min(32, len(data.train)), Path(folder), Accelerator()).again
+        return 1 / time_loading(recipe, data, min(32, len(data.train)), Path(folder), Accelerator()).again
 
 
-def measured_time_lines(recipe: Recipe, student: Stream, teachers: dict[str, Stream], data: DataSource) -> list[str]:
+def measured_time_lines(work: Workload) -> list[str]:
     """Line with the time on this device, from a few steps; no line if measuring them would take too long, and a warning
     if an image of these steps cannot be read: the plan is of use without a measured time."""
-    batch = timing_batch_size(recipe, student, teachers)
+    passes = [*[work.student] * 8, *work.teachers.values(), *(work.teachers[name] for name in [*work.trained] * 3)]
+    macs = 2 * sum(stream.multiply_adds() for stream in passes)  # a backward pass counts twice; one call to warm up
+    batch = min(work.recipe.loop.batch_size, int(MAX_SECONDS * multiply_adds_per_second() / macs))
     if batch < 2:
         return []
     try:
-        seconds = measured_seconds(recipe, data, batch)
+        seconds = measured_seconds(work.recipe, work.data, batch)
     except UserError as error:
         return [f"warning: no time was measured: {error}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
     parts = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     return [f"here    {format_duration(sum(seconds.values()))} on {device}, from a few measured steps: {parts}"]
-
-
-def timing_batch_size(recipe: Recipe, student: Stream, teachers: dict[str, Stream]) -> int:
-    """Images per timed step: the recipe's batch size, or as many as `MAX_SECONDS` allow."""
-    trained = [teachers[name] for name, teacher in named_teachers(recipe).items() if teacher.train]
-    passes = [*[student] * 8, *teachers.values(), *trained * 3]  # a backward pass counts twice
-    macs = 2 * sum(stream.multiply_adds() for stream in passes)  # one call to warm up, one to time
-    return min(recipe.loop.batch_size, int(MAX_SECONDS * multiply_adds_per_second() / macs))
 
 
 def measured_seconds(
@@ -138,30 +125,31 @@ def measured_seconds(
         return StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder)).parts()
 
 
-class LoadingTimer:
+class Loading(NamedTuple):
     """Seconds per image in one process. first: from its file. again: a training view, from the cache where there will
-    be one."""
+    be one. sample: a batch."""
 
-    def __init__(
-        self, recipe: Recipe, data: DataSource, batch: int, folder: Path, accelerator: Accelerator,
-        clock: Clock = time.perf_counter,
-    ):  # fmt: skip
-        few = _few(data, 4 * batch)
-        order = Steps(batch, recipe.seed, 0, 1000)
+    cached: bool
+    first: float
+    again: float
+    sample: Batch
+
+
+def time_loading(
+    recipe: Recipe, data: DataSource, batch: int, folder: Path, accelerator: Accelerator,
+    clock: Clock = time.perf_counter,
+) -> Loading:  # fmt: skip
+    """Time batches of some training images, without loader processes."""
+    some, held_out = data.train.some(4 * batch), data.train.some(4 * batch)
+    few = replace(data, train=some, labelled=some, alone=some, validation=held_out, workers=0)
+    order, cached = Steps(batch, recipe.seed, 0, 1000), plan_cache(data, recipe.data).used
+    batches = few.batches(few.train, order)
+    first = again = timed(lambda: next(batches), clock) / batch
+    if cached:
+        cache_images(few, recipe.data, folder / "images", accelerator)
         batches = few.batches(few.train, order)
-        self.cached = plan_cache(data, recipe.data).used
-        self.first = self.again = timed(lambda: next(batches), clock) / batch
-        if self.cached:
-            cache_images(few, recipe.data, folder / "images", accelerator)
-            batches = few.batches(few.train, order)
-            self.again = timed(lambda: next(batches), clock) / batch
-        self.sample = next(batches)
-
-
-def _few(data: DataSource, count: int) -> DataSource:
-    """With some of the training images, for everything but the test, and no loader processes."""
-    some, held_out = data.train.some(count), data.train.some(count)
-    return replace(data, train=some, labelled=some, alone=some, validation=held_out, workers=0)
+        again = timed(lambda: next(batches), clock) / batch
+    return Loading(cached, first, again, next(batches))
 
 
 class StepTimer:
@@ -170,50 +158,44 @@ class StepTimer:
     def __init__(self, recipe: Recipe, data: DataSource, batch: int, clock: Clock, folder: Path):
         self.recipe, self.data, self.batch, self.clock, self.folder = recipe, data, batch, clock, folder
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        self.loading = LoadingTimer(recipe, data, batch, folder, self.accelerator, clock)
-        self.sample = self.loading.sample
-        self.image = self.sample.image.to(self.accelerator.device)
+        self.loading = time_loading(recipe, data, batch, folder, self.accelerator, clock)
+        self.image = self.loading.sample.image.to(self.accelerator.device)
 
     def parts(self) -> dict[str, float]:
         """Seconds of each part of a run."""
-        recipe, classes = self.recipe, len(self.data.classes)
-        teachers = named_teachers(recipe)
-        streams = untrained_teachers(recipe, self.data.classes, weightless=False)
-        forward = [self._forward(stream.to(self.accelerator.device).eval()) for stream in streams.values()]
-        decoded = len(self.data.train) + len(self.data.validation)
-        parts = {"cache": decoded * self.loading.first / max(self.data.workers, 1)} if self.loading.cached else {}
-        parts |= {
-            f"teacher {name}": self._supervised(teacher, teacher.loop, len(self.data.labelled))
-            for name, teacher in teachers.items()
-            if teacher.train
-        }
-        steps = total_steps(recipe.loop, len(self.data.train), 1)
+        recipe, data, loading = self.recipe, self.data, self.loading
+        streams = untrained_teachers(recipe, data.classes, weightless=False)
+        forward = {name: self._forward(stream.to(self.accelerator.device).eval()) for name, stream in streams.items()}
+        decoded = len(data.train) + len(data.validation)
+        parts = {"cache": decoded * loading.first / max(data.workers, 1)} if loading.cached else {}
+        for name, teacher in named_teachers(recipe).items():
+            if teacher.train:
+                parts[f"teacher {name}"] = self._supervised(teacher, teacher.loop, len(data.labelled))
+        steps = total_steps(recipe.loop, len(data.train), 1)
         loop = recipe.loop.model_copy(update={"steps": steps, "epochs": None})
-        parts["student alone"] = self._supervised(recipe.student, loop, len(self.data.train))
-        student = student_stream(recipe.student, recipe.alignment, classes, recipe.data.image_size)
+        parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))
+        student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size)
         student_forward = self._forward(student.to(self.accelerator.device).eval())
         parts["student"] = self._distilled(student, Zoo(streams, recipe, self.accelerator), loop, student_forward)
-        per_image = 2 * student_forward + sum(forward) + self.loading.first
-        speeds = 0.6 * (3 + 2 * len(teachers))  # the table has the measured speed of every network
-        return parts | {"table and report": len(self.data.test) * per_image + speeds + FINISH_SECONDS}
+        per_image = 2 * student_forward + sum(forward.values()) + loading.first
+        speeds = 0.6 * (3 + 2 * len(streams))  # the table has the measured speed of every network
+        return parts | {"table and report": len(data.test) * per_image + speeds + FINISH_SECONDS}
 
     def _supervised(self, network: Any, loop: Loop, images: int) -> float:
         stream = student_stream(network, LOGITS_ONLY, len(self.data.classes), self.recipe.data.image_size)
-        training = self._training(Supervised(stream, loop.label_smoothing), loop)
-        step = self._timed(self._step_of(training)) / self.batch
+        _, step = self._training_step(Supervised(stream, loop.label_smoothing), loop)
         return self._training_seconds(loop, images, step, self._forward(stream.eval()))
 
     def _distilled(self, student: Stream, zoo: Zoo, loop: Loop, forward: float) -> float:
         """Teachers are timed separately, so that the result does not depend on which one is drawn."""
-        teacher_seconds = [self._forward(stream) for stream in zoo.streams.values()]
+        teachers = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
             targets = zoo.live(zoo.names[0], self.image)
         distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
-        training = self._training(distiller, loop, lambda *_: targets)
-        step = self._timed(self._step_of(training)) / self.batch
-        label = self.sample.label.to(self.accelerator.device)
-        shares = self._timed(lambda: gradient_shares(training._module, self.image, label, targets), once=True)
-        teacher = sum(teacher_seconds) / (1 if self.recipe.zoo.sampling == "average" else len(teacher_seconds))
+        training, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
+        label = self.loading.sample.label.to(self.accelerator.device)
+        shares = timed(lambda: gradient_shares(training._module, self.image, label, targets), self.clock, once=True)
+        teacher = sum(teachers) / (1 if self.recipe.zoo.sampling == "average" else len(teachers))
         return self._training_seconds(loop, len(self.data.train), step + teacher, forward) + 4 * shares
 
     def _training_seconds(self, loop: Loop, images: int, step: float, forward: float) -> float:
@@ -222,31 +204,23 @@ class StepTimer:
         Loader processes work in parallel with the training. With a cache the validation images are kept as tensors.
         """
         workers, loading = self.data.workers, self.loading
-
-        def per_image(computing: float) -> float:
-            return max(computing, loading.again / workers) if workers else computing + loading.again
-
+        per_image = max(step, loading.again / workers) if workers else step + loading.again
         trained = total_steps(loop, images, 1) * loop.batch_size * loop.accumulation
         validated = loop.validations * len(self.data.validation)
-        return trained * per_image(step) + validated * (forward + (0 if loading.cached else loading.first))
+        return trained * per_image + validated * (forward + (0 if loading.cached else loading.first))
 
-    def _training(self, objective: nn.Module, loop: Loop, teach: Any = None) -> Training:
+    def _training_step(self, objective: nn.Module, loop: Loop, teach: Teaching | None = None) -> tuple[Training, float]:
+        """A training of the objective, and the seconds per image of its step."""
         endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
         seed, discriminator_lr = self.recipe.seed, self.recipe.discriminators.lr
         job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, seed, discriminator_lr)
-        return Training(objective, job, self.accelerator, Teaching(teach) if teach else None)
-
-    def _step_of(self, training: Training) -> Callable[[], object]:
-        batches = itertools.repeat(self.sample)
-        return lambda: training._one_step(batches)
+        training, batches = Training(objective, job, self.accelerator, teach), itertools.repeat(self.loading.sample)
+        return training, timed(lambda: training._one_step(batches), self.clock) / self.batch
 
     @torch.no_grad()
     def _forward(self, stream: Stream) -> float:
         """Seconds per image of a forward pass."""
-        return self._timed(lambda: stream(self.image)) / self.batch
-
-    def _timed(self, call: Callable[[], object], once: bool = False) -> float:
-        return timed(call, self.clock, once)
+        return timed(lambda: stream(self.image), self.clock) / self.batch
 
 
 def timed(call: Callable[[], object], clock: Clock, once: bool = False) -> float:

@@ -1,7 +1,6 @@
 """Time estimates, for GPUs and measured here, against longhand arithmetic."""
 
 import itertools
-from typing import Any
 
 import pytest
 from accelerate import Accelerator
@@ -13,39 +12,40 @@ from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.loading import load_data
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import time_estimate
-from meco_timm.planning.cost import format_duration, run_memory, training_memory
+from meco_timm.planning.cost import Workload, format_duration, run_memory, training_memory
 from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo.teachers import untrained_teachers
 
 NAMES = ("teacher test_resnet", "teacher test_vit", "student alone", "student", "table and report")
 
 
-def planned(path: str, *overrides: str) -> tuple[Recipe, Any, Any, Any]:
-    """Recipe, student, teachers and data of a recipe of the repository."""
+def planned(path: str, *overrides: str, processes: int = 8) -> Workload:
+    """A recipe of the repository."""
     recipe = load_recipe(ROOT / "recipes" / path, overrides)
     data = known_data(recipe.data)
     assert data is not None
     size = recipe.data.image_size
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, weightless=True)
-    return recipe, student, untrained_teachers(recipe, data.classes), data
+    return Workload(recipe, data, student, untrained_teachers(recipe, data.classes), processes)
 
 
 def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
-    recipe, student, teachers, data = planned("imagenet_meal_v2.yaml")
+    work = planned("imagenet_meal_v2.yaml")
+    recipe, student, teachers = work.recipe, work.student, work.teachers
     macs, taught = student.multiply_adds(), sum(stream.multiply_adds() for stream in teachers.values())
     assert macs == pytest.approx(4.09e9, rel=0.01)  # a ResNet-50 at 224 px
     steps = -(-180 * 1_268_355 // 512)
     images, validated = 512 * steps, 20 * 12_812
-    work = [3 * images * macs + validated * macs] * 2
-    work[1] += (images + validated) * taught
+    parts = [3 * images * macs + validated * macs] * 2
+    parts[1] += (images + validated) * taught
     trained, seen = [3 * images * macs] * 2, [validated * macs, validated * macs + (images + validated) * taught]
     for per_second, utilisation in ((400, None), (1e9, 0.5), (1e9, None), (10, None)):
         monkeypatch.setitem(COUNTS, recipe.data.source, COUNTS[recipe.data.source]._replace(per_second=per_second))
         measured = [2 * (t / 17 + f / 37) / 2.04e12 / 8 for t, f in zip(trained, seen, strict=True)]
-        assumed = [2 * part / (8 * 312e12 * (utilisation or 1)) for part in work]
+        assumed = [2 * part / (8 * 312e12 * (utilisation or 1)) for part in parts]
         loading = (images + validated) / (per_second * 8 * 8)
         seconds = sum(max(part, loading) for part in (assumed if utilisation else measured))
-        (line,) = time_estimate.gpu_time_lines(recipe, student, teachers, data, 8, utilisation)
+        (line,) = time_estimate.gpu_time_lines(work, utilisation)
         assert line.startswith("time    ")
         assert (
             f"{format_duration(seconds)} on 8 × A100" in line
@@ -56,7 +56,7 @@ def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
 
 def test_float32_takes_the_time_of_float32():
     bf16, float32 = (
-        time_estimate.gpu_time_lines(*planned("imagenet_meal_v2.yaml", *words), 8) for words in ([], ["precision='no'"])
+        time_estimate.gpu_time_lines(planned("imagenet_meal_v2.yaml", *words)) for words in ([], ["precision='no'"])
     )
     assert "in float32" in float32[0]
     assert "18 hours on 8 × A100" in bf16[0]
@@ -102,7 +102,7 @@ def test_the_time_of_loading_is_that_of_the_cache_where_there_will_be_one(recipe
         recipe["data"]["cache"] = cache
         settings = load_recipe(write(recipe, tmp_path))
         data = load_data(settings.data, settings.seed)
-        found[cache] = time_estimate.LoadingTimer(settings, data, 16, tmp_path / cache, Accelerator())
+        found[cache] = time_estimate.time_loading(settings, data, 16, tmp_path / cache, Accelerator())
         assert data.train.pixels is None  # the data of the plan are as they were
     assert not found["none"].cached
     assert found["none"].again == found["none"].first
@@ -144,7 +144,8 @@ def test_the_memory_is_that_of_the_training_that_takes_most(recipe):
     student = student_stream(settings.student, Alignment(blocks=0), 10, 32, weightless=True)
     teachers = untrained_teachers(settings, [str(i) for i in range(10)])
     (teacher,) = teachers.values()
-    assert run_memory(settings, student, teachers, "float32") == pytest.approx(16 * teacher.parameter_count, rel=0.03)
+    work = Workload(settings, None, student, teachers)
+    assert run_memory(work, "float32") == pytest.approx(16 * teacher.parameter_count, rel=0.03)
     assert training_memory(settings, student, teachers, "float32") < 8 * teacher.parameter_count
 
 

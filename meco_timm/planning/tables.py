@@ -1,0 +1,110 @@
+"""The plan's tables of networks and blocks, and its text."""
+
+import io
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
+
+from meco_timm.networks import Stream, is_place
+from meco_timm.recipe import Network, Recipe, Teacher
+from meco_timm.zoo import named_teachers
+
+WIDTH = 118
+BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each
+NORMALISATIONS = {
+    IMAGENET_DEFAULT_MEAN: "ImageNet",
+    IMAGENET_INCEPTION_MEAN: "0.5",
+    OPENAI_CLIP_MEAN: "CLIP",
+    (0.0,) * 3: "none",
+}
+
+
+def render(*parts: str | Table) -> str:
+    """The parts as text of at most `WIDTH` columns, without colours."""
+    plain = {"color_system": None, "markup": False, "emoji": False, "force_jupyter": False}  # else it draws in the cell
+    console = Console(file=io.StringIO(), width=WIDTH, **plain)  # type: ignore[arg-type]
+    for part in parts:
+        console.print(part, highlight=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _plain_table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for i, head in enumerate(heads):
+        justify = "right" if head.endswith((" M", "MiB", " px")) else "left"
+        table.add_column(head, justify=justify, no_wrap=i == 0, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def networks_table(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> Table:
+    """Size, input, classes, weights and licence of each network."""
+    heads = ("network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence")
+    table = _plain_table(*heads)
+    table.add_row("student", *_network_cells(recipe.student, student, len(classes)))
+    for (name, stream), teacher in zip(teachers.items(), named_teachers(recipe).values(), strict=True):
+        table.add_row(name, *_network_cells(teacher, stream, len(classes)))
+    return table
+
+
+def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
+    mean, std = tuple(stream.data_config["mean"]), tuple(stream.data_config["std"])
+    numbers = " / ".join(",".join(f"{v:.3g}" for v in values) for values in (mean, std))
+    return [
+        f"{stream.parameter_count / 1e6:.2f}",
+        f"{stream.multiply_adds() / 1e6:.1f}",
+        f"{stream.parameter_count * 4 / 2**20:.1f}",
+        str(stream.size),
+        NORMALISATIONS.get(mean) or numbers,
+        _class_cell(stream, classes),
+        _weights_cell(network, stream, classes),
+        str(stream.model.pretrained_cfg.get("license") or "–") if network.names_weights else "–",
+    ]
+
+
+def _class_cell(stream: Stream, classes: int) -> str:
+    if not stream.has_logits:
+        return "none: blocks only"
+    own = stream.model.num_classes
+    return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
+
+
+def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
+    """Where the weights come from, and whether they are trained first."""
+    is_teacher = isinstance(network, Teacher)
+    frozen = isinstance(network, Teacher) and not network.train
+    if network.object is not None:
+        source, has_head = "as given", network.object.module.num_classes == classes
+    else:
+        # A timm name with its tag stands in the first column.
+        own = "its own" if is_teacher and not is_place(network.model) else network.model
+        source = network.weights or (own if network.names_weights else "random")
+        trains_all = not network.names_weights or bool(network.weights)
+        has_head = trains_all or stream.model.pretrained_cfg.get("num_classes") == classes
+    if frozen:
+        named = network.object is not None or network.names_weights
+        return source if named else f"timm tag {stream.model.pretrained_cfg.get('tag')}"
+    first = "fine-tuned first" if network.object is None and network.names_weights else "trained first"
+    return ", ".join([source, *(["new head"] if not has_head else []), *([first] if is_teacher else [])])
+
+
+def blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:
+    """`layer2 64×8×8 → 16×4×4` for each block of each network."""
+    table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
+    for name, blocks in shapes.items():
+        cells = [f"{module} {'×'.join(map(str, shape))} → {'×'.join(map(str, to))}" for module, shape, to in blocks]
+        table.add_row(name, *(cells or ["none: logits only"]))
+    return table
+
+
+@torch.no_grad()
+def block_shapes(stream: Stream) -> BlockShapes:
+    """Module, shape and aligned shape of each block that is compared."""
+    if not stream.taps:
+        return []
+    image = stream.prepare(torch.zeros(1, 3, stream.size, stream.size, device=stream.mean.device))
+    maps = stream.model.forward_intermediates(image, indices=stream.taps, output_fmt="NCHW", intermediates_only=True)
+    names = [stream.model.feature_info[i].get("module", str(i)) for i in stream.taps]
+    return [(name, list(m.shape[1:]), to) for name, m, to in zip(names, maps, stream.block_shapes, strict=True)]
