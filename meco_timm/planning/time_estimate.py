@@ -190,7 +190,7 @@ class StepTimer:
         """Teachers are timed separately, so that the result does not depend on which one is drawn."""
         teachers = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
-            targets = zoo.live(zoo.names[0], self.image)
+            targets: Any = zoo.live(zoo.names[0], self.image)
         distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
         training, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
         label = self.loading.sample.label.to(self.accelerator.device)
