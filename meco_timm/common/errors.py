@@ -10,6 +10,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first informative line of a library's error: torch begins with a heading that ends in a colon."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
 def did_you_mean(word: object, choices: list[str] | tuple[str, ...]) -> str:
     """`' Did you mean "adamw"?'` for the most similar choices; empty if none is."""
     import difflib

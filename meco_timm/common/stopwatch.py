@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds of wall time, summed over all times that it ran."""
+    """Sum of wall seconds over several timed blocks."""
 
     def __init__(self) -> None:
         self.seconds, self._began = 0.0, 0.0
@@ -20,7 +20,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While it runs."""
+        """Pause timing inside the block."""
         self.__exit__()
         try:
             yield
@@ -29,7 +29,7 @@ class Stopwatch:
 
 
 def share_of_time(whole: Stopwatch, part: Stopwatch, what: str) -> str:
-    """As "1 min 52 s, 84 % of it in training steps"."""
+    """Format as "1 min 52 s, 84 % of it in training steps"."""
     minutes, seconds = divmod(round(whole.seconds), 60)
     length = f"{minutes} min {seconds} s" if minutes else f"{whole.seconds:.1f} s"
     return f"{length}, {100 * part.seconds / max(whole.seconds, 1e-9):.0f} % of it in {what}"

@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import ValidationError
 
-from meco_timm.common import RESULT, UserError, get_logger, write_content
+from meco_timm.common import RESULT, UserError, first_line, get_logger, write_content
 from meco_timm.data import load_data
 from meco_timm.hub.card import card_files
 from meco_timm.hub.licences import licence_warning
@@ -214,7 +214,7 @@ def _retry_after(error: Exception) -> float:
 
 def _message(error: Exception, status: int | None, settings: Publish, results: Results) -> str:
     """What went wrong, what to do, and how to publish later; never contains the token."""
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    first = first_line(error)
     detail = " ".join(str(error).split()) if isinstance(error, ValueError) else first
     what = f"{type(error).__name__}: {detail}" if status is None else detail
     what = what.replace(get_token() or "\0", "(token)")

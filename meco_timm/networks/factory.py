@@ -14,9 +14,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from meco_timm.common import UserError, did_you_mean, is_object, located, reseed
+from meco_timm.common import UserError, did_you_mean, first_line, is_object, located, reseed
 from meco_timm.networks.foreign import is_foreign, make_foreign
-from meco_timm.networks.state_dicts import first_line, read_weights
+from meco_timm.networks.state_dicts import read_weights
 from meco_timm.recipe import Network
 
 # Their forward calls `.item()`, which the meta device does not support: they get random weights instead.

@@ -14,8 +14,8 @@ import torch
 import torchvision.models as vision
 from torch import Tensor, nn
 
-from meco_timm.common import UserError, did_you_mean
-from meco_timm.networks.state_dicts import first_line, read_weights
+from meco_timm.common import UserError, did_you_mean, first_line
+from meco_timm.networks.state_dicts import read_weights
 from meco_timm.recipe import Network
 
 TORCHVISION, TRANSFORMERS = "torchvision:", "transformers:"

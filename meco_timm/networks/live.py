@@ -12,7 +12,7 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from meco_timm.common import UserError, get_logger, short_name
+from meco_timm.common import UserError, first_line, get_logger, short_name
 from meco_timm.networks.configs import data_config
 from meco_timm.networks.foreign import LogitsOnly, adapted, logits_in
 from meco_timm.networks.streams import Stream, checked, teacher_around
@@ -213,7 +213,7 @@ def _output(module: nn.Module, size: int, name: str, role: str) -> Any:
     try:
         return logits_in(module.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)))
     except Exception as error:  # whatever a module of the caller's raises, its entry is the cause
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{role}.size: {name} cannot take images of {size} × {size}: {reason}") from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from timm.models import load_state_dict
 from torch import Tensor
 
-from meco_timm.common import UserError, located
+from meco_timm.common import UserError, first_line, located
 
 
 def read_weights(file: str, role: str) -> dict[str, Tensor]:
@@ -32,9 +32,3 @@ def read_weights(file: str, role: str) -> dict[str, Tensor]:
             reason = f"cannot be read: it is damaged, or not a state dict ({first_line(error)})."
         raise UserError(f"{role}.weights: {file} {reason}") from error
     return state
-
-
-def first_line(error: BaseException) -> str:
-    """The first informative line: torch begins with a heading that ends in a colon."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from meco_timm.common import UserError, reseed
+from meco_timm.common import UserError, first_line, reseed
 from meco_timm.networks.alignment import align, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.configs import data_config
@@ -254,6 +254,6 @@ def checked(stream: Stream, name: str, role: str) -> Stream:
         ) from error
     except Exception as error:
         key = "data.image_size" if role == "student" else f"{role}.size"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {reason}") from error
     return stream

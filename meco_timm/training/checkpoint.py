@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import UserError, digest_of, flush, get_logger
+from meco_timm.common import UserError, digest_of, first_line, flush, get_logger
 
 logger = get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Checkpoints:
             with suppress(OSError):  # where nothing can be written, nothing can be removed
                 beside.unlink(missing_ok=True)
             last = f"that of step {old[0][0]} remains" if (old := self._found()) else "there is none yet"
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
             message = "the checkpoint of step %d could not be written to %s (%s); %s"
             logger.warning(message, step, self.folder, why, last)
             return False

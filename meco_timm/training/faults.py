@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch.utils.data._utils import signal_handling
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, first_line
 
 DISK_FAULTS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
 CONTINUE = "the same command continues from the last checkpoint."
@@ -54,7 +54,7 @@ def _of_disk(error: Exception, folder: Path) -> str | None:
 def _of_loader(error: Exception) -> str | None:
     if "DataLoader worker" not in str(error):
         return None
-    reason = _first_line(error)
+    reason = first_line(error)
     return f"data.workers: a loader process died ({reason}). If memory ran out, write a smaller number; {CONTINUE}"
 
 
@@ -62,8 +62,4 @@ def _of_process(error: Exception, processes: int) -> str | None:
     """A process that waits for a dead one gets an exception of the communication library."""
     if processes == 1 or not any(word in str(error).lower() for word in ("peer", "nccl", "gloo")):
         return None
-    return f"run: another process was lost ({_first_line(error)}). Its own message has the cause; {CONTINUE}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"run: another process was lost ({first_line(error)}). Its own message has the cause; {CONTINUE}"

@@ -68,7 +68,7 @@ def _lower_precision(stream: Stream, precision: str) -> str:
             return precision
         reason = "not finite"
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     stream.model, stream.dtype = plain, torch.float32
     return f"not {precision} ({reason})"
 
