@@ -16,6 +16,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from meco_timm.common import first_line
 from meco_timm.networks import Stream
 
 TOLERANCE = 1e-4  # largest difference, as a share of an output's largest value
