@@ -29,11 +29,10 @@ def test_the_test_command_uses_all_tools():
 def test_the_same_commands_everywhere():
     """README, CONTRIBUTING and what CI runs from nothing."""
     (test,) = [line for block in fenced("README.md", "bash") for line in block.splitlines() if "pytest" in line]
-    main = "python train.py recipes/quickstart.yaml"
     ci = (ROOT / ".ci/run").read_text().splitlines()
     assert test in read("CONTRIBUTING.md").splitlines()
-    assert test in ci
-    assert main in ci
+    assert set(test.split(" && ")) <= set(ci)
+    assert any(line.startswith("python train.py recipes/quickstart.yaml ") for line in ci)
 
 
 def test_it_leads_to_every_page():
