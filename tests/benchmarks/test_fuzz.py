@@ -1,4 +1,4 @@
-"""Recipes and folders bent at random: 200 of each; `python -m benchmarks.fuzz` tries thousands."""
+"""Recipes and folders bent at random: 100 and 200; `python -m benchmarks.fuzz` tries thousands."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ from benchmarks.fuzz_recipes import Reader, recipes
 
 
 def test_recipes_end_in_a_plan_or_a_message(tmp_path):
-    ends, _ = fuzz.run(recipes(), Reader(tmp_path, plan_every=10), 200, 0, raises=True)
+    ends, _ = fuzz.run(recipes(), Reader(tmp_path, plan_every=20), 100, 0, raises=True)
     assert ends["planned"] > 0
-    assert ends["used"] > 50
-    assert ends["refused"] > 50
+    assert ends["used"] > 25
+    assert ends["refused"] > 25
 
 
 def test_folders_are_read_as_they_lie_there_or_refused(tmp_path):

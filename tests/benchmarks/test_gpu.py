@@ -1,32 +1,72 @@
-"""benchmarks.gpu in small on the CPU: every part, each in a process of its own; a part that fails hides no other."""
+"""benchmarks.gpu in small on the CPU: its parts; a part that fails hides no other."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from conftest import ROOT
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_runs, gpu_steps
 from benchmarks.gpu_measure import Findings
 
 
-def test_every_part_runs_on_the_cpu(tmp_path):
-    file = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+def command(file: Path, *parts: str) -> dict[str, Any]:
+    """What the command writes; each of these parts must be as expected."""
+    words = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file), "--parts", *parts]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("meco_timm on the CPU")
-    for name in gpu.SHARES:
+    for name in parts:
         assert f"\n{name}: as expected (" in done.stdout, done.stdout
     found = json.loads(file.read_text())
-    assert {row["part"] for row in found["rows"]} == set(gpu.SHARES)
-    reads = [row for row in found["rows"] if "reads of three steps" in row.get("form", "")]
-    assert len(reads) == 5
-    assert all(row["waits"] == 0 for row in reads)
+    assert {row["part"] for row in found["rows"]} == set(parts)
+    return found
+
+
+def test_a_part_runs_in_its_own_process(tmp_path):
+    assert command(tmp_path / "gpu.json", "loader")["figures"]["loader/32 px, PNG, 1 workers"] > 0
+
+
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="minutes of whole runs: set SLOW_TESTS=1")
+def test_whole_runs(tmp_path):
+    found = command(tmp_path / "gpu.json", "quickstart", "resume", "two processes")
     assert found["figures"]["two processes/largest difference"] < 1e-3
     assert found["figures"]["resume/largest difference"] == 0
+
+
+def test_no_step_waits_for_the_device(tmp_path):
+    findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
+    assert gpu_steps.step(findings) == "as expected"
+    reads = [row for row in findings.rows if "reads of three steps" in row.get("form", "")]
+    assert len(reads) == len(gpu_steps.FORMS | gpu_steps.OPTIONS)
+    assert all(row["waits"] == 0 for row in reads)
+
+
+def test_teachers_are_measured_beside_the_plan(tmp_path):
+    findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
+    assert gpu_steps.teachers(findings) == "as expected"
+    assert all(row["images/s"] > 0 and row["plan GiB"] > 0 for row in findings.rows)
+
+
+def test_the_quickstart_in_every_precision(tmp_path, monkeypatch):
+    """Here in this process, on the CPU."""
+
+    def trained(folder: Path, words: list[str], **environment: str) -> tuple[list[dict[str, Any]], str, float]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        own = [f"run={tmp_path / str(len(findings.rows))}", f"zoo.folder={tmp_path / 'zoo'}"]
+        assert gpu_runs.run([str(ROOT / "recipes/quickstart.yaml"), *own, *words, "--quiet"]) == 0
+        return json.loads((tmp_path / str(len(findings.rows)) / "table.json").read_text())["rows"], "", 1.0
+
+    findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
+    monkeypatch.setattr(gpu_runs, "trained", trained)
+    assert gpu_runs.quickstart(findings) == "as expected"
+    assert [row["run"] for row in findings.rows] == ["float32", "bf16", "compiled"]
+    AcceleratorState._reset_state(reset_partial_state=True)  # else later tests would compute in bf16
 
 
 def test_a_part_that_fails_or_takes_too_long_is_a_verdict(monkeypatch, tmp_path):
