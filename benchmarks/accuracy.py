@@ -93,12 +93,14 @@ def given_teachers(study: Study, changes: list[str]) -> list[str]:
     from accelerate import Accelerator
 
     from meco_timm.data import load_data, verify
-    from meco_timm.zoo import train_teachers
+    from meco_timm.recipe import named_teachers
+    from meco_timm.training import LabelTraining, train_teachers
 
     recipe = load_recipe(study.recipe, [*study.common, *study.teachers, *changes, "store.folder=null", "seed=0"])
     data, accelerator = load_data(recipe.data, 0), Accelerator()
     verify(data, recipe.data, Path(recipe.zoo.folder) / ".images", accelerator)  # so that a copy of the images is known
-    found = list(train_teachers(recipe, data, accelerator).values())
+    training = LabelTraining(data, recipe.data, recipe.seed, Path(recipe.zoo.folder), accelerator)
+    found = train_teachers(named_teachers(recipe.teachers), training).values()
     return [f"teachers={json.dumps([{'model': teacher.model} for teacher in found])}"]
 
 

@@ -57,7 +57,8 @@ def peak(way: str, teachers: int, args: argparse.Namespace) -> float:
 def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: torch.Tensor) -> None:
     """Give the zoo these teachers, whose outputs, here random, are all stored; one that it does not have is as its
     first."""
-    plans = {name: layout(settings, zoo.streams.get(name, zoo.streams["0"]), CLASSES) for name in names}
+    store, temperature = settings.store, settings.losses.temperature
+    plans = {name: layout(store, temperature, zoo.streams.get(name, zoo.streams["0"]), CLASSES) for name in names}
     zoo.names, zoo.block_shapes, shards = names, [list(plan.blocks) for plan in plans.values()], {}
     for name, plan in plans.items():
         shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
@@ -65,7 +66,7 @@ def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: to
         shards[name].add(0 * rows, rows, plan.pack(outputs))
         shards[name].flush()
     zoo.combine(Combination.equal(names))
-    zoo.store = Store(folder, shards, zoo.accelerator.device)
+    zoo.store = Store(folder, shards, zoo.context.device)
     zoo.release()
 
 

@@ -17,10 +17,10 @@ from torch.utils.data import SequentialSampler, TensorDataset
 from benchmarks.step import stepping, training_of
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
+from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import use_store
-from meco_timm.zoo.teachers import assemble_zoo
 
 TEMPERATURE = 4.0
 VIEWS = 3
@@ -124,7 +124,7 @@ def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, stor
     data = data_of(args)
     zoo = assemble_zoo(recipe, data, accelerator)
     if store:
-        use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
+        use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
         assert not zoo.streams  # all is there
     training = training_of(student_of(args), zoo, recipe)
     step = stepping(training, batches)
@@ -164,7 +164,7 @@ def data_of(args: argparse.Namespace) -> DataSource:
 
 
 def batches_of(args: argparse.Namespace, data: DataSource) -> list[Batch]:
-    seed = batch_seed(recipe_of(args, 1, None))
+    seed = batch_seed(recipe_of(args, 1, None).seed)
     return list(data.batches(data.train, Steps(args.batch, seed, 0, args.steps)))
 
 

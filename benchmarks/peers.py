@@ -28,9 +28,9 @@ from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.measures import accuracy
 from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import Stream
+from meco_timm.pipeline import assemble_zoo
 from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store
-from meco_timm.zoo.teachers import assemble_zoo
 
 
 def memory(name: str, args: argparse.Namespace) -> float:
@@ -50,9 +50,9 @@ def fill_store(args: argparse.Namespace) -> float:
     torch.set_num_threads(1)
     data = data_of(args)
     zoo = assemble_zoo(recipe, data, accelerator)
-    use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
+    use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
     began = time.process_time()
-    precompute_outputs(zoo, recipe, data, batch_seed(recipe), accelerator)
+    precompute_outputs(zoo, data, recipe.loop.batch_size, batch_seed(recipe.seed), accelerator)
     return time.process_time() - began
 
 

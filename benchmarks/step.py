@@ -72,7 +72,8 @@ def stream(model: Any, settings: Recipe, channels: int | None = None) -> Stream:
 def zoo_of(teachers: Iterable[Any], settings: Recipe, accelerator: Accelerator | None = None) -> Zoo:
     channels = settings.alignment.channels
     streams = {str(i): stream(teacher, settings, channels) for i, teacher in enumerate(teachers)}
-    return Zoo(streams, settings, accelerator or Accelerator(cpu=True))
+    context = accelerator or Accelerator(cpu=True)
+    return Zoo(streams, settings.zoo, settings.seed, settings.losses.temperature, context)
 
 
 def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
@@ -93,7 +94,7 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     )
     if zoo is None:
         return Training(objective, job, Accelerator(cpu=True))
-    return Training(objective, job, zoo.accelerator, Teaching(zoo.targets))
+    return Training(objective, job, zoo.context, Teaching(zoo.targets))
 
 
 def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:

@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 def with_store(zoo: Zoo, settings: Recipe, folder: Path, rows: int) -> Zoo:
     """The zoo over an empty store for so many rows."""
-    plan = layout(settings, zoo.streams["0"], CLASSES)
+    plan = layout(settings.store, settings.losses.temperature, zoo.streams["0"], CLASSES)
     zoo.store = Store(folder, {"0": OutputShards(folder, plan, VIEWS, rows, check=True)}, CPU)
     return zoo
 
@@ -111,7 +111,7 @@ def filling(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Step], in
         plain(normal)
 
     sides: dict[str, Step] = {"fill": fill, "fill, images in memory": fill_from_memory, "teacher alone": alone}
-    return sides, layout(settings, zoo.streams["0"], CLASSES).bytes_per_view
+    return sides, layout(settings.store, settings.losses.temperature, zoo.streams["0"], CLASSES).bytes_per_view
 
 
 def imagenet(rate: float, args: argparse.Namespace) -> list[Row]:
@@ -124,7 +124,7 @@ def imagenet(rate: float, args: argparse.Namespace) -> list[Row]:
     }.items():
         settings = recipe(args, changes)
         teacher = zoo_of([timm.create_model("test_vit", num_classes=1)], settings).streams["0"]
-        kept = layout(settings, teacher, 1000).bytes_per_view
+        kept = layout(settings.store, settings.losses.temperature, teacher, 1000).bytes_per_view
         gigabytes = kept * IMAGENET * 10 / 1e9
         rows.append({"ImageNet, 10 views": name, "bytes per view": kept, "GB per teacher": gigabytes})
         rows[-1] |= {

@@ -14,7 +14,7 @@ from meco_timm.data import data_of
 from meco_timm.distillation import check_similarity, similarity_name
 from meco_timm.networks import Live
 from meco_timm.recipe import Recipe, check_recipe, fingerprint, read_keys, recipe_key, with_run, written_run
-from meco_timm.zoo import Given, holding, recipe_entries, with_live
+from meco_timm.zoo import TeacherLike, recipe_entries, with_live, with_network
 
 AnyRecipe = Recipe | dict[str, Any] | str | Path
 Similarity = Callable[[Tensor, Tensor], Tensor]  # teacher's and student's logits B×K → a number
@@ -25,7 +25,7 @@ def as_recipe(
     recipe: AnyRecipe,
     *,
     student: str | nn.Module | None = None,
-    teachers: Sequence[Given] | None = None,
+    teachers: Sequence[TeacherLike] | None = None,
     data: Any = None,
     similarity: Similarity | None = None,
 ) -> Recipe:
@@ -45,9 +45,11 @@ def as_recipe(
     if data is not None:
         raw["data"] = _section(raw.get("data")) | {"source": str(data) if isinstance(data, (str, Path)) else DRAFT}
     checked = check_recipe(raw, name, lines)
-    checked = with_live(checked, live)
+    checked.teachers = with_live(checked.teachers, live)
     if isinstance(student, nn.Module):
-        checked.student = holding(checked.student, Live(deepcopy(student)))  # as it is now: it may be a teacher too
+        checked.student = with_network(
+            checked.student, Live(deepcopy(student))
+        )  # as it is now: it may be a teacher too
     if data is not None and not isinstance(data, (str, Path)):
         checked.data = data_of(checked.data, data)
         _check_publish(checked)

@@ -1,18 +1,38 @@
 """A finished run, shown from its folder: table, verdict, report and student. Nothing here imports torch."""
 
-from meco_timm.common import RESULT, get_logger, is_main_process, short_name
-from meco_timm.evaluation import Row, compare_errors, styled_table
-from meco_timm.recipe import Recipe
-from meco_timm.training import RunFolder, finished_run
+from pathlib import Path
 
+from meco_timm.common import RESULT, get_logger, is_main_process, short_name
+from meco_timm.data import read_manifest
+from meco_timm.evaluation import Row, compare_errors, styled_table
+from meco_timm.recipe import Recipe, recipe_key
+from meco_timm.training import Inputs, RunFolder
+
+logger = get_logger(__name__)
 result = get_logger(RESULT)
+
+
+def finished_run(recipe: Recipe) -> tuple[RunFolder, list[Row]] | None:
+    """The folder and the results of this run; None if it is not finished.
+
+    Raises:
+        UserError: the run folder contains the run of another recipe, or one with other data or weights.
+    """
+    folder = RunFolder(Path(recipe.run or "run"))
+    rows = folder.finished_rows()
+    if rows is None:
+        return None
+    folder.check_recipe(recipe_key(recipe))
+    folder.check_inputs(Inputs.of(read_manifest(recipe.data), recipe.networks))
+    logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
+    return folder, rows
 
 
 def show_finished(recipe: Recipe) -> bool:
     """Show this run, if it is finished and nothing is left to do; returns whether it was.
 
     Raises:
-        UserError: the run folder contains the run of another recipe, or one with other data or weights.
+        UserError: as `finished_run`.
     """
     found = None if recipe.publish else finished_run(recipe)
     if found is None:

@@ -3,25 +3,37 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
 from meco_timm.common import Stopwatch, UserError, collect_new_objects_only, get_logger, reseed, share_of_time
-from meco_timm.data import DataSource, load_data
+from meco_timm.data import DataSource, cache_images, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import Combination, Row, block_agreement, make_table
-from meco_timm.finished import show_results
-from meco_timm.networks import Stream, student_stream
+from meco_timm.evaluation import Row, block_agreement, make_table
+from meco_timm.finished import finished_run, show_results
+from meco_timm.networks import Stream, student_stream, teacher_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
-from meco_timm.recipe import Recipe, to_yaml
-from meco_timm.selection import checked_inputs, combine_teachers
+from meco_timm.recipe import Recipe, Teacher, named_teachers, recipe_key, to_yaml
+from meco_timm.selection import (
+    Ranking,
+    check_lines,
+    check_teachers,
+    combine_teachers,
+    load_rankable,
+    measure_teachers,
+    rank,
+    require_known_classes,
+    validation_sample,
+)
 from meco_timm.training import (
-    STEPS,
+    Inputs,
     Job,
+    LabelTraining,
     OnStep,
     RunFolder,
     Teaching,
@@ -29,30 +41,17 @@ from meco_timm.training import (
     batch_seed,
     check_launch,
     explain_faults,
-    finished_run,
-    inputs_of,
     make_accelerator,
     open_run_folder,
-    record_inputs,
     student_seed,
     total_steps,
+    train_student_alone,
+    train_teachers,
+    trained_teacher,
 )
-from meco_timm.zoo import Given, Zoo, assemble_zoo, precompute_outputs, student_alone, use_store
+from meco_timm.zoo import TeacherLike, Zoo, load_teachers, precompute_outputs, use_store
 
 logger = get_logger(__name__)
-
-
-class Run(NamedTuple):
-    """What the stages of a run share. `steps`: of the student, and of the student trained alone. `combination`: of the
-    teachers. `on_step`: of the student's training."""
-
-    recipe: Recipe
-    data: DataSource
-    steps: int
-    folder: RunFolder
-    accelerator: Accelerator
-    combination: Combination
-    on_step: OnStep | None = None
 
 
 def distill(
@@ -61,7 +60,7 @@ def distill(
     limit_steps: int | None = None,
     *,
     student: str | nn.Module | None = None,
-    teachers: Sequence[Given] | None = None,
+    teachers: Sequence[TeacherLike] | None = None,
     data: Any = None,
     similarity: Similarity | None = None,
     on_step: OnStep | None = None,
@@ -96,20 +95,20 @@ def distill(
     """
     recipe = as_recipe(recipe, student=student, teachers=teachers, data=data, similarity=similarity)
     if limit_steps is not None:
-        with rehearsal(recipe, limit_steps, make_accelerator(recipe)) as short:
+        with rehearsal(recipe, limit_steps, _accelerator(recipe)) as short:
             return distill(short, on_step=on_step)
-    accelerator = make_accelerator(recipe)
-    check_launch(accelerator, recipe)
+    accelerator = _accelerator(recipe)
+    check_launch(accelerator, any(loop.ema for loop in (recipe.loop, *(t.loop for t in recipe.teachers if t.train))))
     check_same(recipe, accelerator)
-    folder = open_run_folder(recipe, fresh, accelerator)
+    folder = open_run_folder(Path(recipe.run or "run"), recipe_key(recipe), fresh, accelerator)
     _warn_without_token(recipe, accelerator)
-    STEPS.seconds = 0.0
+    steps = Stopwatch()
     with explain_faults(folder.path, accelerator), collect_new_objects_only(), Stopwatch() as watch:
         finished = finished_run(recipe)
-        rows = finished[1] if finished else _run(recipe, folder, accelerator, on_step)
+        rows = finished[1] if finished else _run(recipe, folder, accelerator, steps, on_step)
         show_results(recipe, folder, rows)
     if not finished:
-        logger.info("\n%s", share_of_time(watch, STEPS, "training steps"))
+        logger.info("\n%s", share_of_time(watch, steps, "training steps"))
     accelerator.end_training()
     _publish(recipe, folder, accelerator)
     return rows
@@ -121,7 +120,7 @@ def plan(
     measure: bool = False,
     *,
     student: str | nn.Module | None = None,
-    teachers: Sequence[Given] | None = None,
+    teachers: Sequence[TeacherLike] | None = None,
     data: Any = None,
     similarity: Similarity | None = None,
 ) -> str:
@@ -148,86 +147,157 @@ def fill_store(recipe: AnyRecipe) -> None:
     recipe = as_recipe(recipe)
     if recipe.store.folder is None:
         raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
-    accelerator = make_accelerator(recipe)
+    accelerator = _accelerator(recipe)
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan)
-    pretrained, checked = checked_inputs(recipe, data, accelerator)
-    for line in checked:
-        logger.info(line)
-    seed = batch_seed(recipe)
+    pretrained, notes = _load_pretrained(recipe, data, accelerator)
+    logger.info("\n".join(notes))
+    seed = batch_seed(recipe.seed)
     with explain_faults(Path(recipe.store.folder), accelerator):
         zoo = assemble_zoo(recipe, data, accelerator, pretrained)
-        use_store(zoo, recipe, data, seed, accelerator)
-        precompute_outputs(zoo, recipe, data, seed, accelerator)
+        use_store(zoo, recipe.store, recipe.data, data, seed, accelerator)
+        precompute_outputs(zoo, data, recipe.loop.batch_size, seed, accelerator)
 
 
-def _run(recipe: Recipe, folder: RunFolder, accelerator: Accelerator, on_step: OnStep | None) -> list[Row]:
+def rank_teachers(recipe: Recipe, images: int | None = None, candidates: Sequence[str] = ()) -> Ranking:
+    """Rank the recipe's teachers, and candidates beside them, on the validation split; trains nothing.
+
+    Every teacher runs once over the images, and its logits are kept in the folder `.logits` of `zoo.folder`. Teachers
+    that are not trained yet or give no logits are left out. One process, one device.
+
+    images: at most so many, evenly spread; by default all of the validation split. candidates: timm names with a tag,
+    `hf-hub:` or `local-dir:`; their weights are downloaded.
+
+    Raises:
+        UserError: there is nothing to rank, no labelled validation image, a class that no teacher knows, or a network
+            or the data cannot be loaded.
+    """
+    accelerator = _accelerator(recipe)
+    data = load_data(recipe.data, recipe.seed)
+    sample = validation_sample(data, images)
+    teachers = named_teachers([*recipe.teachers, *(Teacher(model=name) for name in candidates)])
+    training = _label_training(recipe, data, accelerator)
+    ready = {name: trained_teacher(name, teacher, training) for name, teacher in teachers.items()}
+    streams, notes = load_rankable(ready, recipe.alignment, data.classes, len(recipe.teachers))
+    measured = measure_teachers(streams, data, recipe.data, sample, recipe.zoo.folder, accelerator.device)
+    label = torch.from_numpy(sample.labels[sample.rows]).long()
+    return rank(streams, measured, label, data.classes, teachers, recipe.zoo, notes)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, watch: Stopwatch, on_step: OnStep | None
+) -> list[Row]:
+    """A run from its data to its results. watch: runs during the training steps."""
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
-    size, seed = recipe.data.image_size, student_seed(recipe)
+    size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
-    pretrained, checked = checked_inputs(recipe, data, accelerator)  # before the run folder is made
-    plan += "".join(f"{line}\n" for line in checked)
-    _begin(recipe, folder, plan, accelerator)
-    record_inputs(folder.path, inputs_of(recipe, data), accelerator)
-    zoo = assemble_zoo(recipe, data, accelerator, pretrained)
-    combination = combine_teachers(zoo, recipe, data, folder.path, accelerator)
-    use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
+    pretrained, notes = _load_pretrained(recipe, data, accelerator)  # before the run folder is made
+    _begin(
+        recipe, folder, "\n".join([plan.rstrip(), *notes, ""]), Inputs.of(data.manifest, recipe.networks), accelerator
+    )
+    zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
+    combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
+    use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
-    run = Run(recipe, data, steps, folder, accelerator, combination, on_step)
-    alone = student_alone(recipe, steps, data, accelerator)
-    student, steps = _train_student(run, student, zoo)
-    return _evaluate(run._replace(steps=steps), student, alone, zoo.unfrozen())
-
-
-def _begin(recipe: Recipe, folder: RunFolder, plan: str, accelerator: Accelerator) -> None:
-    """Create the run folder, print the plan and start the trackers."""
+    labels = _label_training(recipe, data, accelerator, watch)
+    alone = train_student_alone(recipe.student, recipe.loop, steps, labels)
+    job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
+    student, steps = _train_student(recipe, student, zoo, job, accelerator)
+    teachers = zoo.unfrozen()
+    evaluated = make_table(student, alone, teachers, data, accelerator, combination)
     if accelerator.is_main_process:
-        folder.create(recipe, plan)
+        from meco_timm.hub import finish_run  # imports matplotlib, which training does not need
+        from meco_timm.reporting import about_run
+
+        agreement = block_agreement(student, alone, teachers, data, accelerator)
+        about = about_run(recipe, data, teachers, steps, accelerator)
+        finish_run(folder, recipe, data, student, evaluated, agreement, about)
+    accelerator.wait_for_everyone()
+    return evaluated.rows
+
+
+def _load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
+    """The teachers that need no training, and lines of the plan with their accuracy on labelled images.
+
+    All images are verified and cached first.
+    """
+    teachers, images = named_teachers(recipe.teachers), Path(recipe.zoo.folder) / ".images"
+    pretrained = load_teachers(teachers, recipe.alignment, data.classes)  # first: a download may fail
+    verify(data, recipe.data, images, accelerator)
+    cache_images(data, recipe.data, images, accelerator)
+    checks = check_teachers(pretrained, data, accelerator)
+    require_known_classes(teachers, checks)
+    return pretrained, check_lines(teachers, checks)
+
+
+def _begin(recipe: Recipe, folder: RunFolder, plan: str, inputs: Inputs, accelerator: Accelerator) -> None:
+    """Create the run folder, print the plan and start the trackers.
+
+    Raises:
+        UserError: the folder holds a run with other data or weights, or cannot be written.
+    """
+    folder.check_inputs(inputs)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.create(to_yaml(recipe), plan)
+        folder.write_inputs(inputs)
         logger.info(plan)
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
 
 
-def _train_student(run: Run, student: Stream, zoo: Zoo) -> tuple[Stream, int]:
+def assemble_zoo(
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    pretrained: dict[str, Stream] | None = None,
+    watch: Stopwatch | None = None,
+) -> Zoo:
+    """The zoo with every teacher of the recipe; those with `train` are trained first, unless they are in the folder.
+
+    pretrained: those that need no training, if they are loaded already. watch: runs during the training steps.
+
+    Raises:
+        UserError: a teacher cannot be loaded or does not fit the data set.
+    """
+    training = _label_training(recipe, data, accelerator, watch)
+    teachers = train_teachers(named_teachers(recipe.teachers), training)
+    roles = {name: f"teachers.{i}" for i, name in enumerate(teachers)}
+
+    def load(name: str) -> Stream:
+        return teacher_stream(teachers[name], recipe.alignment, data.classes, role=roles[name])
+
+    streams = {name: (pretrained or {}).get(name) or load(name) for name in teachers}
+    return Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, accelerator, load)
+
+
+def _train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator) -> tuple[Stream, int]:
     """The student with its best weights, and the steps that it took."""
-    seed = student_seed(run.recipe)
-    weight = class_weights(run.recipe.loop.class_weights, run.data.label_counts(run.data.alone))
-    reseed(seed, "discriminators")
-    objective = Distiller(student, run.recipe.method, len(run.data.classes), zoo.block_shapes, weight)
-    job = Job(
-        title="student",
-        folder=run.folder.path,
-        loop=run.recipe.loop,
-        data=run.data,
-        images=run.data.train,
-        steps=run.steps,
-        seed=seed,
-        discriminator_lr=run.recipe.discriminators.lr,
-        on_step=run.on_step,
-    )
-    training = Training(objective, job, run.accelerator, Teaching(zoo.targets, zoo.fingerprints))
+    data = job.data
+    weight = class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
+    reseed(job.seed, "discriminators")
+    objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
+    job = job._replace(discriminator_lr=recipe.discriminators.lr)
+    training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
         return training.run(), training.step
     finally:
         zoo.flush()
 
 
-def _evaluate(run: Run, student: Stream, alone: Stream, teachers: dict[str, Stream]) -> list[Row]:
-    """Evaluate all networks on the test split; the main process writes the results."""
-    evaluated = make_table(student, alone, teachers, run.data, run.accelerator, run.combination)
-    if run.accelerator.is_main_process:
-        from meco_timm.hub import finish_run  # imports matplotlib, which training does not need
-        from meco_timm.reporting import about_run
+def _accelerator(recipe: Recipe) -> Accelerator:
+    trackers = Path(recipe.run or "run") / "trackers"
+    return make_accelerator(recipe.precision, recipe.loop.accumulation, recipe.trackers, trackers)
 
-        agreement = block_agreement(student, alone, teachers, run.data, run.accelerator)
-        about = about_run(run.recipe, run.data, teachers, run.steps, run.accelerator)
-        finish_run(run.folder, run.recipe, run.data, student, evaluated, agreement, about)
-    run.accelerator.wait_for_everyone()
-    return evaluated.rows
+
+def _label_training(
+    recipe: Recipe, data: DataSource, accelerator: Accelerator, watch: Stopwatch | None = None
+) -> LabelTraining:
+    return LabelTraining(data, recipe.data, recipe.seed, Path(recipe.zoo.folder), accelerator, watch)
 
 
 def _warn_without_token(recipe: Recipe, accelerator: Accelerator) -> None:

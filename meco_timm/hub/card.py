@@ -10,7 +10,7 @@ from markupsafe import Markup
 from meco_timm.common import public
 from meco_timm.evaluation import table_columns
 from meco_timm.hub.licences import licence_note
-from meco_timm.recipe import Publish
+from meco_timm.recipe import Publish, named_teachers
 from meco_timm.reporting import (
     Chart,
     Results,
@@ -26,7 +26,6 @@ from meco_timm.reporting import (
     title,
     verdict,
 )
-from meco_timm.zoo import named_teachers
 
 CLASSES_NAMED = 30  # at most, in the card
 METRICS = {
@@ -133,7 +132,7 @@ def _teachers(results: Results) -> list[dict[str, Any]]:
             "trained": teacher.train,
             "licence": origins.get(name, {}).get("licence") or "–",
         }
-        for name, teacher in named_teachers(results.recipe).items()
+        for name, teacher in named_teachers(results.recipe.teachers).items()
     ]
 
 

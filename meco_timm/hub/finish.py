@@ -8,7 +8,7 @@ from meco_timm.data import DataSource
 from meco_timm.evaluation import Evaluation, make_predictions, save_predictions
 from meco_timm.hub.card import card_files
 from meco_timm.networks import Stream, export
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import Recipe, named_teachers
 from meco_timm.reporting import Results, read_metrics
 from meco_timm.selection import kept_combination, read_measured
 from meco_timm.training import RunFolder
@@ -28,7 +28,7 @@ def finish_run(
     agreement: similarity of blocks by pair of networks (`block_agreement`). about: facts of the run (`about_run`).
     """
     measured = read_measured(folder.path)
-    weights = kept_combination(folder.path, recipe).weights
+    weights = kept_combination(folder.path, named_teachers(recipe.teachers), recipe.zoo).weights
     predictions = make_predictions(evaluated, data, agreement, measured["choices"] if measured else [], weights)
     metrics = read_metrics(folder.path / "metrics.jsonl")
     results = Results(folder, recipe, evaluated.rows, about, metrics, predictions)

@@ -7,9 +7,9 @@ import torch
 
 from meco_timm.data import DataSource
 from meco_timm.networks import Stream
-from meco_timm.recipe import Loop, Recipe
+from meco_timm.recipe import Loop, Recipe, named_teachers
 from meco_timm.training import total_steps
-from meco_timm.zoo import layout, named_teachers
+from meco_timm.zoo import layout
 
 ONE_MOMENT = ("sgd", "momentum", "nesterov", "lion")  # optimizers with 4 bytes of state per parameter; Adam has 8
 PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: LOG.md, 5f6e099
@@ -27,7 +27,7 @@ class Workload(NamedTuple):
     @property
     def trained(self) -> dict[str, Loop]:
         """Names and loops of the teachers that are trained first."""
-        return {name: teacher.loop for name, teacher in named_teachers(self.recipe).items() if teacher.train}
+        return {name: teacher.loop for name, teacher in named_teachers(self.recipe.teachers).items() if teacher.train}
 
     @property
     def view_count(self) -> int:
@@ -105,7 +105,8 @@ def _memory_line(work: Workload, cached: int) -> str:
 def _store_line(work: Workload) -> str:
     """Size of a complete store, and a lower bound of the time to precompute it on this device."""
     recipe, views, streams = work.recipe, work.view_count, work.teachers.values()
-    size = sum(layout(recipe, stream, len(work.data.classes)).bytes_per_view for stream in streams)
+    temperature = recipe.losses.temperature
+    size = sum(layout(recipe.store, temperature, stream, len(work.data.classes)).bytes_per_view for stream in streams)
     macs = views * sum(stream.multiply_adds() for stream in streams)
     speed = multiply_adds_per_second() * work.processes
     return (

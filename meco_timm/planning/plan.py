@@ -11,9 +11,9 @@ from meco_timm.planning.cost import Workload, cost_lines
 from meco_timm.planning.data_section import data_section
 from meco_timm.planning.tables import BlockShapes, block_shapes, blocks_table, networks_table, render
 from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
-from meco_timm.recipe import Loop, Recipe
+from meco_timm.recipe import Loop, Recipe, named_teachers
 from meco_timm.selection import check_combination, check_local_teachers, combination_lines
-from meco_timm.zoo import untrained_teachers
+from meco_timm.zoo import check_targets, untrained_teachers
 
 
 def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure: bool) -> str:
@@ -33,7 +33,7 @@ def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure
             return [*lines, f"note: {source} was not downloaded; its classes and counts are those it is published with"]
         if measure and processes == 1:
             lines += measured_time_lines(work)
-        return lines + (check_local_teachers(recipe, data, work.teachers) if measure else [])
+        return lines + (check_local_teachers(named_teachers(recipe.teachers), data, work.teachers) if measure else [])
 
     return make_plan(recipe, data, processes, more_lines)
 
@@ -57,9 +57,10 @@ def make_plan(
             check_batch(data.labelled, teacher.loop.batch_size, processes)
     classes, size = data.classes, recipe.data.image_size
     student = student_stream(recipe.student, recipe.alignment, len(classes), size, weightless=True)
-    teachers = untrained_teachers(recipe, classes)
+    teachers = untrained_teachers(named_teachers(recipe.teachers), recipe.alignment, size, classes)
+    check_targets(teachers, recipe.method)
     work = Workload(recipe, data, student, teachers, processes)
-    check_combination(recipe, data, teachers)
+    check_combination(recipe.zoo, recipe.losses.labels, data, teachers)
     _check_batch_norms(work)
     shapes = {name: block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
     cache = plan_cache(data, recipe.data) if data.identity else None  # of data of the Hub that was not opened: unknown
@@ -69,7 +70,7 @@ def make_plan(
         *([blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
         *cost_lines(work, cache.bytes if cache and cache.used else 0),
         *([str(cache)] if cache else []),
-        *combination_lines(recipe, data),
+        *combination_lines(recipe.zoo, data),
         *more_lines(work),
         *_one_location_warnings(recipe, shapes),
         *_warnings(work),

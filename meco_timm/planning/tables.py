@@ -8,8 +8,7 @@ from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
 from meco_timm.networks import Stream, is_place
-from meco_timm.recipe import Network, Recipe, Teacher
-from meco_timm.zoo import named_teachers
+from meco_timm.recipe import Network, Recipe, Teacher, named_teachers
 
 WIDTH = 118
 BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each
@@ -44,7 +43,7 @@ def networks_table(recipe: Recipe, student: Stream, teachers: dict[str, Stream],
     heads = ("network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence")
     table = _plain_table(*heads)
     table.add_row("student", *_network_cells(recipe.student, student, len(classes)))
-    for (name, stream), teacher in zip(teachers.items(), named_teachers(recipe).values(), strict=True):
+    for (name, stream), teacher in zip(teachers.items(), named_teachers(recipe.teachers).values(), strict=True):
         table.add_row(name, *_network_cells(teacher, stream, len(classes)))
     return table
 

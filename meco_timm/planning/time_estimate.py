@@ -21,9 +21,9 @@ from meco_timm.distillation import Distiller, Supervised, gradient_shares
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
 from meco_timm.planning.cost import Part, Workload, format_duration, multiply_adds_per_second, run_parts
 from meco_timm.planning.rehearse import random_weights
-from meco_timm.recipe import Loop, Recipe
+from meco_timm.recipe import Loop, Recipe, named_teachers
 from meco_timm.training import Job, Teaching, Training, total_steps
-from meco_timm.zoo import Zoo, named_teachers, untrained_teachers
+from meco_timm.zoo import Zoo, untrained_teachers
 
 
 class Card(NamedTuple):
@@ -164,11 +164,12 @@ class StepTimer:
     def parts(self) -> dict[str, float]:
         """Seconds of each part of a run."""
         recipe, data, loading = self.recipe, self.data, self.loading
-        streams = untrained_teachers(recipe, data.classes, weightless=False)
+        teachers, size = named_teachers(recipe.teachers), recipe.data.image_size
+        streams = untrained_teachers(teachers, recipe.alignment, size, data.classes, weightless=False)
         forward = {name: self._forward(stream.to(self.accelerator.device).eval()) for name, stream in streams.items()}
         decoded = len(data.train) + len(data.validation)
         parts = {"cache": decoded * loading.first / max(data.workers, 1)} if loading.cached else {}
-        for name, teacher in named_teachers(recipe).items():
+        for name, teacher in teachers.items():
             if teacher.train:
                 parts[f"teacher {name}"] = self._supervised(teacher, teacher.loop, len(data.labelled))
         steps = total_steps(recipe.loop, len(data.train), 1)
@@ -176,7 +177,8 @@ class StepTimer:
         parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))
         student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size)
         student_forward = self._forward(student.to(self.accelerator.device).eval())
-        parts["student"] = self._distilled(student, Zoo(streams, recipe, self.accelerator), loop, student_forward)
+        zoo = Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, self.accelerator)
+        parts["student"] = self._distilled(student, zoo, loop, student_forward)
         per_image = 2 * student_forward + sum(forward.values()) + loading.first
         speeds = 0.6 * (3 + 2 * len(streams))  # the table has the measured speed of every network
         return parts | {"table and report": len(data.test) * per_image + speeds + FINISH_SECONDS}

@@ -15,12 +15,13 @@ from meco_timm.recipe.reading import (
     public_yaml,
     read_keys,
     recipe_key,
+    saved_key,
     to_yaml,
     with_run,
     written_run,
 )
-from meco_timm.recipe.recipe import Network, Publish, Recipe, Teacher
-from meco_timm.recipe.sections import WATCHING, Data, Loop
+from meco_timm.recipe.recipe import Network, Publish, Recipe, Teacher, Zoo, named_teachers
+from meco_timm.recipe.sections import WATCHING, Data, Loop, Store
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
 
 __all__ = [
@@ -35,17 +36,21 @@ __all__ = [
     "Network",
     "Publish",
     "Recipe",
+    "Store",
     "Teacher",
+    "Zoo",
     "changed_keys",
     "check_recipe",
     "fingerprint",
     "headline",
     "load_recipe",
     "loop_key",
+    "named_teachers",
     "public_yaml",
     "purpose",
     "read_keys",
     "recipe_key",
+    "saved_key",
     "shipped_recipes",
     "to_yaml",
     "with_run",

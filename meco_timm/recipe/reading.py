@@ -222,6 +222,15 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
     return key
 
 
+def saved_key(file: Path) -> dict[str, Any]:
+    """As `recipe_key`, of a recipe that `to_yaml` wrote.
+
+    Raises:
+        UserError: it is no recipe of this version.
+    """
+    return recipe_key(check_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file)))
+
+
 def loop_key(loop: Loop, without: set[str] | None = None) -> dict[str, Any]:
     """The keys of a loop that its result depends on, `without` some."""
     return loop.model_dump(mode="json", exclude={*WATCHING, *(without or ())})

@@ -5,12 +5,13 @@ from the command line and error messages.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
-from meco_timm.common import expand
+from meco_timm.common import expand, short_name
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
 from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, NotNegative, Section, Store
 
@@ -71,6 +72,16 @@ class Teacher(Network):
         if isinstance(value, dict) and isinstance(value.get("train"), str) and "model" not in value:
             return value | {"model": value["train"], "train": True}
         return value
+
+
+def named_teachers(teachers: Sequence[Teacher]) -> dict[str, Teacher]:
+    """The teachers by a short unique name."""
+    named: dict[str, Teacher] = {}
+    for teacher in teachers:
+        name = short_name(teacher.model).removeprefix("torchvision:").rstrip("/").split("/")[-1]
+        same = sum(other.partition(" (")[0] == name for other in named)
+        named[f"{name} ({same + 1})" if same else name] = teacher
+    return named
 
 
 class Zoo(Section):
@@ -221,3 +232,8 @@ class Recipe(Section):
     def method(self) -> Method:
         """How student and teachers are compared."""
         return Method(self.alignment, self.losses, self.discriminators)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """Student and teachers by their key."""
+        return {"student": self.student, **{f"teachers.{i}": teacher for i, teacher in enumerate(self.teachers)}}

@@ -15,10 +15,10 @@ from meco_timm.common import UserError, is_object, located, public
 from meco_timm.data import DataSource
 from meco_timm.evaluation import Combination, Predictions, Row, load_predictions
 from meco_timm.networks import Stream, is_foreign
-from meco_timm.recipe import Network, Recipe, Teacher
+from meco_timm.recipe import Network, Recipe, Teacher, named_teachers
 from meco_timm.selection import kept_combination
 from meco_timm.training import RunFolder
-from meco_timm.zoo import draw, named_teachers
+from meco_timm.zoo import draw
 
 LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 
@@ -39,7 +39,7 @@ class Results(NamedTuple):
     @property
     def combination(self) -> Combination:
         """How the run combined its teachers."""
-        return kept_combination(self.folder.path, self.recipe)
+        return kept_combination(self.folder.path, named_teachers(self.recipe.teachers), self.recipe.zoo)
 
     def row(self, name: str) -> Row:
         """The table's row of that name; `student` and `student alone` are always there."""
@@ -60,7 +60,7 @@ def about_run(
     recipe: Recipe, data: DataSource, teachers: dict[str, Stream], steps: int, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Facts recorded during the run: number of images, origin and licence of weights, device, versions."""
-    networks = zip(named_teachers(recipe).items(), teachers.values(), strict=True)
+    networks = zip(named_teachers(recipe.teachers).items(), teachers.values(), strict=True)
     splits = {"train": data.train, "labelled": data.labelled, "validation": data.validation, "test": data.test}
     return {
         "images": {name: len(images) for name, images in splits.items()},
@@ -138,14 +138,14 @@ def drawn_teachers(results: Results) -> np.ndarray:
     steps = max((line["step"] for line in results.metrics), default=0)
     if recipe.zoo.sampling != "random" or count == 1:
         return np.array([], dtype=int)
-    weights = results.combination.weights_of(named_teachers(recipe))
+    weights = results.combination.weights_of(named_teachers(recipe.teachers))
     return np.array([draw(recipe.seed, step, count, weights=weights) for step in range(steps)], dtype=int)
 
 
 def metrics_by_teacher(results: Results) -> dict[str, list[dict[str, Any]]]:
     """The lines of metrics of the steps for which each teacher was drawn; empty if `drawn_teachers` is."""
     drawn = drawn_teachers(results)
-    names = named_teachers(results.recipe) if len(drawn) else {}
+    names = named_teachers(results.recipe.teachers) if len(drawn) else {}
     return {
         name: [line for line in results.metrics if drawn[line["step"] - 1] == i] for i, name in enumerate(names)
     }  # fmt: skip

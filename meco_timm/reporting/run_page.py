@@ -5,7 +5,7 @@ from typing import Any
 
 from meco_timm.common import write_text
 from meco_timm.evaluation import table_columns
-from meco_timm.recipe import to_yaml
+from meco_timm.recipe import named_teachers, to_yaml
 from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
@@ -22,7 +22,6 @@ from meco_timm.reporting.pages import render_page, thumbnail
 from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
 from meco_timm.reporting.teacher_charts import teacher_charts
 from meco_timm.selection import read_measured
-from meco_timm.zoo import named_teachers
 
 CLASSES = 50  # with an accuracy of their own in the report
 Section = tuple[str, str, list[Chart]]  # heading, introduction, charts
@@ -107,7 +106,7 @@ def learning_charts(results: Results) -> list[Chart]:
 
 def _drawn(results: Results) -> Chart | None:
     drawn = drawn_teachers(results)
-    return drawn_chart(drawn, list(named_teachers(results.recipe))) if len(drawn) else None
+    return drawn_chart(drawn, list(named_teachers(results.recipe.teachers))) if len(drawn) else None
 
 
 def _agreement(results: Results) -> list[Chart]:

@@ -5,7 +5,7 @@ Never: trains a network, or changes a teacher.
 """
 
 from meco_timm.selection.candidates import find_candidates, print_candidates
-from meco_timm.selection.class_checks import check_local_teachers, checked_inputs
+from meco_timm.selection.class_checks import check_lines, check_local_teachers, check_teachers, require_known_classes
 from meco_timm.selection.combining import (
     check_combination,
     combination_lines,
@@ -13,20 +13,26 @@ from meco_timm.selection.combining import (
     kept_combination,
     read_measured,
 )
-from meco_timm.selection.ranking import Ranking, rank_teachers
+from meco_timm.selection.kept_logits import measure_teachers
+from meco_timm.selection.ranking import Ranking, load_rankable, rank, validation_sample
 from meco_timm.selection.ranking_table import print_ranking
 
 __all__ = [
     "Ranking",
     "check_combination",
+    "check_lines",
     "check_local_teachers",
-    "checked_inputs",
+    "check_teachers",
     "combination_lines",
     "combine_teachers",
     "find_candidates",
     "kept_combination",
+    "load_rankable",
+    "measure_teachers",
     "print_candidates",
     "print_ranking",
-    "rank_teachers",
+    "rank",
     "read_measured",
+    "require_known_classes",
+    "validation_sample",
 ]

@@ -1,16 +1,14 @@
 """Teachers that are not trained here, measured on labelled images before any training."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from meco_timm.common import UserError, join_names
-from meco_timm.data import DataSource, cache_images, verify
+from meco_timm.data import DataSource
 from meco_timm.evaluation import ClassCheck, balanced_sample, check_classes, compute_logits
 from meco_timm.networks import LOGITS_ONLY, Stream, teacher_stream
-from meco_timm.recipe import Recipe
-from meco_timm.zoo.teachers import load_pretrained, named_teachers
+from meco_timm.recipe import Teacher
 
 IMAGES = 1000
 PLAN_WORK = 1e11  # multiply-adds of one teacher, some seconds of a CPU
@@ -18,7 +16,7 @@ MIN_IMAGES = 100
 
 
 def check_teachers(
-    recipe: Recipe, data: DataSource, streams: Mapping[str, Stream], accelerator: Accelerator, images: int = IMAGES
+    streams: Mapping[str, Stream], data: DataSource, accelerator: Accelerator, images: int = IMAGES
 ) -> dict[str, ClassCheck]:
     """The accuracy of each of these teachers that gives logits, on at most so many labelled training images.
 
@@ -33,13 +31,15 @@ def check_teachers(
     return {name: check_classes(logits[name], label, data.classes, streams[name].class_map) for name in streams}
 
 
-def check_local_teachers(recipe: Recipe, data: DataSource, weightless: Mapping[str, Stream]) -> list[str]:
+def check_local_teachers(
+    teachers: Mapping[str, Teacher], data: DataSource, weightless: Mapping[str, Stream]
+) -> list[str]:
     """Lines of a plan: as `check_lines` of the teachers whose weights are here and that are soon measured.
 
     weightless: the teachers on the meta device, which say how much work they are.
     """
     lines, streams, images = [], {}, IMAGES
-    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
+    for i, (name, teacher) in enumerate(teachers.items()):
         few = int(PLAN_WORK / max(weightless[name].multiply_adds(), 1))
         if teacher.train or not weightless[name].has_logits:
             continue
@@ -48,60 +48,31 @@ def check_local_teachers(recipe: Recipe, data: DataSource, weightless: Mapping[s
             images = min(images, few)
         else:
             lines.append(f"teacher {name}: its accuracy on labelled images is measured when the run starts")
-    return [*check_lines(recipe, check_teachers(recipe, data, streams, Accelerator(), images)), *lines]
+    return [*check_lines(teachers, check_teachers(streams, data, Accelerator(), images)), *lines]
 
 
-def check_lines(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> list[str]:
+def check_lines(teachers: Mapping[str, Teacher], checks: Mapping[str, ClassCheck]) -> list[str]:
     """Lines of the plan: the accuracy of each teacher, and a warning for each that does not know the classes."""
     lines = [f"teacher {name}: {check}" for name, check in checks.items()]
-    return lines + [f"warning: {problem}" for problem in class_problems(recipe, checks).values()]
+    return lines + [f"warning: {problem}" for problem in class_problems(teachers, checks).values()]
 
 
-def require_known_classes(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> None:
+def require_known_classes(teachers: Mapping[str, Teacher], checks: Mapping[str, ClassCheck]) -> None:
     """Refuse teachers that do not know the classes, or know them in another order, unless the recipe trusts them.
 
     Raises:
         UserError: names the teacher, and the line to write.
     """
-    trusted = {name for name, teacher in named_teachers(recipe).items() if teacher.trust}
-    problems = [problem for name, problem in class_problems(recipe, checks).items() if name not in trusted]
-    if problems:
-        raise UserError("\n".join(problems))
+    problems = class_problems(teachers, checks)
+    if untrusted := [problem for name, problem in problems.items() if not teachers[name].trust]:
+        raise UserError("\n".join(untrusted))
 
 
-def checked_teachers(
-    recipe: Recipe, data: DataSource, streams: Mapping[str, Stream], accelerator: Accelerator
-) -> list[str]:
-    """Measure these teachers, refuse those that do not know the classes, and give the plan's lines.
-
-    Raises:
-        UserError: as `check_teachers` and `require_known_classes`.
-    """
-    checks = check_teachers(recipe, data, streams, accelerator)
-    require_known_classes(recipe, checks)
-    return check_lines(recipe, checks)
-
-
-def checked_inputs(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
-    """Teachers that need no training, and what the plan says of them; every image is decoded once, and kept where they
-    are small (`data.cache`).
-
-    Raises:
-        UserError: an image cannot be read, or a teacher does not know the classes.
-    """
-    pretrained = load_pretrained(recipe, data)
-    folder = Path(recipe.zoo.folder) / ".images"
-    verify(data, recipe.data, folder, accelerator)
-    cache_images(data, recipe.data, folder, accelerator)
-    return pretrained, checked_teachers(recipe, data, pretrained, accelerator)
-
-
-def class_problems(recipe: Recipe, checks: Mapping[str, ClassCheck]) -> dict[str, str]:
-    """What is wrong, by name of the teacher."""
-    roles = {name: f"teachers.{i}" for i, name in enumerate(named_teachers(recipe))}
-    return {
-        name: problem for name, check in checks.items() if (problem := _problem(roles[name], name, check)) is not None
-    }
+def class_problems(teachers: Mapping[str, Teacher], checks: Mapping[str, ClassCheck]) -> dict[str, str]:
+    """What is wrong with the classes of these teachers, by name."""
+    roles = {name: f"teachers.{i}" for i, name in enumerate(teachers)}
+    found = {name: _problem(roles[name], name, check) for name, check in checks.items()}
+    return {name: problem for name, problem in found.items() if problem is not None}
 
 
 def _problem(role: str, name: str, check: ClassCheck) -> str | None:
@@ -109,8 +80,9 @@ def _problem(role: str, name: str, check: ClassCheck) -> str | None:
         other = check.other
         return (
             f"{role}: {name}: {check}, but {other.accuracy:.1f} % with its classes in {other.name} "
-            f"({join_names(other.names, 3)}). Write for this teacher\n  classes: {other.classes}\nor `classes:` with a "
-            f"file of its class names, one a line, in its order; or {role}.trust=true, to use it as it is."
+            f"({join_names(other.names, 3)}). Write for this "
+            f"teacher\n  classes: {other.classes}\nor `classes:` with a file "
+            f"of its class names, one a line, in its order; or {role}.trust=true, to use it as it is."
         )
     if check.at_chance:
         return (

@@ -4,7 +4,7 @@ They are kept in the run folder, so that a run that continues has the same.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from meco_timm.evaluation import (
     temperature_of,
 )
 from meco_timm.networks import Stream
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import Data
+from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.selection.kept_logits import measure_teachers
 from meco_timm.selection.ranking import duplicates
-from meco_timm.zoo.teachers import named_teachers
-from meco_timm.zoo.zoo import Zoo, written_combination
+from meco_timm.zoo import Zoo, written_combination
 
 logger = get_logger(__name__)
 
@@ -36,27 +36,28 @@ IMAGES = 2000  # of the validation split, at most
 MIN_IMAGES = 100  # for a warning
 
 
-def combine_teachers(zoo: Zoo, recipe: Recipe, data: DataSource, folder: Path, accelerator: Accelerator) -> Combination:
+def combine_teachers(zoo: Zoo, data: DataSource, settings: Data, folder: Path, accelerator: Accelerator) -> Combination:
     """How the run combines its teachers, as its zoo then does; what was measured for it is kept in `folder`.
 
-    Call it before the zoo has a store, since a full one drops the teachers. All processes must call it.
+    Call it before the zoo has a store, since a full one drops the teachers. All processes must call it. settings: the
+    recipe's section `data`.
     """
     measured = None
     if accelerator.is_main_process:
-        measured = _kept(folder, zoo) or _measured(zoo, recipe, data)
+        measured = _kept(folder, zoo) or _measured(zoo, data, settings)
         if measured:
             write_json(folder / FILE, measured)
-            _show(measured, recipe)
+            _show(measured, zoo.settings)
     if accelerator.num_processes > 1:  # another processor may round otherwise
         measured = broadcast_object_list([measured])[0]
-    combination = _combination(zoo.names, recipe, measured)
+    combination = _combination(zoo.names, zoo.settings, measured)
     zoo.combine(combination)
     return combination
 
 
-def check_combination(recipe: Recipe, data: DataSource, teachers: Mapping[str, Stream]) -> None:
+def check_combination(zoo: ZooSettings, label_weight: float, data: DataSource, teachers: Mapping[str, Stream]) -> None:
     """Raises: UserError: temperatures or weights cannot be fitted, or no teacher that is used gives logits."""
-    zoo, key = recipe.zoo, _fitted_key(recipe)
+    key = _fitted_key(zoo)
     if key and not len(data.validation):
         raise UserError(f"{key}: there is no labelled validation image to fit it on. Write validation: 0.1.")
     blocks_only = [name for name, stream in teachers.items() if not stream.has_logits]
@@ -67,24 +68,25 @@ def check_combination(recipe: Recipe, data: DataSource, teachers: Mapping[str, S
         )
     weights = zoo.weights if isinstance(zoo.weights, list) else [1.0] * len(teachers)
     used = [stream.has_logits for stream, weight in zip(teachers.values(), weights, strict=True) if weight]
-    if not any(used) and not recipe.losses.labels:
+    if not any(used) and not label_weight:
         raise UserError(
             "zoo.weights: each teacher that gives logits has weight 0, so nothing would train the student's head."
         )
 
 
-def _fitted_key(recipe: Recipe) -> str:
+def _fitted_key(zoo: ZooSettings) -> str:
     """The key that needs the validation split; "" if none does."""
-    return "zoo.calibrate" if recipe.zoo.calibrate else "zoo.weights" if recipe.zoo.weights == "validation" else ""
+    return "zoo.calibrate" if zoo.calibrate else "zoo.weights" if zoo.weights == "validation" else ""
 
 
-def combination_lines(recipe: Recipe, data: DataSource) -> list[str]:
+def combination_lines(zoo: ZooSettings, data: DataSource) -> list[str]:
     """Lines of the plan."""
     fitted = f"fitted on {min(len(data.validation), IMAGES)} validation images once all teachers are trained"
     lines = [f"zoo.calibrate: the logits of each teacher are divided by a temperature, {fitted}"]
-    weights = recipe.zoo.weights
-    listed = ", ".join(f"{w:g}" for w in weights) if isinstance(weights, list) else f"by greedy selection, {fitted}"
-    return lines[: recipe.zoo.calibrate] + [f"zoo.weights: {listed}"] * (weights != "uniform")
+    listed = ", ".join(f"{w:g}" for w in zoo.weights) if isinstance(zoo.weights, list) else ""
+    return lines[: zoo.calibrate] + [f"zoo.weights: {listed or 'by greedy selection, ' + fitted}"] * (
+        zoo.weights != "uniform"
+    )
 
 
 def read_measured(folder: Path) -> dict[str, Any] | None:
@@ -102,30 +104,30 @@ def _kept(folder: Path, zoo: Zoo) -> dict[str, Any] | None:
     return found if found and found["weights_of"] == zoo.fingerprints else None
 
 
-def _measured(zoo: Zoo, recipe: Recipe, data: DataSource) -> dict[str, Any] | None:
+def _measured(zoo: Zoo, data: DataSource, settings: Data) -> dict[str, Any] | None:
     """As `_summary`; None without teachers that give logits, or validation images."""
     members = {name: stream for name, stream in zoo.streams.items() if stream.has_logits}
     if not (members and len(data.validation)):
         return None
     sample = data.validation.some(IMAGES)
     try:
-        found = measure_teachers(members, recipe, data, sample, zoo.accelerator.device, zoo)
+        found = measure_teachers(members, data, settings, sample, zoo.settings.folder, zoo.context.device, zoo)
     except UserError as error:
-        if _fitted_key(recipe):
+        if _fitted_key(zoo.settings):
             raise
         logger.warning("%s The teachers are not compared.", error)
         return None
     label = torch.from_numpy(sample.labels[sample.rows]).long()
-    return _summary(zoo, recipe, {name: one.logits for name, one in found.items()}, label)
+    return _summary(zoo, {name: one.logits for name, one in found.items()}, label)
 
 
-def _summary(zoo: Zoo, recipe: Recipe, logits: dict[str, np.ndarray], label: Tensor) -> dict[str, Any]:
+def _summary(zoo: Zoo, logits: dict[str, np.ndarray], label: Tensor) -> dict[str, Any]:
     """temperatures: fitted, by name of each teacher with logits. choices: how often each of these is in the best
     ensemble of size 1 and more. best: the place among them of the lowest NLL. notes: warnings."""
     values = list(logits.values())
     temperatures = [temperature_of(z, label) for z in values]
-    weights = torch.tensor([written_combination(zoo.names, recipe).weights[name] for name in logits])
-    used = temperatures if recipe.zoo.calibrate else None
+    weights = torch.tensor([written_combination(zoo.names, zoo.settings).weights[name] for name in logits])
+    used = temperatures if zoo.settings.calibrate else None
     found = contributions(values, label, weights if weights.sum() else None, used)
     nll = [choice.quality.nll for choice in found.choices]
     return {
@@ -150,26 +152,26 @@ def _notes(names: list[str], zoo: Zoo, found: Contributions) -> Iterator[str]:
         yield f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out"
 
 
-def _show(measured: dict[str, Any], recipe: Recipe) -> None:
-    if recipe.zoo.calibrate:
+def _show(measured: dict[str, Any], zoo: ZooSettings) -> None:
+    if zoo.calibrate:
         values = ", ".join(f"{name} {value:.3f}" for name, value in measured["temperatures"].items())
         logger.info("temperatures of the teachers, fitted on %d validation images: %s", measured["images"], values)
-    if recipe.zoo.weights == "validation":
+    if zoo.weights == "validation":
         shares = zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True)
         logger.info("weights of the teachers: %s", ", ".join(f"{name} {count:g}" for name, count in shares))
     for note in measured["notes"]:
         logger.warning("%s (more: meco-timm zoo)", note)
 
 
-def kept_combination(folder: Path, recipe: Recipe) -> Combination:
-    """How the run in `folder` combined its teachers."""
-    return _combination(list(named_teachers(recipe)), recipe, read_measured(folder))
+def kept_combination(folder: Path, names: Iterable[str], zoo: ZooSettings) -> Combination:
+    """How the run in `folder` combined its teachers, which have these names."""
+    return _combination(names, zoo, read_measured(folder))
 
 
-def _combination(names: list[str], recipe: Recipe, measured: dict[str, Any] | None) -> Combination:
-    temperatures, weights = written_combination(names, recipe)
-    if measured and recipe.zoo.calibrate:
+def _combination(names: Iterable[str], zoo: ZooSettings, measured: dict[str, Any] | None) -> Combination:
+    temperatures, weights = written_combination(names, zoo)
+    if measured and zoo.calibrate:
         temperatures |= measured["temperatures"]
-    if measured and recipe.zoo.weights == "validation":
+    if measured and zoo.weights == "validation":
         weights |= dict(zip(measured["temperatures"], measured["choices"][measured["best"]], strict=True))
     return Combination(temperatures, weights)

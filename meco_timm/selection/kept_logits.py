@@ -22,9 +22,8 @@ from meco_timm.common import Ticker, UserError, write_json
 from meco_timm.data import DataSource, Images
 from meco_timm.evaluation import on_device
 from meco_timm.networks import Outputs, Stream, weights_digest
-from meco_timm.recipe import Recipe, fingerprint
-from meco_timm.zoo.store import teacher_view
-from meco_timm.zoo.zoo import Zoo
+from meco_timm.recipe import Data, fingerprint
+from meco_timm.zoo import Zoo, teacher_view
 
 BATCH = 64
 GROUP = 16  # batches that a teacher sees in a row
@@ -45,22 +44,24 @@ class Measured(NamedTuple):
 
 def measure_teachers(
     streams: Mapping[str, Stream],
-    recipe: Recipe,
     data: DataSource,
+    settings: Data,
     images: Images,
+    folder: str | Path,
     device: torch.device,
     zoo: Zoo | None = None,
 ) -> dict[str, Measured]:
     """What these teachers, all of which have logits, give on the images; read where it is kept, else computed.
 
-    zoo: their own, which computes it, since it may have changed them for inference, or keep them off the device.
+    settings: the recipe's section `data`. folder: of the zoo. zoo: their own, which computes it, since it may have
+    changed them for inference, or keep them off the device.
 
     Raises:
         UserError: an image cannot be read, or the zoo's folder cannot be written.
     """
     digests = zoo.fingerprints if zoo else {name: weights_digest(stream.model) for name, stream in streams.items()}
-    home = Path(recipe.zoo.folder) / ".logits"
-    folders = {name: home / _key(recipe, data, images, stream, digests[name]) for name, stream in streams.items()}
+    home = Path(folder) / ".logits"
+    folders = {name: home / _key(stream, digests[name], data, settings, images) for name, stream in streams.items()}
     missing: dict[Path, Forward] = {
         folder: partial(map, partial(zoo.live, name)) if zoo else partial(_forward, streams[name])
         for name, folder in folders.items()
@@ -74,12 +75,12 @@ def measure_teachers(
     return {name: _read(folder, digests[name]) for name, folder in folders.items()}
 
 
-def _key(recipe: Recipe, data: DataSource, images: Images, stream: Stream, digest: str) -> str:
+def _key(stream: Stream, weights: str, data: DataSource, settings: Data, images: Images) -> str:
     """Of everything that the outputs depend on; teachers with equal weights share what is kept."""
-    transform = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation"})
-    alignment = recipe.alignment.model_dump(mode="json", include={"blocks", "method", "length"})
+    transform = settings.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation"})
+    alignment = stream.alignment.model_dump(mode="json", include={"blocks", "method", "length"})
     rows = [data.order, data.manifest.digest() if data.manifest.entries else "", images.rows.tolist()]
-    return fingerprint([transform, alignment, rows, teacher_view(stream, digest)])
+    return fingerprint([transform, alignment, rows, teacher_view(stream, weights)])
 
 
 @torch.no_grad()

@@ -1,23 +1,21 @@
 """Rank the teachers before a day of training: what each adds to the ensemble, from one pass over labelled images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.common import UserError, join_names
-from meco_timm.data import DataSource, Images, load_data
+from meco_timm.data import DataSource, Images
 from meco_timm.evaluation import Contributions, check_classes, contributions, kernel_cka, temperature_of
 from meco_timm.networks import Stream, teacher_stream
-from meco_timm.recipe import Recipe, Teacher
+from meco_timm.recipe import Alignment, Loop, Teacher
+from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.selection.class_checks import class_problems
-from meco_timm.selection.kept_logits import Measured, measure_teachers
-from meco_timm.training import make_accelerator
-from meco_timm.zoo.teachers import find_zoo_folder, in_folder, label_training, named_teachers, training_key
+from meco_timm.selection.kept_logits import Measured
 
 CHECKED = 5000  # images on which the order of a teacher's classes is checked, at most
 
@@ -61,31 +59,12 @@ class Ranking(NamedTuple):
         return sum(adds for adds, count in zip(self.multiply_adds, counts, strict=True) if count)
 
 
-def rank_teachers(recipe: Recipe, images: int | None = None, candidates: Sequence[str] = ()) -> Ranking:
-    """Rank the recipe's teachers, and candidates beside them, on the validation split; trains nothing.
-
-    Every teacher runs once over the images, and its logits are kept in the folder `.logits` of `zoo.folder`. Teachers
-    that are not trained yet or give no logits are left out. One process, one device.
-
-    images: at most so many, evenly spread; by default all of the validation split. candidates: timm names with a tag,
-    `hf-hub:` or `local-dir:`; their weights are downloaded.
+def validation_sample(data: DataSource, images: int | None) -> Images:
+    """At most so many validation images, evenly spread; by default all.
 
     Raises:
-        UserError: there is nothing to rank, no labelled validation image, a class that no teacher knows, or a network
-            or the data cannot be loaded.
+        UserError: there are none.
     """
-    accelerator = make_accelerator(recipe)
-    data = load_data(recipe.data, recipe.seed)
-    sample = _sample(data, images)
-    extended = [*recipe.teachers, *(Teacher(model=name) for name in candidates)]
-    recipe = recipe.model_copy(update={"teachers": extended})
-    streams, notes = _streams(recipe, data, accelerator, len(extended) - len(candidates))
-    _require_rankable(streams, data, notes)
-    measured = measure_teachers(streams, recipe, data, sample, accelerator.device)
-    return _ranking(recipe, data, sample, streams, measured, notes)
-
-
-def _sample(data: DataSource, images: int | None) -> Images:
     if not len(data.validation):
         raise UserError(
             "data.validation: there is no labelled validation image to rank the teachers on. Write for example "
@@ -94,20 +73,24 @@ def _sample(data: DataSource, images: int | None) -> Images:
     return data.validation if images is None else data.validation.some(images)
 
 
-def _streams(
-    recipe: Recipe, data: DataSource, accelerator: Accelerator, own: int
+def load_rankable(
+    teachers: Mapping[str, Teacher | None], alignment: Alignment, classes: list[str], required: int
 ) -> tuple[dict[str, Stream], list[str]]:
-    """The teachers that can be ranked, and why others cannot. own: number of the recipe's own teachers."""
+    """The teachers that can be ranked, and why others cannot. None: not trained yet. required: the number of teachers,
+    from the first, whose errors are raised.
+
+    Raises:
+        UserError: a required teacher cannot be loaded; there are fewer than two, or a class that no teacher knows.
+    """
     streams, notes = {}, []
-    for i, (name, teacher) in enumerate(named_teachers(recipe).items()):
-        ready = _ready(name, teacher, recipe, data, accelerator)
-        if ready is None:
+    for i, (name, teacher) in enumerate(teachers.items()):
+        if teacher is None:
             notes.append(f"{name}: left out, since it is not trained yet; a run of the recipe trains it")
             continue
         try:
-            stream = teacher_stream(ready, recipe.alignment, data.classes, role=f"teachers.{i}")
+            stream = teacher_stream(teacher, alignment, classes, role=f"teachers.{i}")
         except UserError as error:
-            if i < own:
+            if i < required:
                 raise
             notes.append(f"{name}: left out: {error}")
             continue
@@ -115,53 +98,47 @@ def _streams(
             streams[name] = stream
         else:
             notes.append(f"{name}: left out, since it gives blocks only")
+    _require_rankable(streams, classes, notes)
     return streams, notes
 
 
-def _ready(name: str, teacher: Teacher, recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Teacher | None:
-    """The teacher with its weights; None if it is not trained yet."""
-    if not teacher.train:
-        return teacher
-    task = label_training(name, teacher, recipe, data, accelerator)
-    folder = find_zoo_folder(task, training_key(task)).folder
-    return in_folder(teacher, folder) if (folder / "config.json").exists() else None
-
-
-def _require_rankable(streams: dict[str, Stream], data: DataSource, notes: list[str]) -> None:
+def _require_rankable(streams: dict[str, Stream], classes: list[str], notes: list[str]) -> None:
     if len(streams) < 2:
         found = f"only {next(iter(streams))} can be" if streams else "no teacher can be"
         hint = "Add teachers to the list, or name others with --candidates."
         raise UserError("\n".join([f"teachers: {found} ranked, so there is nothing to compare. {hint}", *notes]))
     unknown = set.intersection(*(set(stream.unknown) for stream in streams.values()))
     if unknown:
-        names = join_names([data.classes[i] for i in sorted(unknown)], 5)
+        names = join_names([classes[i] for i in sorted(unknown)], 5)
         raise UserError(
             f"teachers: none of them knows {len(unknown)} class(es) of the data set: {names}. An ensemble of them "
             "gives these no probability. Add a teacher that knows them, for example with `train:`."
         )
 
 
-def _ranking(
-    recipe: Recipe,
-    data: DataSource,
-    images: Images,
-    streams: dict[str, Stream],
-    measured: dict[str, Measured],
+def rank(
+    streams: Mapping[str, Stream],
+    measured: Mapping[str, Measured],
+    label: Tensor,
+    classes: list[str],
+    teachers: Mapping[str, Teacher],
+    zoo: ZooSettings,
     notes: list[str],
 ) -> Ranking:
-    label = torch.from_numpy(images.labels[images.rows]).long()
+    """Rank these teachers by what they give on N images.
+
+    label: N. teachers: the recipe's, and candidates, among them these. notes: of those that are left out.
+    """
     logits = [m.logits for m in measured.values()]
     thin = slice(None, None, -(-len(label) // CHECKED))
     checks = {
         name: check_classes(
-            torch.from_numpy(m.logits[thin].astype(np.float32)), label[thin], data.classes, streams[name].class_map
+            torch.from_numpy(m.logits[thin].astype(np.float32)), label[thin], classes, streams[name].class_map
         )
         for name, m in measured.items()
     }
-    notes = notes + [f"warning: {problem}" for problem in class_problems(recipe, checks).values()]
-    temperatures = [temperature_of(z, label) for z in logits] if recipe.zoo.calibrate else None
+    temperatures = [temperature_of(z, label) for z in logits] if zoo.calibrate else None
     found = contributions(logits, label, temperatures=temperatures)
-    entries = dict(zip(named_teachers(recipe), recipe.teachers, strict=True))
     return Ranking(
         names=list(streams),
         images=len(label),
@@ -170,9 +147,9 @@ def _ranking(
         found=found,
         similarity=_similarity([m.kernels for m in measured.values()]),
         duplicates=duplicates([m.digest for m in measured.values()], found),
-        notes=notes,
-        entries=[_entry(entries[name], recipe) for name in streams],
-        calibrated=recipe.zoo.calibrate,
+        notes=notes + [f"warning: {problem}" for problem in class_problems(teachers, checks).values()],
+        entries=[_entry(teachers[name], zoo.loop) for name in streams],
+        calibrated=zoo.calibrate,
     )
 
 
@@ -195,11 +172,11 @@ def _mean_cka(a: Tensor, b: Tensor) -> float:
     return float(np.mean([kernel_cka(x, y) for x, y in zip(a, b, strict=False)]))
 
 
-def _entry(teacher: Teacher, recipe: Recipe) -> Any:
+def _entry(teacher: Teacher, shared: Loop) -> Any:
     """An item of the recipe's list `teachers`, without defaults."""
     keys: dict[str, Any] = teacher.model_dump(mode="json", exclude={"loop"}, exclude_defaults=True)
-    loop, shared = teacher.loop.model_dump(mode="json"), recipe.zoo.loop.model_dump(mode="json")
-    changed = {key: value for key, value in loop.items() if value != shared[key] and value is not None}
+    loop = teacher.loop.model_dump(mode="json")
+    changed = {key: value for key, value in loop.items() if value != getattr(shared, key) and value is not None}
     if keys.pop("train", False):
         keys = {"train": keys.pop("model"), **keys, **({"loop": changed} if changed else {})}
     return keys["model"] if keys.keys() == {"model"} else keys

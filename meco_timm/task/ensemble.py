@@ -25,7 +25,7 @@ from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
 from meco_timm.task.parts import check_alone, check_sections, parts_of_teachers, parts_of_zoo
 from meco_timm.training import student_seed
-from meco_timm.zoo import Given, Zoo
+from meco_timm.zoo import TeacherLike, Zoo
 
 logger = get_logger(__name__)
 
@@ -64,7 +64,7 @@ class EnsembleDistillation(TrainingTask):
 
     student: a timm network with a head for K classes; trained in place.
     teachers: timm names, `hf-hub:` or `local-dir:` ids, modules, or dicts with the keys of a recipe's teacher, for a
-        module also `mean` and `std`; or a Zoo. None for those of `recipe`.
+        module also `mean` and `std`; or a Zoo with the recipe that it was made with. None for those of `recipe`.
     recipe: its method, seed and teachers, in place of the sections.
     losses, alignment, discriminators, zoo: sections of a recipe (docs/recipe.md), without the keys of what the caller
         does: `discriminators.lr`, `zoo.loop` and `zoo.folder`.
@@ -81,7 +81,7 @@ class EnsembleDistillation(TrainingTask):
     def __init__(
         self,
         student: nn.Module,
-        teachers: Given | Sequence[Given] | Zoo | None = None,
+        teachers: TeacherLike | Sequence[TeacherLike] | Zoo | None = None,
         *,
         recipe: Recipe | None = None,
         losses: dict[str, Any] | None = None,
@@ -105,8 +105,8 @@ class EnsembleDistillation(TrainingTask):
             "zoo": zoo,
         }
         if isinstance(teachers, Zoo):
-            check_alone("a Zoo", {**sections, "classes": classes, "recipe": recipe})
-            parts = parts_of_zoo(student, teachers, data_config)
+            check_alone("a Zoo", {**sections, "classes": classes})
+            parts = parts_of_zoo(student, teachers, recipe, data_config)
         else:
             method = {name: section for name, section in sections.items() if section is not None}
             check_sections(method)
@@ -152,7 +152,7 @@ class EnsembleDistillation(TrainingTask):
 
     def _targets(self, image: Tensor, target: Tensor) -> Targets:
         """What the teachers give for this step, where an image has a place instead of its row in a data set."""
-        row = torch.arange(len(image)) + len(image) * self.teachers.accelerator.process_index
+        row = torch.arange(len(image)) + len(image) * self.teachers.context.process_index
         return self.teachers.targets(Batch(image, target, row, torch.zeros_like(row)), image, self.step)
 
     # What timm's loop calls
@@ -243,5 +243,5 @@ class EnsembleDistillation(TrainingTask):
 def _trainable(recipe: Recipe, student: Stream, zoo: Zoo) -> TrainableModule:
     """With the initial projections and discriminators of our own loop; the caller's generators are left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(student_seed(recipe), "discriminators"))
+        torch.default_generator.manual_seed(derive(student_seed(recipe.seed), "discriminators"))
         return TrainableModule(student, recipe.method, student.model.num_classes, zoo.block_shapes)

@@ -8,8 +8,16 @@ from torch import nn
 
 from meco_timm.common import UserError
 from meco_timm.networks import Live, Stream, name_of, student_of
-from meco_timm.recipe import Recipe, check_recipe
-from meco_timm.zoo import Given, Here, Zoo, check_targets, recipe_entries, teacher_streams
+from meco_timm.recipe import Recipe, check_recipe, named_teachers
+from meco_timm.zoo import (
+    DeviceContext,
+    TeacherLike,
+    Zoo,
+    check_targets,
+    load_trained_teachers,
+    recipe_entries,
+    with_live,
+)
 
 NOT_HERE = {"discriminators": ("lr",), "zoo": ("loop", "folder")}  # the optimizer is the caller's; nothing is trained
 
@@ -22,18 +30,21 @@ class Parts(NamedTuple):
     zoo: Zoo
 
 
-def parts_of_zoo(student: nn.Module, zoo: Zoo, data_config: dict[str, Any] | None) -> Parts:
-    """Those with a zoo that is there already, by its method.
+def parts_of_zoo(student: nn.Module, zoo: Zoo, recipe: Recipe | None, data_config: dict[str, Any] | None) -> Parts:
+    """Those with a zoo that is there already, by the method of the recipe that it was made with.
 
     Raises:
-        UserError: the zoo has a store or no teachers any more, or the student other classes.
+        UserError: there is no recipe, or one of another alignment; the zoo has a store or no teachers any more, or the
+            student other classes.
     """
+    if recipe is None or recipe.alignment != zoo.alignment:
+        raise UserError("recipe: a Zoo has teachers and no losses. Pass recipe=RECIPE, the one that it was made with.")
     if zoo.store is not None or not zoo.streams:
         raise UserError(
             "teachers: a Zoo with a store finds outputs by image and view, which timm's loaders do not give. Make one "
             "without store.folder."
         )
-    stream = student_of(student, zoo.recipe.alignment, data_config)
+    stream = student_of(student, recipe.alignment, data_config)
     count = stream.model.num_classes
     for name, teacher in zoo.streams.items():
         own = teacher.model.num_classes if teacher.class_map is None else len(teacher.class_map)
@@ -41,12 +52,12 @@ def parts_of_zoo(student: nn.Module, zoo: Zoo, data_config: dict[str, Any] | Non
             raise UserError(
                 f"teachers: {name} has {own} classes, the student {count}. Create the student with num_classes={own}."
             )
-    return Parts(zoo.recipe, stream, zoo)
+    return Parts(recipe, stream, zoo)
 
 
 def parts_of_teachers(
     student: nn.Module,
-    teachers: Given | Sequence[Given],
+    teachers: TeacherLike | Sequence[TeacherLike],
     method: dict[str, Any],
     classes: list[str] | None,
     data_config: dict[str, Any] | None,
@@ -58,8 +69,8 @@ def parts_of_teachers(
         UserError: a key or value is wrong, or a network cannot be used.
     """
     entries, live = recipe_entries(teachers)
-    names = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": name_of(student)}
-    recipe = check_recipe({**method, **names}, "EnsembleDistillation")
+    keys = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": name_of(student)}
+    recipe = check_recipe({**method, **keys}, "EnsembleDistillation")
     if recipe.zoo.calibrate or recipe.zoo.weights == "validation":
         raise UserError(
             "zoo.calibrate, zoo.weights: a task has no validation images to fit temperatures or weights on. Write "
@@ -67,9 +78,12 @@ def parts_of_teachers(
         )
     stream = student_of(student, recipe.alignment, data_config)
     check_apart(student, live)
-    streams = teacher_streams(recipe, class_names(classes, stream.model.num_classes), live)
-    check_targets(recipe, streams)
-    return Parts(recipe, stream, Zoo(streams, recipe, Here(device)))
+    recipe.teachers = with_live(recipe.teachers, live)
+    names = class_names(classes, stream.model.num_classes)
+    streams = load_trained_teachers(named_teachers(recipe.teachers), recipe.alignment, names)
+    check_targets(streams, recipe.method)
+    context = DeviceContext(device)
+    return Parts(recipe, stream, Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, context))
 
 
 def check_alone(owner: str, given: dict[str, Any]) -> None:

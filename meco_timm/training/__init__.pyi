@@ -1,16 +1,17 @@
-from .accelerator import make_accelerator
+from .accelerator import check_launch, make_accelerator
 from .checkpoint import Interrupted, listen
 from .faults import explain_faults
-from .inputs import inputs_of, record_inputs
 from .job import Job, OnStep, Teaching, batch_seed, student_seed, total_steps
-from .loop import STEPS, Training
-from .run_folder import RunFolder, finished_run, open_run_folder
-from .sharding import check_launch
+from .labels import LabelTraining, train_student_alone, train_teachers, trained_teacher
+from .loop import Training
+from .run_folder import MANIFEST, Inputs, RunFolder, open_run_folder
 
 __all__ = [
-    "STEPS",
+    "MANIFEST",
+    "Inputs",
     "Interrupted",
     "Job",
+    "LabelTraining",
     "OnStep",
     "RunFolder",
     "Teaching",
@@ -18,12 +19,12 @@ __all__ = [
     "batch_seed",
     "check_launch",
     "explain_faults",
-    "finished_run",
-    "inputs_of",
     "listen",
     "make_accelerator",
     "open_run_folder",
-    "record_inputs",
     "student_seed",
     "total_steps",
+    "train_student_alone",
+    "train_teachers",
+    "trained_teacher",
 ]

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import derive, get_logger
+from meco_timm.common import Stopwatch, derive, get_logger
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distillation import Targets
-from meco_timm.recipe import Loop, Recipe
+from meco_timm.recipe import Loop
 
 logger = get_logger(__name__)
 
@@ -32,6 +32,7 @@ class Job(NamedTuple):
     seed: of batches, views, mixing and dropout.
     discriminator_lr: learning rate of an objective's discriminators.
     on_step: called after each step with its number, from 1, and its losses; True ends the training.
+    watch: runs during the steps, without validations and checkpoints.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     seed: int
     discriminator_lr: float = 0.0
     on_step: OnStep | None = None
+    watch: Stopwatch | None = None
 
 
 class Teaching(NamedTuple):
@@ -68,14 +70,14 @@ def is_enough(job: Job, step: int, losses: dict[str, Tensor], accelerator: Accel
     return enough
 
 
-def student_seed(recipe: Recipe) -> int:
-    """Seed of the student's initial weights and of its training."""
-    return derive(recipe.seed, "role=student")
+def student_seed(seed: int) -> int:
+    """Seed of the student's initial weights and of its training, in a run with this seed."""
+    return derive(seed, "role=student")
 
 
-def batch_seed(recipe: Recipe) -> int:
-    """Seed of the student's batches and their views, which a store depends on."""
-    return derive(student_seed(recipe), "batches")
+def batch_seed(seed: int) -> int:
+    """Seed of the student's batches and their views, which a store depends on, in a run with this seed."""
+    return derive(student_seed(seed), "batches")
 
 
 def total_steps(settings: Loop, images: int, processes: int) -> int:

@@ -28,8 +28,6 @@ from meco_timm.training.validation import Best, Validation
 
 logger = get_logger(__name__)
 
-STEPS = Stopwatch()  # of all trainings of this process, without validations and checkpoints
-
 
 class Training:
     """One training run: its state and its steps."""
@@ -49,7 +47,7 @@ class Training:
         self.checkpoints = Checkpoints(job.folder / "checkpoints")
         self.bad = BadImages(job.data.max_bad, accelerator.is_main_process)
         self.validation = Validation(job, accelerator)
-        self.step = 0
+        self.step, self.watch = 0, job.watch or Stopwatch()
         # (time, step) of the last line of metrics; seconds of waiting for data since then
         self._logged, self._waited = (time.monotonic(), 0), 0.0
         self.shares: dict[str, float] = {}  # of the gradient, by loss term; empty unless measured in this step
@@ -77,7 +75,7 @@ class Training:
             lines = MetricLines(self.job.folder / "metrics.jsonl", self.step, main)
             watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
             try:
-                with Ticker(self.job.title, self.job.steps, self.step) as ticker, STEPS:
+                with Ticker(self.job.title, self.job.steps, self.step) as ticker, self.watch:
                     self._steps(lines, ticker, watch)
             except RuntimeError as error:
                 if not stop.seen:
@@ -98,11 +96,11 @@ class Training:
                 lines.shares(self.step, self.shares)
                 self.shares = {}
             if enough or self.validation.is_due(self.step):
-                with STEPS.paused():
+                with self.watch.paused():
                     lines.validation(self.step, self._validate())
             stop, due = watch.look(self.step)
             if stop or due or enough or self._saves():
-                with STEPS.paused():
+                with self.watch.paused():
                     self._checkpoint()
                 watch.saved()
             if stop:

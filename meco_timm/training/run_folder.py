@@ -1,25 +1,43 @@
-"""The run folder: all files of one run."""
+"""The run folder: all files of one run, and what the run was made from. Nothing here imports torch."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
-from meco_timm.common import UserError, get_logger, write_json, write_text
+from meco_timm.common import UserError, get_logger, write_content, write_json, write_text
+from meco_timm.data import Manifest, changes
 from meco_timm.evaluation import Row
-from meco_timm.recipe import Recipe, changed_keys, recipe_key, to_yaml
-from meco_timm.training.inputs import check_inputs, inputs_of
+from meco_timm.networks import weights_file_digest
+from meco_timm.recipe import Network, changed_keys, saved_key
 
 if TYPE_CHECKING:  # a finished run is shown without torch
     from accelerate import Accelerator
 
 logger = get_logger(__name__)
 
+MANIFEST, WEIGHTS = "data.parquet", "weights.json"
 # Keys that may change while a run is not finished: it then continues with the new values.
 MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
+
+
+class Inputs(NamedTuple):
+    """What a run is made from besides its recipe.
+
+    manifest: the files of the data set; empty for data of the Hub. weights: digest of each local weights file, by the
+    key of its network in the recipe.
+    """
+
+    manifest: Manifest
+    weights: dict[str, str]
+
+    @classmethod
+    def of(cls, manifest: Manifest, networks: Mapping[str, Network]) -> "Inputs":
+        """With the weights files of these networks, by key, as they are now."""
+        digests = {key: weights_file_digest(network) for key, network in networks.items()}
+        return cls(manifest, {key: digest for key, digest in digests.items() if digest})
 
 
 class RunFolder:
@@ -52,79 +70,90 @@ class RunFolder:
         """Delete the checkpoints of a finished run."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
-    def create(self, recipe: Recipe, plan: str) -> None:
-        """Make the folder, and write the recipe and the plan.
+    def create(self, recipe: str, plan: str) -> None:
+        """Make the folder, and write the recipe, as YAML with all defaults, and the plan.
 
         Raises:
             UserError: the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "recipe.yaml", to_yaml(recipe))  # first: it identifies the folder
+            write_text(self.path / "recipe.yaml", recipe)  # first: it identifies the folder
             write_text(self.path / "plan.txt", plan)
         except OSError as error:
             raise UserError(f"run: the folder {self.path} cannot be written: {error.strerror}.") from None
 
+    def move_aside(self) -> None:
+        """Rename the folder to the first free `NAME.old-N`, so that a new run can start and nothing is lost."""
+        names = (self.path.with_name(f"{self.path.name}.old-{n}") for n in count(1))
+        if self.path.exists():
+            self.path.rename(next(name for name in names if not name.exists()))
 
-def move_aside(recipe: Recipe) -> None:
-    """Rename the run folder to the first free `NAME.old-N`, so that a new run can start and nothing is lost."""
-    path = Path(recipe.run or "run")
-    if path.exists():
-        n = next(n for n in count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
-        path.rename(path.with_name(f"{path.name}.old-{n}"))
+    def check_recipe(self, key: dict[str, Any]) -> None:
+        """Refuse the folder of another recipe; it may not exist yet. key: the `recipe_key`.
+
+        Raises:
+            UserError: the folder contains the run of another recipe, or other files.
+        """
+        saved = self.path / "recipe.yaml"
+        try:
+            if not saved.exists():
+                if self.path.exists() and {p.name for p in self.path.iterdir()} - {"recipe.yaml.tmp"}:
+                    raise UserError(
+                        f"run: {self.path} is not empty and not a run folder. Choose another with run=FOLDER."
+                    )
+                return
+            changed = changed_keys(saved_key(saved), key)
+        except OSError as error:
+            raise UserError(f"run: the folder {self.path} cannot be used: {error.strerror}.") from None
+        if changed and (self.table.exists() or set(changed) - MAY_CHANGE):
+            raise UserError(
+                f"run: {self.path} holds the run of another recipe; it differs in {', '.join(changed)}. "
+                "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to "
+                "rename this one."
+            )
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Refuse to continue a run, or to take its results, with other data or weights. Data and weights that are no
+        longer there are not compared.
+
+        Raises:
+            UserError: says what has changed.
+        """
+        before = Manifest.read(self.path / MANIFEST)
+        if before and inputs.manifest.entries and (difference := changes(before, inputs.manifest)):
+            raise UserError(
+                f"data.source: {self.path} holds a run with other data: {difference}. Put the data back, choose "
+                "another folder with run=FOLDER, or write --fresh to start a new run; the old one is then renamed."
+            )
+        try:
+            weights = json.loads((self.path / WEIGHTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if changed := [key for key, digest in weights.items() if inputs.weights.get(key, digest) != digest]:
+            raise UserError(
+                f"{changed[0]}: {self.path} holds a run with other weights of {', '.join(changed)}: the local file has "
+                "changed. Put it back, choose another folder with run=FOLDER, or write --fresh to start a new run."
+            )
+
+    def write_inputs(self, inputs: Inputs) -> None:
+        """Write data.parquet, unless the data are of the Hub, and weights.json, if there are local weights."""
+        if inputs.manifest.entries:
+            write_content(self.path / MANIFEST, inputs.manifest.bytes())
+        if inputs.weights:
+            write_content(self.path / WEIGHTS, inputs.weights)
 
 
-def open_run_folder(recipe: Recipe, fresh: bool, accelerator: "Accelerator") -> RunFolder:
-    """As `find_run_folder`; all processes look at it after it was renamed (`fresh`), and before it is created."""
+def open_run_folder(path: Path, key: dict[str, Any], fresh: bool, accelerator: "Accelerator") -> RunFolder:
+    """The run folder, which may not exist yet. key: the `recipe_key`. fresh: rename an older one first.
+
+    Raises:
+        UserError: as of `RunFolder.check_recipe`.
+    """
+    folder = RunFolder(path)
     if fresh and accelerator.is_main_process:
-        move_aside(recipe)
-    accelerator.wait_for_everyone()
-    folder = find_run_folder(recipe)
+        folder.move_aside()
+    accelerator.wait_for_everyone()  # all processes look at it after it was renamed, and before it is created
+    folder.check_recipe(key)
     accelerator.wait_for_everyone()
     return folder
-
-
-def finished_run(recipe: Recipe) -> tuple[RunFolder, list[Row]] | None:
-    """The folder and the results of this run, if it is finished; its data and weights must be the same, as far as they
-    are still there.
-
-    Raises:
-        UserError: the folder contains the run of another recipe; else as `check_inputs`.
-    """
-    folder = RunFolder(Path(recipe.run or "run"))
-    rows = folder.finished_rows()
-    if rows is None:
-        return None
-    find_run_folder(recipe)
-    check_inputs(folder.path, inputs_of(recipe))
-    logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
-    return folder, rows
-
-
-def find_run_folder(recipe: Recipe) -> RunFolder:
-    """The folder `recipe.run`, which may not exist yet.
-
-    Raises:
-        UserError: it contains the run of another recipe, or other files.
-    """
-    folder = RunFolder(Path(recipe.run or "run"))
-    saved = folder.path / "recipe.yaml"
-    try:
-        if saved.exists():
-            _same_recipe(recipe, saved, finished=folder.table.exists())
-        elif folder.path.exists() and {p.name for p in folder.path.iterdir()} - {"recipe.yaml.tmp"}:
-            raise UserError(f"run: {folder.path} is not empty and not a run folder. Choose another with run=FOLDER.")
-    except OSError as error:
-        raise UserError(f"run: the folder {folder.path} cannot be used: {error.strerror}.") from None
-    return folder
-
-
-def _same_recipe(recipe: Recipe, saved: Path, finished: bool) -> None:
-    old = Recipe.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    changed = changed_keys(recipe_key(old), recipe_key(recipe))
-    if changed and (finished or set(changed) - MAY_CHANGE):
-        raise UserError(
-            f"run: {saved.parent} holds the run of another recipe; it differs in {', '.join(changed)}. "
-            "Choose another folder with run=FOLDER, leave `run` out to have one per recipe, or write --fresh to "
-            "rename this one."
-        )

@@ -9,32 +9,11 @@ from typing import Any
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 
-from meco_timm.common import UserError
 from meco_timm.networks import Stream
-from meco_timm.recipe import Recipe
-
-
-def check_launch(accelerator: Accelerator, recipe: Recipe) -> None:
-    """Refuse launches with which only parts of the weights would be saved or evaluated.
-
-    Raises:
-        UserError: launched with DeepSpeed, Megatron or the first FSDP, or with FSDP2 and a moving average.
-    """
-    kind = accelerator.distributed_type
-    first = kind == DistributedType.FSDP and not accelerator.is_fsdp2
-    if first or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UserError(
-            f"accelerate: {kind.value}{' 1' if first else ''} is not supported. Use DDP (recipes/launch/ddp.yaml), or "
-            "FSDP2 (recipes/launch/fsdp2.yaml) for a student too large for one device."
-        )
-
-    if accelerator.is_fsdp2 and (recipe.loop.ema or any(t.train and t.loop.ema for t in recipe.teachers)):
-        raise UserError("loop.ema: not supported with FSDP2. Write 0.")
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,39 +1,46 @@
 """Precompute teacher outputs for every view of every training image, or let training add them to the store."""
 
 import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from meco_timm.common import Ticker, UserError, get_logger
 from meco_timm.data import DataSource
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import Data
+from meco_timm.recipe import Store as StoreSettings
 from meco_timm.training import Interrupted, listen
-from meco_timm.zoo.store import open_store
+from meco_timm.zoo.store import describe, layout, open_store
 from meco_timm.zoo.zoo import Zoo
 
 logger = get_logger(__name__)
 
 
-def use_store(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
-    """Connect the zoo to the recipe's store, if it names one: stored outputs are read, missing ones are added.
+def use_store(
+    zoo: Zoo, store: StoreSettings, settings: Data, data: DataSource, seed: int, accelerator: Accelerator
+) -> None:
+    """Connect the zoo to the store, if it has a folder: stored outputs are read, missing ones are added.
 
-    If the store is full, the teachers are released. `seed`: seed of the student's batches.
+    If the store is full, the teachers are released. settings: the recipe's section `data`. seed: of the student's
+    batches.
 
     Raises:
         UserError: the store was made from something else.
     """
-    if recipe.store.folder is None:
+    if store.folder is None:
         return
-    zoo.store = open_store(recipe, data, zoo.streams, zoo.fingerprints, seed, accelerator)
-    missing, total = len(zoo.store.missing(_rows(data))), _views(recipe, data)
+    made_from = describe(store, settings, data, zoo.streams, zoo.fingerprints, zoo.temperature, seed)
+    layouts = {name: layout(store, zoo.temperature, s, len(data.classes)) for name, s in zoo.streams.items()}
+    zoo.store = open_store(Path(store.folder), made_from, layouts, data, accelerator)
+    missing = len(zoo.store.missing(_rows(data)))
     if not missing:
         zoo.release()
-    state = f"{missing} of {total} views are missing for some teacher; they are added during training"
-    logger.info("store   %s: %s", recipe.store.folder, state if missing else "complete; no teacher is loaded")
+    state = f"{missing} of {_views(data)} views are missing for some teacher; they are added during training"
+    logger.info("store   %s: %s", store.folder, state if missing else "complete; no teacher is loaded")
 
 
-def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, accelerator: Accelerator) -> None:
+def precompute_outputs(zoo: Zoo, data: DataSource, batch_size: int, seed: int, accelerator: Accelerator) -> None:
     """Compute all outputs that the zoo's store is missing; each process its share, into shards of its own.
 
     Raises:
@@ -42,13 +49,12 @@ def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, ac
     """
     assert zoo.store is not None
     missing = zoo.store.missing(_rows(data))[accelerator.process_index :: accelerator.num_processes]
-    size, began = recipe.loop.batch_size, time.monotonic()
-    batches = data.chosen(data.train, missing[:, 0], missing[:, 1], size, seed)
-    parts = -(-len(missing) // size)
-    with Ticker("store", parts, 0) as ticker, listen() as stop:
+    began = time.monotonic()
+    batches = data.chosen(data.train, missing[:, 0], missing[:, 1], batch_size, seed)
+    with Ticker("store", -(-len(missing) // batch_size), 0) as ticker, listen() as stop:
         for done, batch in enumerate(batches, 1):
             zoo.precompute(batch)
-            rate = done * size * accelerator.num_processes / (time.monotonic() - began)
+            rate = done * batch_size * accelerator.num_processes / (time.monotonic() - began)
             ticker.step(done, f"{rate:.0f} images/s, {len(zoo.names)} teacher(s)")
             if stop.seen or zoo.store.write_error:
                 break
@@ -61,14 +67,13 @@ def precompute_outputs(zoo: Zoo, recipe: Recipe, data: DataSource, seed: int, ac
     if stop.seen:
         raise Interrupted("store: stopped. The outputs computed so far are stored; repeat the command to continue.")
     accelerator.wait_for_everyone()
-    views = _views(recipe, data)
-    logger.info("store   %s: complete: %d views of %d teacher(s)", zoo.store.folder, views, len(zoo.names))
+    logger.info("store   %s: complete: %d views of %d teacher(s)", zoo.store.folder, _views(data), len(zoo.names))
 
 
 def _rows(data: DataSource) -> torch.Tensor:
     return torch.from_numpy(data.train.rows).long()
 
 
-def _views(recipe: Recipe, data: DataSource) -> int:
+def _views(data: DataSource) -> int:
     """Number of (view, image) pairs of all training images."""
-    return len(data.train) * data.repeats * (recipe.store.views or 0)
+    return len(data.train) * data.repeats * (data.train.views or 0)

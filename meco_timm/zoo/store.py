@@ -20,8 +20,9 @@ from torch import Tensor
 from meco_timm.common import UserError, get_logger, write_content, write_json
 from meco_timm.data import DataSource, Images, Manifest, changes, numbered
 from meco_timm.networks import Outputs, Stream
-from meco_timm.recipe import Recipe, changed_keys, fingerprint
-from meco_timm.zoo.lookup import MANIFEST
+from meco_timm.recipe import Data, changed_keys, fingerprint
+from meco_timm.recipe import Store as StoreSettings
+from meco_timm.training import MANIFEST
 from meco_timm.zoo.output_shards import SHARD_BYTES, Layout, OutputShards
 
 logger = get_logger(__name__)
@@ -69,31 +70,27 @@ class Store:
 
 
 def open_store(
-    recipe: Recipe, data: DataSource, streams: dict[str, Stream], weights: dict[str, str], seed: int, a: Accelerator
+    folder: Path, made_from: dict[str, Any], layouts: dict[str, Layout], data: DataSource, a: Accelerator
 ) -> Store:
-    """Open the store in `store.folder` for these teachers; all processes must call it.
+    """Open the store in `folder` for some teachers; all processes must call it.
 
-    One process checks store.json, and one per machine checks for damage, before the others open it. `weights`: digest
-    of each teacher's weights. `seed`: seed of the batches.
+    One process checks store.json, and one per machine checks for damage, before the others open it. made_from: see
+    `describe`. layouts: of each teacher's outputs.
 
     Raises:
         UserError: the store was made from something else (the message names the keys), or the folder cannot be used.
     """
-    folder, expected = Path(recipe.store.folder or ""), describe(recipe, data, streams, weights, seed)
     with a.main_process_first():
-        _check_or_create(folder, expected)
+        _check_or_create(folder, made_from)
         _check_images(folder, data.manifest)
-    views, rows = (recipe.store.views or 0) * data.repeats, len(data.train.split)
+    views, rows = (data.train.views or 0) * data.repeats, len(data.train.split)
+    weights = {name: teacher["weights"] for name, teacher in made_from["teachers"].items()}
     with a.local_main_process_first():
         shards = {
             name: OutputShards(
-                folder / f"{name.replace('/', '_')}-{weights[name]}",
-                layout(recipe, stream, len(data.classes)),
-                views,
-                rows,
-                check=a.is_local_main_process,
+                folder / f"{name.replace('/', '_')}-{weights[name]}", layout, views, rows, a.is_local_main_process
             )
-            for name, stream in streams.items()
+            for name, layout in layouts.items()
         }
     return Store(folder, shards, a.device)
 
@@ -112,7 +109,7 @@ def _check_or_create(folder: Path, expected: dict[str, Any]) -> None:
 
 
 def _check_images(folder: Path, manifest: Manifest) -> None:
-    """Check that the stored outputs are of these images; a store from before images were recorded takes these."""
+    """Check that the stored outputs are of these images; a new store records them."""
     before = Manifest.read(folder / MANIFEST)
     if before and manifest.entries and (difference := changes(before, manifest)):
         raise UserError(
@@ -120,41 +117,43 @@ def _check_images(folder: Path, manifest: Manifest) -> None:
             "images back."
         )
     if manifest.entries and not before:
-        if any(folder.glob("*/*.safetensors")):
-            logger.warning("%s does not record its images; whether they have changed is not known", folder)
         try:
             write_content(folder / MANIFEST, manifest.bytes())
         except OSError as error:
             logger.warning("%s cannot be written: %s; changed images will not be noticed", folder, error.strerror)
 
 
-def layout(recipe: Recipe, stream: Stream, classes: int) -> Layout:
-    """How this teacher's outputs are stored."""
-    store = recipe.store
-    return Layout(
-        classes if stream.has_logits else 0,
-        tuple(stream.block_shapes),
-        getattr(torch, store.precision),
-        store.topk,
-        recipe.losses.temperature,
-    )
+def layout(store: StoreSettings, temperature: float, stream: Stream, classes: int) -> Layout:
+    """How this teacher's outputs are stored. temperature: at which the logits beyond `topk` keep their probability."""
+    shapes, dtype = tuple(stream.block_shapes), getattr(torch, store.precision)
+    return Layout(classes if stream.has_logits else 0, shapes, dtype, store.topk, temperature)
 
 
 def describe(
-    recipe: Recipe, data: DataSource, streams: dict[str, Stream], weights: dict[str, str], seed: int
+    store: StoreSettings,
+    settings: Data,
+    data: DataSource,
+    streams: dict[str, Stream],
+    weights: dict[str, str],
+    temperature: float,
+    seed: int,
 ) -> dict[str, Any]:
-    """The contents of store.json: everything besides row and view that an output depends on."""
-    transform = recipe.data.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
-    outputs = recipe.store.model_dump(mode="json", include={"topk", "precision"})
-    if recipe.store.topk:
-        outputs["temperature"] = recipe.losses.temperature
+    """The contents of store.json: everything besides row and view that an output depends on.
+
+    settings: the recipe's section `data`. weights: digest of each teacher's weights. seed: of the batches.
+    """
+    transform = settings.model_dump(mode="json", include={"image_size", "crop_pct", "interpolation", "augmentation"})
+    alignment = next(iter(streams.values())).alignment
+    outputs = store.model_dump(mode="json", include={"topk", "precision"})
+    if store.topk:
+        outputs["temperature"] = temperature
     return {
         "version": VERSION,
         "images": data.order,
         "transform": transform,
         "seed": seed,
         "pixels": _pixels(data.train, seed),
-        "alignment": recipe.alignment.model_dump(mode="json", include={"blocks", "method", "length"}),
+        "alignment": alignment.model_dump(mode="json", include={"blocks", "method", "length"}),
         "outputs": outputs,
         "teachers": {name: teacher_view(stream, weights[name]) for name, stream in streams.items()},
         "made_with": {name: version(name) for name in AUGMENTATION_LIBRARIES},
@@ -162,6 +161,7 @@ def describe(
 
 
 def teacher_view(stream: Stream, weights: str) -> dict[str, Any]:
+    """Everything that a teacher's outputs for an image depend on, besides the alignment."""
     class_map = None if stream.class_map is None else fingerprint(stream.class_map.tolist())
     view = {"size": stream.size, "resize": stream.resize_mode}
     view |= {key: list(stream.data_config[key]) for key in ("mean", "std")}

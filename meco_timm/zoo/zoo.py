@@ -5,13 +5,14 @@ are computed or read from the store.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.common import UserError, derive, get_logger, upload
@@ -19,7 +20,7 @@ from meco_timm.data import Batch
 from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
 from meco_timm.evaluation import Combination
 from meco_timm.networks import Outputs, Stream, weights_digest
-from meco_timm.recipe import Recipe
+from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.zoo.frozen import freeze
 from meco_timm.zoo.offload import Offloader
 from meco_timm.zoo.store import Compute, Store
@@ -41,66 +42,61 @@ def draw(seed: int, step: int, teachers: int, weights: Sequence[float] | None = 
     return bisect_right(ends, (value >> 10) / 2**53 * ends[-1])
 
 
-def written_combination(names: list[str], recipe: Recipe) -> Combination:
+def written_combination(names: Iterable[str], settings: ZooSettings) -> Combination:
     """How the teachers are combined by what the recipe says, before anything is fitted."""
-    equal, weights = Combination.equal(names), recipe.zoo.weights
-    return equal._replace(weights=dict(zip(names, weights, strict=True))) if isinstance(weights, list) else equal
+    equal = Combination.equal(names)
+    if not isinstance(settings.weights, list):
+        return equal
+    return equal._replace(weights=dict(zip(equal.weights, settings.weights, strict=True)))
 
 
-class Place(Protocol):
-    """Where teachers run: what a zoo uses of `accelerate.Accelerator`."""
-
-    device: torch.device
-    process_index: int
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision that they compute in."""
-
-
-class Here:
-    """A place without accelerate: a device, and the precision of the code around."""
+class DeviceContext:
+    """Where teachers run: a device, the number of this process, and the precision of the code around. An
+    `accelerate.Accelerator` can stand in its place."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.process_index = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """None of its own."""
+        """The precision that teachers compute in."""
         return nullcontext()
 
 
 class Zoo:
     """Frozen teachers by name, in eval mode, outside of `accelerator.prepare` and of every checkpoint.
 
-    With a `store`, stored outputs are read and missing ones are computed and added. `load` loads a teacher again by
-    name, as it was before it was frozen.
+    With a `store`, stored outputs are read and missing ones are computed and added.
+
+    streams: at least one, all with the same alignment. temperature: of the softened logits whose mean is taken.
+    load: loads a teacher again by name, as it was before it was frozen.
     """
 
     def __init__(
         self,
         streams: dict[str, Stream],
-        recipe: Recipe,
-        accelerator: Place,
+        settings: ZooSettings,
+        seed: int,
+        temperature: float,
+        context: DeviceContext | Accelerator,
         load: Callable[[str], Stream] | None = None,
     ):
-        self.recipe = recipe
+        self.streams, self.settings, self.seed, self.context = streams, settings, seed, context
+        self.temperature = temperature
         self.names = list(streams)
+        self.alignment = next(iter(streams.values())).alignment
+        self.per_teacher = self.alignment.method == "projection"
         self.block_shapes = [stream.block_shapes for stream in streams.values()]
-        self.per_teacher = recipe.alignment.method == "projection"
-        self.all_blocks = recipe.alignment.teachers == "all"
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
-        self.streams = streams
-        limit = recipe.zoo.resident or len(streams)
-        self.offloader = Offloader(limit, accelerator.device) if limit < len(streams) else None
+        limit = settings.resident or len(streams)
+        self.offloader = Offloader(limit, context.device) if limit < len(streams) else None
         for name, stream in streams.items():
-            changes = freeze(stream, accelerator.device, recipe.zoo.precision)
+            changes = freeze(stream, context.device, settings.precision)
             if self.offloader:
                 self.offloader.add(name, stream)
             logger.info("frozen  %s: %s", name, changes)
-        self.sampling, self.seed = recipe.zoo.sampling, recipe.seed
-        self.temperature, self.accelerator = recipe.losses.temperature, accelerator
         self.store: Store | None = None
-        self.combine(written_combination(self.names, recipe))
+        self.combine(written_combination(self.names, settings))
         self._step = 0
         self._load = load or self.streams.__getitem__
 
@@ -115,8 +111,8 @@ class Zoo:
         `batch`: on the CPU. `image`: B×3×H×W uint8, its images on the device, as the student gets them.
         """
         self._step = step
-        with torch.no_grad(), self.accelerator.autocast():
-            if self.sampling == "average":
+        with torch.no_grad(), self.context.autocast():
+            if self.settings.sampling == "average":
                 used = [name for name in self.names if self.combination.weights[name]]
                 outputs = {name: self._outputs_of(name, batch.view, batch.row, image) for name in used}
                 return self._average(outputs, step)
@@ -128,8 +124,8 @@ class Zoo:
     def precompute(self, batch: Batch) -> None:
         """Add the outputs of all teachers for a batch to the store, where they are missing."""
         assert self.store is not None
-        image = batch.image.to(self.accelerator.device, non_blocking=True)
-        with self.accelerator.autocast():
+        image = batch.image.to(self.context.device, non_blocking=True)
+        with self.context.autocast():
             for name in self.names:
                 self.store.add_missing(name, batch.view, batch.row, self._compute(name, image))
 
@@ -159,7 +155,7 @@ class Zoo:
 
     def unfrozen(self) -> dict[str, Stream]:
         """The teachers as they were loaded, for evaluation; drops the frozen ones. On the CPU if they are offloaded."""
-        device = torch.device("cpu") if self.offloader else self.accelerator.device
+        device = torch.device("cpu") if self.offloader else self.context.device
         self.release()
         return {name: self._load(name).to(device).eval() for name in self.names}
 
@@ -190,7 +186,7 @@ class Zoo:
 
     def _next_names(self, name: str) -> list[str]:
         """Names of the teachers needed next, `name` first."""
-        if self.sampling == "random":
+        if self.settings.sampling == "random":
             steps = range(self._step, self._step + LOOK_AHEAD)
             return [self._drawn(step) for step in steps]
         index = self.names.index(name)
@@ -204,7 +200,7 @@ class Zoo:
         share one alignment."""
         logits = {name: o.logits for name, o in outputs.items() if o.logits is not None}
         if self.per_teacher:
-            chosen = outputs if self.all_blocks else [self._drawn(step)]
+            chosen = outputs if self.alignment.teachers == "all" else [self._drawn(step)]
             blocks = [TeacherBlocks(self.names.index(n), outputs[n].blocks) for n in chosen if outputs[n].blocks]
         else:
             compared = (o.blocks for o in outputs.values() if o.blocks)

@@ -5,7 +5,6 @@ import pytest
 from meco_timm.common import Stopwatch, share_of_time, stopwatch
 from meco_timm.pipeline import distill
 from meco_timm.recipe import Recipe
-from meco_timm.training import STEPS
 
 
 def test_it_counts_while_it_runs_and_is_not_paused(monkeypatch):
@@ -36,7 +35,6 @@ def test_its_line(whole, part, text):
 def test_a_run_ends_with_it_and_a_finished_one_does_not(recipe, caplog):
     distill(Recipe.model_validate(recipe))
     (line,) = [record.message for record in caplog.records if "of it in training steps" in record.message]
-    assert STEPS.seconds > 0
     assert 0 < float(line.split(", ")[1].split()[0]) < 100
     caplog.clear()
     distill(Recipe.model_validate(recipe))

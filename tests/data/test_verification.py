@@ -1,6 +1,5 @@
 """Broken images are listed before anything is trained; a run, a zoo and the result of the check know their images."""
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -16,8 +15,7 @@ import train
 from meco_timm.common.errors import UserError
 from meco_timm.data.manifest import Entry, Manifest, changes, manifest_of
 from meco_timm.data.verification import Content, verify
-from meco_timm.training.inputs import Inputs, check_inputs, write_inputs
-from meco_timm.zoo.lookup import MANIFEST, find_trained
+from meco_timm.training import Inputs, RunFolder
 
 
 def checked(folder: Path, state: Path, **changes: object) -> str:
@@ -222,38 +220,10 @@ def test_a_begun_run_knows_its_images(own, tmp_path, capsys, monkeypatch):
     assert "weights" not in message
 
 
-def test_a_network_is_found_by_the_images_it_was_trained_on(tmp_path):
-    """The same images, a copy of them, a network from before images were recorded; not other images."""
-    folder, zoo = fill(tmp_path / "data", dict.fromkeys(CLASSES, 2)), tmp_path / "zoo"
-    data = load(folder, test_fraction=0.5, validation=0.0)
-    verify(data, base_settings(folder, test_fraction=0.5, validation=0.0), tmp_path / "state", Accelerator())
-    key = {"version": 2, "data": "d", "steps": 3, "files": data.manifest.digest()}
-    place = find_trained(zoo, "net[1]", key, data.manifest).folder
-    place.mkdir(parents=True)
-    for name, content in (("config.json", b"{}"), ("made_by.json", json.dumps(key).encode())):
-        (place / name).write_bytes(content)
-    (place / MANIFEST).write_bytes(data.manifest.bytes())
-    assert find_trained(zoo, "net[1]", key, data.manifest) == (place, "")
-    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
-    copy = of(tmp_path / "copy")
-    assert find_trained(zoo, "net[1]", {**key, "files": copy.digest()}, copy) == (place, "")
-    assert find_trained(zoo, "net[1]", {**key, "files": copy.digest(), "steps": 4}, copy).folder != place
-    fill(tmp_path / "copy", {"dash": 3})
-    other = of(tmp_path / "copy")
-    found = find_trained(zoo, "net[1]", {**key, "files": other.digest(), "data": "e"}, other)
-    assert found.folder != place
-    assert "was trained on other images: 1 image is new (dash/002.png)" in found.note
-    (place / MANIFEST).unlink()
-    before = {name: value for name, value in key.items() if name != "files"}
-    (place / "made_by.json").write_text(json.dumps(before))
-    found = find_trained(zoo, "net[1]", {**key, "files": copy.digest()}, copy)
-    assert found.folder == place
-    assert "does not record its images" in found.note
-
-
 def test_other_weights_are_refused(tmp_path):
-    write_inputs(tmp_path, Inputs(Manifest(), {"student": "1", "teachers.0": "2"}))
-    check_inputs(tmp_path, Inputs(Manifest(), {"student": "1", "teachers.0": "2"}))
-    check_inputs(tmp_path, Inputs(Manifest(), {}))  # the files are gone; a finished run does not need them
+    folder = RunFolder(tmp_path)
+    folder.write_inputs(Inputs(Manifest(), {"student": "1", "teachers.0": "2"}))
+    folder.check_inputs(Inputs(Manifest(), {"student": "1", "teachers.0": "2"}))
+    folder.check_inputs(Inputs(Manifest(), {}))  # the files are gone; a finished run does not need them
     with pytest.raises(UserError, match=r"teachers\.0: .* holds a run with other weights of teachers\.0"):
-        check_inputs(tmp_path, Inputs(Manifest(), {"student": "1", "teachers.0": "3"}))
+        folder.check_inputs(Inputs(Manifest(), {"student": "1", "teachers.0": "3"}))

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 import train
+from helpers.zoos import zoo_of
 from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import load_data
 from meco_timm.distillation.distiller import Distiller
@@ -24,7 +25,6 @@ from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import Job, Teaching, Training
 from meco_timm.training.accelerator import make_accelerator
-from meco_timm.zoo.teachers import Zoo
 
 STEPS = 20
 
@@ -44,13 +44,13 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
         }
     )  # fmt: skip
     data = load_data(recipe.data, 0)
-    accelerator = make_accelerator(recipe)
+    accelerator = make_accelerator(recipe.precision, recipe.loop.accumulation)
 
     def stream(i: int, network: Any) -> Any:
         network = network.model_copy(update={"model": network.model.split(".")[0]})
         return student_stream(network, recipe.alignment, len(data.classes), 32, seed=i)
 
-    zoo = Zoo({str(i): stream(i, teacher) for i, teacher in enumerate(recipe.teachers)}, recipe, accelerator)
+    zoo = zoo_of({str(i): stream(i, teacher) for i, teacher in enumerate(recipe.teachers)}, recipe, accelerator)
     parts: list[dict[str, torch.Tensor]] = []
 
     def training() -> Training:

@@ -20,8 +20,8 @@ import train
 from meco_timm import UserError, load_recipe
 from meco_timm.cli import main
 from meco_timm.hub.publishing import ATTEMPTS, publish, publish_settings
-from meco_timm.recipe.recipe import Publish
-from meco_timm.training.run_folder import find_run_folder
+from meco_timm.recipe import Publish, recipe_key, to_yaml
+from meco_timm.training import RunFolder
 
 NAMED = {"model.safetensors", "config.json", "README.md", "recipe.yaml", "table.json", "metrics.jsonl",
          "figures/cost.png", "figures/curves.png", "figures/soft_labels.png"}  # fmt: skip
@@ -348,8 +348,9 @@ def test_where_it_is_published_is_no_part_of_what_the_run_is(recipe, tmp_path):
         write(base, tmp_path, f"{i}.yaml") for i, base in enumerate((recipe, recipe | {"publish": {"repo": "a/b"}}))
     )
     a, b = (load_recipe(path) for path in (plain, public))
-    find_run_folder(a).create(a, "")
-    assert find_run_folder(b).path == Path(recipe["run"])
+    folder = RunFolder(Path(recipe["run"]))
+    folder.create(to_yaml(a), "")
+    folder.check_recipe(recipe_key(b))
     del recipe["run"]
     same = write(recipe, tmp_path, "same.yaml")
     assert load_recipe(same).run == load_recipe(same, ["publish={repo: a/b}"]).run

@@ -11,6 +11,7 @@ import timm
 import torch
 from conftest import CLASSES, draw_image, refused, write
 from helpers.checkpoints import TINY, local_dir, network, random_images
+from helpers.zoos import zoo_of
 from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, create_transform, resolve_model_data_config
 from torch import Tensor
@@ -20,8 +21,9 @@ from meco_timm import load_recipe, pipeline
 from meco_timm.data.loading import Batch, load_data
 from meco_timm.distillation.distiller import Distiller
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
+from meco_timm.recipe import named_teachers
 from meco_timm.recipe.recipe import Alignment, Network, Recipe, Teacher
-from meco_timm.zoo.teachers import Zoo, load_pretrained
+from meco_timm.zoo import load_teachers
 
 ALIGNMENT = Alignment(blocks=2, method="grid", length=32)
 NAMES = [f"class {i}" for i in range(7)]
@@ -278,7 +280,7 @@ def test_with_another_teacher_a_headless_one_helps(headless, normal, recipe, acc
     recipe["teachers"], recipe["zoo"]["sampling"] = [headless, normal], sampling
     made = Recipe.model_validate(recipe)
     data = load_data(made.data, made.seed)
-    zoo = Zoo(load_pretrained(made, data), made, accelerator)
+    zoo = zoo_of(load_teachers(named_teachers(made.teachers), made.alignment, data.classes), made, accelerator)
     images = random_images(32)
     rows = torch.arange(len(images))
     outputs = [zoo.targets(Batch(images, rows, rows, rows), images, step) for step in range(8)]

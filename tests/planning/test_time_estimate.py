@@ -1,6 +1,7 @@
 """Time estimates, for GPUs and measured here, against longhand arithmetic."""
 
 import itertools
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
@@ -13,10 +14,14 @@ from meco_timm.data.loading import load_data
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import time_estimate
 from meco_timm.planning.cost import Workload, format_duration, run_memory, training_memory
-from meco_timm.recipe.recipe import Alignment, Recipe
+from meco_timm.recipe import Alignment, Recipe, named_teachers
 from meco_timm.zoo.teachers import untrained_teachers
 
 NAMES = ("teacher test_resnet", "teacher test_vit", "student alone", "student", "table and report")
+
+
+def teachers_of(recipe: Recipe, classes: list[str]) -> Any:
+    return untrained_teachers(named_teachers(recipe.teachers), recipe.alignment, recipe.data.image_size, classes)
 
 
 def planned(path: str, *overrides: str, processes: int = 8) -> Workload:
@@ -26,7 +31,7 @@ def planned(path: str, *overrides: str, processes: int = 8) -> Workload:
     assert data is not None
     size = recipe.data.image_size
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, weightless=True)
-    return Workload(recipe, data, student, untrained_teachers(recipe, data.classes), processes)
+    return Workload(recipe, data, student, teachers_of(recipe, data.classes), processes)
 
 
 def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
@@ -125,7 +130,7 @@ def test_memory_by_precision_and_optimizer(recipe):
     recipe["loop"] |= {"optimizer": "adamw", "batch_size": 1}
     settings = Recipe.model_validate(recipe)
     student = student_stream(settings.student, Alignment(blocks=0), 1000, 32, weightless=True)
-    teachers = untrained_teachers(settings, [str(i) for i in range(1000)])
+    teachers = teachers_of(settings, [str(i) for i in range(1000)])
     own, frozen = student.parameter_count, sum(stream.parameter_count for stream in teachers.values())
 
     def bytes_of(precision: str) -> float:
@@ -142,7 +147,7 @@ def test_the_memory_is_that_of_the_training_that_takes_most(recipe):
     recipe |= {"student": "test_resnet", "teachers": [{"train": "resnet50", "loop": {"batch_size": 1}}]}
     settings = Recipe.model_validate(recipe)
     student = student_stream(settings.student, Alignment(blocks=0), 10, 32, weightless=True)
-    teachers = untrained_teachers(settings, [str(i) for i in range(10)])
+    teachers = teachers_of(settings, [str(i) for i in range(10)])
     (teacher,) = teachers.values()
     work = Workload(settings, None, student, teachers)
     assert run_memory(work, "float32") == pytest.approx(16 * teacher.parameter_count, rel=0.03)

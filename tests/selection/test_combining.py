@@ -18,11 +18,11 @@ import train
 from meco_timm import UserError, load_recipe, plan
 from meco_timm.data.loading import DataSource, load_data
 from meco_timm.evaluation import Combination
+from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.reporting.results import drawn_teachers, read_results
 from meco_timm.selection import combining
 from meco_timm.selection.combining import combine_teachers
-from meco_timm.zoo.teachers import assemble_zoo
 from meco_timm.zoo.zoo import Zoo, draw
 
 Settings = dict[str, Any]
@@ -94,7 +94,7 @@ def test_a_store_keeps_logits_as_the_networks_gave_them(trained, accelerator, tm
 
     settings = trained | {"store": {"folder": str(tmp_path / "store"), "views": 1, "precision": "float32"}}
     teachers, recipe, data = opened(with_zoo(settings, sampling="average"), accelerator)
-    use_store(teachers, recipe, data, 5, accelerator)
+    use_store(teachers, recipe.store, recipe.data, data, 5, accelerator)
     rows = torch.from_numpy(data.train.rows[:8]).long()
     batch = next(data.chosen(data.train, torch.zeros(8).long(), rows, 8, 5))
     plain = teachers.targets(batch, batch.image, 0)
@@ -111,23 +111,23 @@ def test_a_store_keeps_logits_as_the_networks_gave_them(trained, accelerator, tm
 
 def test_what_was_fitted_is_kept_with_the_run(trained, accelerator, tmp_path, monkeypatch):
     teachers, recipe, data = opened(with_zoo(trained, calibrate=True, weights="validation"), accelerator)
-    first = combine_teachers(teachers, recipe, data, tmp_path, accelerator)
+    first = combine_teachers(teachers, data, recipe.data, tmp_path, accelerator)
     assert first.temperatures.keys() == first.weights.keys() == {"test_resnet", "test_efficientnet"}
     assert all(temperature != 1 for temperature in first.temperatures.values())
     assert 1 <= sum(first.weights.values()) <= 2
     assert teachers.combination == first
     monkeypatch.setattr(combining, "measure_teachers", lambda *_: pytest.fail("computed again"))
-    assert combine_teachers(teachers, recipe, data, tmp_path, accelerator) == first
+    assert combine_teachers(teachers, data, recipe.data, tmp_path, accelerator) == first
     teachers.fingerprints["test_resnet"] = "of other weights"
     with pytest.raises(pytest.fail.Exception, match="computed again"):
-        combine_teachers(teachers, recipe, data, tmp_path, accelerator)
+        combine_teachers(teachers, data, recipe.data, tmp_path, accelerator)
 
 
 def test_a_run_without_these_keys_combines_equally(trained, accelerator, tmp_path):
     teachers, recipe, data = opened(trained, accelerator)
-    assert combine_teachers(teachers, recipe, data, tmp_path, accelerator) == Combination.equal(teachers.names)
-    listed = recipe.model_copy(update={"zoo": recipe.zoo.model_copy(update={"weights": [2.0, 1.0]})})
-    found = combine_teachers(teachers, listed, data, tmp_path, accelerator)
+    assert combine_teachers(teachers, data, recipe.data, tmp_path, accelerator) == Combination.equal(teachers.names)
+    teachers.settings = recipe.zoo.model_copy(update={"weights": [2.0, 1.0]})
+    found = combine_teachers(teachers, data, recipe.data, tmp_path, accelerator)
     assert found.weights == {"test_resnet": 2.0, "test_efficientnet": 1.0}
 
 
@@ -136,20 +136,20 @@ def test_harm_and_duplicates_are_warned_of(trained):
     label = torch.from_numpy(generator.integers(0, 3, 600))
     good, other, blind = (generator.standard_normal((600, 3)) + skill * np.eye(3)[label] for skill in (2, 2, 0))
     logits = {"a": good, "b": other, "c": 8 * blind, "d": good.copy()}
-    zoo: Any = SimpleNamespace(names=list("abcd"), fingerprints={"a": "1", "b": "2", "c": "3", "d": "4"})
-    measured = combining._summary(zoo, Recipe.model_validate(trained), logits, label)
+    digests, settings = {"a": "1", "b": "2", "c": "3", "d": "4"}, Recipe.model_validate(trained).zoo
+    zoo: Any = SimpleNamespace(names=list("abcd"), fingerprints=digests, settings=settings)
+    measured = combining._summary(zoo, logits, label)
     harm, duplicate = measured["notes"]
     assert harm.startswith(
         "teacher c makes the top-1 and NLL of the true ensemble worse on the validation split: top-1"
     )
     assert duplicate.startswith("teachers a and d have the same prediction on 100.00 % of the images")
     zoo.fingerprints["d"] = "1"
-    assert "have the same weights" in combining._summary(zoo, Recipe.model_validate(trained), logits, label)["notes"][1]
-    alone: Any = SimpleNamespace(names=["a"], fingerprints={"a": "1"})
-    one = Recipe.model_validate(trained | {"teachers": [{"train": "test_resnet"}]})
-    assert combining._summary(alone, one, {"a": good}, label)["notes"] == []
+    assert "have the same weights" in combining._summary(zoo, logits, label)["notes"][1]
+    alone: Any = SimpleNamespace(names=["a"], fingerprints={"a": "1"}, settings=settings)
+    assert combining._summary(alone, {"a": good}, label)["notes"] == []
     few = {name: z[:50] for name, z in logits.items()}
-    assert combining._summary(zoo, Recipe.model_validate(trained), few, label[:50])["notes"] == []
+    assert combining._summary(zoo, few, label[:50])["notes"] == []
 
 
 # A whole run

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.timm_loop import CONFIG, network, recipe
+from helpers.zoos import teacher_streams, zoo_of
 from torch import Tensor, nn
 
 from meco_timm.common import UserError
+from meco_timm.recipe.recipe import Recipe
 from meco_timm.task import EnsembleDistillation
-from meco_timm.zoo import Here, Zoo, teacher_streams
-from meco_timm.zoo.objects import recipe_entries
+from meco_timm.zoo import DeviceContext, Zoo
+from meco_timm.zoo.teachers import recipe_entries
 
 INPUT = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
 TARGET = torch.tensor([0, 1, 2, 0])
@@ -24,11 +26,16 @@ def task(teachers: Any = None, student: Any = None, **options: Any) -> EnsembleD
     return made.train()
 
 
+def settings_of_zoo() -> Recipe:
+    return recipe(**LOGITS).model_copy(update={"teachers": recipe(**LOGITS).teachers[:1]})
+
+
 def zoo(classes: int = 3) -> Zoo:
     entries, live = recipe_entries(network("test_vit", classes=classes))
-    settings = recipe(**LOGITS).model_copy(update={"teachers": recipe(**LOGITS).teachers[:1]})
+    settings = settings_of_zoo()
     assert entries == ["test_vit"] or entries[0]["model"] == "test_vit"
-    return Zoo(teacher_streams(settings, [str(i) for i in range(classes)], live), settings, Here(torch.device("cpu")))
+    streams = teacher_streams(settings, [str(i) for i in range(classes)], live)
+    return zoo_of(streams, settings, DeviceContext(torch.device("cpu")))
 
 
 class Wrapped(nn.Module):
@@ -64,7 +71,7 @@ def shared() -> EnsembleDistillation:
 def with_store() -> EnsembleDistillation:
     made: Any = zoo()
     made.store = object()
-    return task(made)
+    return task(made, recipe=settings_of_zoo())
 
 
 def of_a_recipe_that_trains() -> EnsembleDistillation:
@@ -100,7 +107,10 @@ MAKING = [
     (lambda: task(zoo(), losses={"labels": 1.0}), "losses: written beside a Zoo, which has its own"),
     (lambda: task(zoo(), classes=["a", "b", "c"]), "classes: written beside a Zoo, which has its own"),
     (lambda: task(recipe=recipe(**LOGITS), seed=1), "seed: written beside a recipe, which has its own"),
-    (lambda: task(zoo(5)), "has 5 classes, the student 3. Create the student with num_classes=5"),
+    (
+        lambda: task(zoo(5), recipe=settings_of_zoo()),
+        "has 5 classes, the student 3. Create the student with num_classes=5",
+    ),
     (with_store, "teachers: a Zoo with a store finds outputs by image and view"),
     (of_a_recipe_that_trains, "teachers.0: test_vit has to be trained first"),
 ]

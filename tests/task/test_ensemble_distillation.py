@@ -26,6 +26,7 @@ from helpers.timm_loop import (
     recorded,
     timm_loop,
 )
+from helpers.zoos import teacher_streams, zoo_of
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.task import resume_task_checkpoint
@@ -40,8 +41,8 @@ from meco_timm.networks import student_of, student_stream
 from meco_timm.recipe import Teacher
 from meco_timm.task import EnsembleDistillation
 from meco_timm.training import Job, Teaching, Training, batch_seed, student_seed
-from meco_timm.zoo import Here, Zoo, teacher_streams
-from meco_timm.zoo.objects import recipe_entries
+from meco_timm.zoo import DeviceContext
+from meco_timm.zoo.teachers import recipe_entries
 
 FULL = {
     "alignment": {"blocks": 2, "teachers": "all"},
@@ -67,7 +68,7 @@ def twin(task: EnsembleDistillation, name: str, teachers: list[Any], amp: bool =
     entries, live = recipe_entries(teachers)
     settings = settings.model_copy(update={"teachers": [Teacher.model_validate(entry) for entry in entries]})
     device = accelerator(amp)
-    zoo = Zoo(teacher_streams(settings, ["0", "1", "2"], live), settings, device)
+    zoo = zoo_of(teacher_streams(settings, ["0", "1", "2"], live), settings, device)
     student = student_of(network(name, 1), settings.alignment, CONFIG)
     return own_training(student, zoo, settings, device, task.trainable_module)
 
@@ -124,7 +125,7 @@ def test_on_the_digits_both_loops_reach_the_same_student(tmp_path):
     plain = {"steps": 50, "batch_size": 32, "validations": 1, "lr": LR, "schedule": "none", "clip_grad": "null"}
     overrides = [f"loop.{key}={value}" for key, value in plain.items()] + ["data.workers=0"]
     settings = load_recipe(ROOT / "recipes/quickstart.yaml", [*overrides, f"discriminators.lr={LR}"])
-    names, seed = ["test_resnet", "test_efficientnet", "test_vit"], student_seed(settings)
+    names, seed = ["test_resnet", "test_efficientnet", "test_vit"], student_seed(settings.seed)
     data = load_data(settings.data, settings.seed)
     student = student_stream(settings.student, settings.alignment, 10, 32, seed=seed)
     model, config = copy.deepcopy(student.model), {"input_size": (3, 32, 32)}
@@ -136,7 +137,7 @@ def test_on_the_digits_both_loops_reach_the_same_student(tmp_path):
     own = Training(objective, job, device, Teaching(task.teachers.targets))
     wanted = recorded(own)
     final = own.run()
-    batches = data.batches(data.train, Steps(32, batch_seed(settings), 0, 50))
+    batches = data.batches(data.train, Steps(32, batch_seed(settings.seed), 0, 50))
     normalised = [((batch.image / 255 - student.mean) / student.std, batch.label) for batch in batches]
     found = timm_loop(task, normalised)
     assert_equal(found, wanted, 5e-5)  # rounding differences grow with AdamW
@@ -205,9 +206,9 @@ def test_a_zoo_and_a_recipe_give_the_same_losses(shapes):
     teachers = [network(VIT), network(CNN, 2)]
     entries, live = recipe_entries(teachers)
     settings = settings.model_copy(update={"teachers": [Teacher.model_validate(entry) for entry in entries]})
-    zoo = Zoo(teacher_streams(settings, ["0", "1", "2"], live), settings, Here(torch.device("cpu")))
+    zoo = zoo_of(teacher_streams(settings, ["0", "1", "2"], live), settings, DeviceContext(torch.device("cpu")))
     by_sections = timm_loop(task_of(network(CNN, 1), [network(VIT), network(CNN, 2)], **FULL), batches)
-    assert timm_loop(task_of(network(CNN, 1), zoo), batches) == by_sections
+    assert timm_loop(task_of(network(CNN, 1), zoo, recipe=settings), batches) == by_sections
     by_recipe = task_of(network(CNN, 1), [network(VIT), network(CNN, 2)], recipe=settings)
     assert timm_loop(by_recipe, batches) == by_sections
 

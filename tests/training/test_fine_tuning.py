@@ -14,9 +14,9 @@ from meco_timm import load_recipe, plan
 from meco_timm.data.loading import load_data
 from meco_timm.networks import LOGITS_ONLY, factory
 from meco_timm.networks.streams import student_stream
+from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import loop
-from meco_timm.zoo.teachers import assemble_zoo
 
 HEAD = ("fc.weight", "fc.bias")
 

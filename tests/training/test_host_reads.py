@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.zoos import zoo_of
 
 from benchmarks.host_reads import DEVICE, HostReads, counted
 from meco_timm.data.loading import load_data
@@ -14,7 +15,6 @@ from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import Job, Teaching, Training, batch_seed
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.zoo.precompute import use_store
-from meco_timm.zoo.zoo import Zoo
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "the shipped form": {},
@@ -38,15 +38,16 @@ def reads(shapes: Path, folder: Path, changes: dict[str, Any], monkeypatch: pyte
     }
     loop = {"loop": plain["loop"] | changes.get("loop", {})}
     recipe = Recipe.model_validate(plain | changes | loop)
-    data, accelerator = load_data(recipe.data, 0, recipe.store.views), make_accelerator(recipe)
+    data = load_data(recipe.data, 0, recipe.store.views)
+    accelerator = make_accelerator(recipe.precision, recipe.loop.accumulation)
 
     def stream(name: str, seed: int) -> Any:
         network = recipe.student.model_copy(update={"model": name})
         options: dict[str, Any] = {"channels": recipe.alignment.channels} if seed else {}
         return student_stream(network, recipe.alignment, len(data.classes), 32, seed=seed, **options)
 
-    zoo = Zoo({"a": stream("test_resnet", 1), "b": stream("test_vit", 2)}, recipe, accelerator)
-    use_store(zoo, recipe, data, batch_seed(recipe), accelerator)
+    zoo = zoo_of({"a": stream("test_resnet", 1), "b": stream("test_vit", 2)}, recipe, accelerator)
+    use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
     distiller = Distiller(stream("test_vit2", 0), recipe.method, len(data.classes), zoo.block_shapes)
     job = Job("student", folder, recipe.loop, data, data.train, 20, 0, recipe.discriminators.lr)
     training = Training(distiller, job, accelerator, Teaching(zoo.targets))

@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import contents, tree
+from helpers.zoos import zoo_of
 from torch import nn
 
 from meco_timm.data.loading import DataSource, load_data
 from meco_timm.distillation.losses import mean_logits
+from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.zoo import teachers
-from meco_timm.zoo.teachers import LabelTraining, assemble_zoo, student_alone, train_on_labels
-from meco_timm.zoo.zoo import Zoo, draw
+from meco_timm.zoo.zoo import draw
 
 
 @pytest.fixture(scope="module")
@@ -101,71 +100,6 @@ def test_teachers_are_frozen_whatever_is_done_with_them(made, data, accelerator)
         assert all(torch.equal(after[key], before[name][key]) for key in after)
 
 
-def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, accelerator, caplog, tmp_path):
-    folder = tmp_path / "zoo"
-    made.zoo.folder = str(folder)
-    assemble_zoo(made, data, accelerator)
-    names = sorted(p.name for p in folder.iterdir() if p.name != ".locks")
-    assert [name.rpartition("-")[0] for name in names] == ["test_resnet", "test_vit"]
-    wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl", "data.parquet"}
-    assert tree(folder) == {f"{name}/{file}" for name in names for file in wanted}
-    before = contents(folder)
-    caplog.clear()
-    assemble_zoo(made, data, accelerator)
-    message = caplog.text
-    assert message.count("already trained, loaded from") == 2
-    assert "step" not in message
-    assert contents(folder) == before
-
-
-def test_what_decides_a_teacher_decides_its_hash(made, data, accelerator, monkeypatch, tmp_path):
-    """Every change of data, network, loop or seed trains another; a change that decides nothing does not."""
-    trained: list[str] = []
-
-    class Trained(Exception):
-        pass
-
-    def stop(*args: Any, **options: Any) -> None:
-        raise Trained
-
-    network, loop = made.teachers[0], made.teachers[0].loop
-    first = LabelTraining("first", {"role": "teacher"}, network, loop, 2, made, data, accelerator)
-    train_on_labels(first)
-    monkeypatch.setattr(teachers, "Training", stop)
-
-    def again(**changes: Any) -> bool:
-        try:
-            train_on_labels(first._replace(title="again", **changes))
-        except Trained:
-            trained.append(str(changes))
-            return True
-        return False
-
-    assert not again()
-    assert not again(loop=loop.model_copy(update={"log_every": 7}))
-    other = made.model_copy(deep=True)
-    other.losses.temperature, other.discriminators.weight, other.run = 3.0, 0.5, "elsewhere"
-    assert not again(recipe=other)
-    assert again(steps=3)
-    assert again(loop=loop.model_copy(update={"lr": 0.1}))
-    assert again(loop=loop.model_copy(update={"class_weights": "balanced"}))
-    assert again(network=network.model_copy(update={"model": "test_vit"}))
-    assert again(network=network.model_copy(update={"args": {"drop_rate": 0.1}}))
-    assert again(role={"role": "student"})
-    assert again(recipe=made.model_copy(update={"seed": 1}))
-    flipped = made.model_copy(deep=True)
-    flipped.data.augmentation.hflip = 0.5
-    assert again(recipe=flipped)
-    weights = tmp_path / "weights.pth"
-    started = network.model_copy(update={"weights": str(weights)})
-    names = []
-    for content in (b"one", b"two"):  # another file under the same name
-        weights.write_bytes(content)
-        names.append(teachers.training_key(first._replace(network=started))["starts_from"])
-    assert None not in names
-    assert names[0] != names[1]
-
-
 def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
     twice = made.model_copy(update={"teachers": [made.teachers[0], made.teachers[0]]})
     zoo = assemble_zoo(twice, data, accelerator)
@@ -174,18 +108,9 @@ def test_two_teachers_of_one_name_are_two_networks(made, data, accelerator):
     assert not torch.equal(first.model.fc.weight, second.model.fc.weight)
 
 
-def test_the_student_alone_learns_from_labels_and_is_kept(made, data, accelerator, caplog):
-    first = student_alone(made, 2, data, accelerator)
-    again = student_alone(made, 2, data, accelerator)
-    assert "student alone: already trained, loaded from" in caplog.text
-    assert first.model.default_cfg["architecture"] == "test_efficientnet"
-    state = again.model.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())
-
-
 def test_a_zoo_of_one_always_teaches(made, data, accelerator: Accelerator):
     one = made.model_copy(update={"teachers": made.teachers[1:]})
-    zoo = Zoo(assemble_zoo(one, data, accelerator).streams, one, accelerator)
+    zoo = zoo_of(assemble_zoo(one, data, accelerator).streams, one, accelerator)
     batch = next(iter(data.in_order(data.test, 4)))
     outputs = [zoo.targets(batch, batch.image, step).logits for step in (0, 1)]
     assert torch.equal(*outputs)

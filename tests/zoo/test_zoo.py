@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from helpers.zoos import zoo_of
 from timm.data import resolve_data_config
 from torch import nn
 
@@ -140,14 +141,14 @@ def recipe(names: list[str], **zoo: Any) -> Recipe:
 def test_fingerprints_are_those_of_the_weights_as_they_were(caplog):
     network = stream("test_resnet")
     digest = weights_digest(network.model)
-    zoo = Zoo({"a": network}, recipe(["test_resnet"]), Accelerator())
+    zoo = zoo_of({"a": network}, recipe(["test_resnet"]), Accelerator())
     assert zoo.fingerprints == {"a": digest} != {"a": weights_digest(network.model)}
     assert "frozen  a: 15 batch norms folded" in caplog.messages[0]
 
 
 def test_the_table_judges_teachers_as_they_were_loaded():
     plain = stream("test_resnet")
-    zoo = Zoo({"a": stream("test_resnet")}, recipe(["test_resnet"]), Accelerator(), lambda name: plain)
+    zoo = zoo_of({"a": stream("test_resnet")}, recipe(["test_resnet"]), Accelerator(), lambda name: plain)
     assert zoo.unfrozen()["a"] is plain
     assert zoo.streams == {}
 
@@ -160,7 +161,7 @@ NAMES = ["a", "b", "c", "d"]
 
 def zoo_of_four(limit: int | None, sampling: str = "random") -> Zoo:
     networks = {name: stream("test_vit", seed=i) for i, name in enumerate(NAMES)}
-    return Zoo(networks, recipe(["test_vit"] * 4, resident=limit, sampling=sampling), Accelerator())
+    return zoo_of(networks, recipe(["test_vit"] * 4, resident=limit, sampling=sampling), Accelerator())
 
 
 @pytest.mark.parametrize("sampling", ["random", "average"])
