@@ -168,37 +168,6 @@ def anchors(results: list[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def picture(results: list[dict[str, Any]], base: str, title: str, file: Path) -> None:
-    """Each arm's student minus the student alone, with its interval; the true ensemble as a band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    by_arm: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        by_arm.setdefault(result["arm"], []).append(result["rows"])
-
-    def gain(runs: list[dict[str, Any]], name: str) -> Difference:
-        return difference([run[name]["top1"] - run["student alone"]["top1"] for run in runs])
-
-    arms = sorted(by_arm, key=lambda arm: gain(by_arm[arm], "student").mean)
-    gains = [gain(by_arm[arm], "student") for arm in arms]
-    ensembles = [gain(by_arm[arm], "true ensemble").mean for arm in arms]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(arms)), layout="constrained")
-    halves = [g.half if math.isfinite(g.half) else 0 for g in gains]
-    axes.errorbar([g.mean for g in gains], range(len(arms)), xerr=halves, fmt="o", color="#0072B2", label="student")
-    axes.plot(ensembles, range(len(arms)), "D", color="#D55E00", markersize=4, label="its true ensemble")
-    axes.axvline(0, color="0.4", linewidth=1, label="student alone")
-    axes.set_yticks(range(len(arms)), [f"{arm} (base)" if arm == base else arm for arm in arms])
-    axes.set_xlabel("test top-1 minus the student alone, points (95 % interval over seeds)")
-    axes.set_title(title, loc="left", fontsize="medium")
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    figure.savefig(file, metadata={"Date": None})
-    plt.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -207,7 +176,6 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every arm")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="results, runs and the zoo")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it there (.svg, .png)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
     args = parser.parse_args()
 
@@ -230,8 +198,6 @@ def main() -> None:
         for r in ordered
     ]
     report("accuracy", flat, {f"error_over_alone/{row['arm']}": row["error / alone"] for row in rows}, args.json)
-    if args.picture:
-        picture(ordered, study.base, args.study.stem, args.picture)
 
 
 if __name__ == "__main__":

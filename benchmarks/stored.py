@@ -6,8 +6,7 @@ full    from the store, with the recipe's defaults: four blocks, a discriminator
 live    the same as `full` with the teacher computed
 
 Filling is measured whole, images read from PNG files and augmented, outputs written to disk; the teacher alone, as timm
-gives it, over images in memory, is the limit. What a store of ImageNet would take is computed from the bytes per view
-and the rate measured here.
+gives it, over images in memory, is the limit. The plan of a run says what its store takes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.stored
 """
@@ -23,7 +22,7 @@ import timm
 import torch
 from PIL import Image
 
-from benchmarks.form import Row, arguments, by_turns, ratio, report, spread, table
+from benchmarks.form import Row, arguments, by_turns, ratio, report, spread
 from benchmarks.step import CLASSES, Step, recipe, stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch, load_data
 from meco_timm.networks.streams import Outputs
@@ -32,7 +31,7 @@ from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.store import Store, layout
 from meco_timm.zoo.zoo import Zoo
 
-VIEWS, IMAGENET = 4, 1_281_167
+VIEWS = 4
 CPU = torch.device("cpu")
 
 
@@ -114,26 +113,6 @@ def filling(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Step], in
     return sides, layout(settings.store, settings.losses.temperature, zoo.streams["0"], CLASSES).bytes_per_view
 
 
-def imagenet(rate: float, args: argparse.Namespace) -> list[Row]:
-    """Bytes and teacher-hours of ImageNet-1k at the rate measured here; computed, not measured."""
-    rows = []
-    for name, changes in {
-        "logits and 4 blocks": {},
-        "logits": {"alignment": {"blocks": 0}},
-        "20 largest logits": {"alignment": {"blocks": 0}, "store": {"topk": 20}},
-    }.items():
-        settings = recipe(args, changes)
-        teacher = zoo_of([timm.create_model("test_vit", num_classes=1)], settings).streams["0"]
-        kept = layout(settings.store, settings.losses.temperature, teacher, 1000).bytes_per_view
-        gigabytes = kept * IMAGENET * 10 / 1e9
-        rows.append({"ImageNet, 10 views": name, "bytes per view": kept, "GB per teacher": gigabytes})
-        rows[-1] |= {
-            "hours to fill": 10 * IMAGENET / rate / 3600,
-            "teacher-hours saved in 300 epochs": 290 * IMAGENET / rate / 3600,
-        }
-    return rows
-
-
 def side_row(side: str, base: str, seconds: dict[str, list[float]], batch: int) -> Row:
     """CPU time of a side, and its ratio to the `base`."""
     ms = [1000 * s / batch for s in seconds[side]]
@@ -162,19 +141,15 @@ def main() -> None:
         fills, bytes_per_view = filling(args, Path(scratch))
         seconds = by_turns(sides | fills, args.rounds, args.steps)
     rows = [side_row(side, "labels" if side in sides else "teacher alone", seconds, args.batch) for side in seconds]
-    rate = args.batch / median(seconds["fill"])
-    rows_of_imagenet = imagenet(rate, args)
     figures = {
         "ratio": ratio(seconds, "full", "labels"),
         "ratio_logits": ratio(seconds, "logits", "labels"),
         "fill_ratio": ratio(seconds, "teacher alone", "fill"),
         "fill_ratio_memory": ratio(seconds, "teacher alone", "fill, images in memory"),
         "bytes_per_view": float(bytes_per_view),
-        "images_per_s": rate,
+        "images_per_s": args.batch / median(seconds["fill"]),
     }
     report("stored", rows, figures, args.json)
-    print(f"\nComputed from {args.teacher} at {args.size} px and {rate:.0f} images/s, the rate of `fill`:\n")
-    print(table(rows_of_imagenet))
 
 
 if __name__ == "__main__":
