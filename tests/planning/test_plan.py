@@ -255,6 +255,11 @@ def test_attention_on_1x1_maps_gives_a_warning(recipe, tmp_path):
         (["teachers=[resnet18.a1_in1k]"], "teachers.0: the teacher has 1000 classes"),
         (["teachers=[{model: test_vit, weights: no.pth}]"], "teachers.0.weights: there is no file no.pth"),
         (["loop.batch_size=64"], "batch"),
+        (["student=test_resnett"], "student: timm has no model 'test_resnett'. Did you mean 'test_resnet'"),
+        (["student.args={drop: 1}"], "student: test_efficientnet cannot be made with"),
+        (["teachers.0=resnet18.a1_in1"], "teachers.0: timm has no weights 'resnet18.a1_in1'. Did you mean 'a1_in1k'"),
+        (["teachers.0='local-dir:nowhere'"], "teachers.0: local-dir:nowhere (relative to "),
+        (["teachers.1.size=8"], "teachers.1.size: test_vit cannot take images of 8 × 8"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_folder_is_made(recipe, tmp_path, capsys, overrides, message):
