@@ -1,4 +1,4 @@
-"""What is checked of a batch."""
+"""Check the batches of a task: shapes, class numbers, normalisation."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from meco_timm.networks import Stream
 
 logger = get_logger(__name__)
 
-OUTSIDE = 0.05  # share of values that no image has: random erasing puts a few into a batch
+OUTSIDE = 0.05  # allowed share of values that no image can have: random erasing writes a few
 
 
 def check_shapes(input: Tensor, target: Tensor, student: Stream) -> None:
@@ -40,7 +40,7 @@ def check_labels(target: Tensor, student: Stream) -> None:
 
 
 def is_normalised(input: Tensor, student: Stream) -> bool:
-    """Whether a batch can be of images normalised as announced; a warning if not. Waits for a GPU."""
+    """Whether images normalised with the student's mean and std can have these values; warns if not. Waits for a GPU."""
     mean, std = student.mean, student.std
     low, high = -mean / std, (1 - mean) / std
     slack = 1e-2 * (high - low)
@@ -50,11 +50,8 @@ def is_normalised(input: Tensor, student: Stream) -> bool:
     if outside <= OUTSIDE and not raw:
         return True
     found = f"its values are {smallest:.2f} to {largest:.2f}"
-    announced = f"mean {_numbers(mean)} and std {_numbers(std)} allow {low.min():.2f} to {high.max():.2f}"
+    numbers = [", ".join(f"{value:.3g}" for value in values.flatten().tolist()) for values in (mean, std)]
+    announced = f"mean {numbers[0]} and std {numbers[1]} allow {low.min():.2f} to {high.max():.2f}"
     hint = "It looks as if it were not normalised." if raw or largest > 50 else "Is it normalised otherwise?"
     logger.warning(f"input: {found}, but {announced}. {hint} Give the loader's data_config to EnsembleDistillation.")
     return False
-
-
-def _numbers(values: Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in values.flatten().tolist())

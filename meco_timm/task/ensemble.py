@@ -29,27 +29,27 @@ from meco_timm.zoo import TeacherLike, Zoo
 
 logger = get_logger(__name__)
 
-EXTRA = ("projections", "discriminators")  # trained along, no part of the student
-CHECKED_STEPS = 20  # first steps whose values are looked at, for which a GPU has to be waited for
+EXTRA = ("projections", "discriminators")  # trained with the student, and no part of it
+CHECKED_STEPS = 20  # first steps whose values are checked; a check waits for the GPU
 
 
 class TrainableModule(Distiller):
     """The Distiller as timm's optimizers and DistributedDataParallel want it."""
 
     def forward(self, image: Tensor, label: Tensor, teacher: Any, apart: bool = False) -> dict[str, Tensor]:
-        """As of Distiller, and "output": the student's logits B×K."""
+        """Compute the losses of `Distiller`, and "output": the student's logits B×K."""
         outputs = self.student(image)
         classes_of(outputs.logits, name_of(self.student.model), "student")
         return {**self.compare(outputs, label, teacher, apart), "output": outputs.logits}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters, as patterns: those of the student that timm exempts, and all that are trained along."""
+        """Patterns of parameters without weight decay: timm's of the student, projections and discriminators."""
         model: Any = self.student.model
         own = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
         return {f"student.model.{name}" for name in own} | {f"{name}.*" for name in EXTRA}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Name of a parameter → its layer, for layer-wise rates: the student's, the rest with its last one."""
+        """Map a parameter's name to its layer, for layer-wise rates; projections and discriminators have the last."""
         model: Any = self.student.model
         layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
         last = max(layers.values(), default=0)
@@ -151,11 +151,11 @@ class EnsembleDistillation(TrainingTask):
         self._warned = self._warned or not is_normalised(input, student)
 
     def _targets(self, image: Tensor, target: Tensor) -> Targets:
-        """What the teachers give for this step, where an image has a place instead of its row in a data set."""
+        """The teachers' outputs for this step; an image's position in the batch takes the place of its row."""
         row = torch.arange(len(image)) + len(image) * self.teachers.context.process_index
         return self.teachers.targets(Batch(image, target, row, torch.zeros_like(row)), image, self.step)
 
-    # What timm's loop calls
+    # The methods that timm's loop calls
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> "EnsembleDistillation":
         """Wrap what is trained in DistributedDataParallel; each process has its own copy of the teachers."""
@@ -217,17 +217,17 @@ class EnsembleDistillation(TrainingTask):
         self.step = self.step if ema else state.get("step", 0)
 
     def no_weight_decay(self) -> set[str]:
-        """As of the trainable module, for `create_optimizer_v2(task, …)`."""
+        """Names without weight decay, for `create_optimizer_v2(task, …)`."""
         return {f"{self._prefix}{name}" for name in unwrap_model(self.trainable_module).no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """As of the trainable module, for `create_optimizer_v2(task, …)`."""
+        """Layers of the parameters, for `create_optimizer_v2(task, …)`."""
         layer = unwrap_model(self.trainable_module).group_matcher(coarse)
         return lambda name: layer(name.removeprefix(self._prefix))
 
     @property
     def _prefix(self) -> str:
-        """Of the trainable module's parameters in the task."""
+        """Prefix of the trainable module's parameters in the task."""
         distributed = isinstance(self.trainable_module, DistributedDataParallel)
         return "trainable_module.module." if distributed else "trainable_module."
 
@@ -241,7 +241,7 @@ class EnsembleDistillation(TrainingTask):
 
 
 def _trainable(recipe: Recipe, student: Stream, zoo: Zoo) -> TrainableModule:
-    """With the initial projections and discriminators of our own loop; the caller's generators are left alone."""
+    """Make the Distiller with the initial weights that `distill` gives it, without touching the global generators."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(student_seed(recipe.seed), "discriminators"))
         return TrainableModule(student, recipe.method, student.model.num_classes, zoo.block_shapes)

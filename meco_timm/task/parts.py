@@ -1,4 +1,4 @@
-"""The parts of a task: the method, the student's stream and the zoo, from what the caller has."""
+"""Make the parts of a task, the method, the student's stream and the zoo, from the caller's arguments."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,11 +19,14 @@ from meco_timm.zoo import (
     with_live,
 )
 
-NOT_HERE = {"discriminators": ("lr",), "zoo": ("loop", "folder")}  # the optimizer is the caller's; nothing is trained
+UNUSED_KEYS = {
+    "discriminators": ("lr",),
+    "zoo": ("loop", "folder"),
+}  # the caller has the optimizer
 
 
 class Parts(NamedTuple):
-    """What a task consists of before anything is trained."""
+    """The method, the student's stream and the teachers."""
 
     recipe: Recipe
     student: Stream
@@ -31,7 +34,7 @@ class Parts(NamedTuple):
 
 
 def parts_of_zoo(student: nn.Module, zoo: Zoo, recipe: Recipe | None, data_config: dict[str, Any] | None) -> Parts:
-    """Those with a zoo that is there already, by the method of the recipe that it was made with.
+    """Make the parts from a Zoo and the recipe that it was made with.
 
     Raises:
         UserError: there is no recipe, or one of another alignment; the zoo has a store or no teachers any more, or the
@@ -63,7 +66,7 @@ def parts_of_teachers(
     data_config: dict[str, Any] | None,
     device: torch.device,
 ) -> Parts:
-    """Those with teachers by name or as modules. `method`: keys of a recipe.
+    """Make the parts from teachers by name or as modules. `method`: keys of a recipe.
 
     Raises:
         UserError: a key or value is wrong, or a network cannot be used.
@@ -77,9 +80,12 @@ def parts_of_teachers(
             "zoo.weights as a list with a number for each teacher."
         )
     stream = student_of(student, recipe.alignment, data_config)
-    check_apart(student, live)
+    _check_shared_weights(student, live)
     recipe.teachers = with_live(recipe.teachers, live)
-    names = class_names(classes, stream.model.num_classes)
+    count = stream.model.num_classes
+    if classes is not None and len(classes) != count:
+        raise UserError(f"classes: {len(classes)} names, but the student has {count} classes.")
+    names = [str(i) for i in range(count)] if classes is None else list(classes)
     streams = load_trained_teachers(named_teachers(recipe.teachers), recipe.alignment, names)
     check_targets(streams, recipe.method)
     context = DeviceContext(device)
@@ -94,7 +100,7 @@ def check_alone(owner: str, given: dict[str, Any]) -> None:
 
 def check_sections(sections: dict[str, Any]) -> None:
     """Raises: UserError: a key that has no meaning in a task."""
-    for name, keys in NOT_HERE.items():
+    for name, keys in UNUSED_KEYS.items():
         section = sections.get(name)
         for key in set(keys) & set(section if isinstance(section, dict) else ()):
             raise UserError(
@@ -102,18 +108,7 @@ def check_sections(sections: dict[str, Any]) -> None:
             )
 
 
-def class_names(classes: list[str] | None, count: int) -> list[str]:
-    """Names of the student's classes, numbers if there are none.
-
-    Raises:
-        UserError: they are not as many as the student has.
-    """
-    if classes is not None and len(classes) != count:
-        raise UserError(f"classes: {len(classes)} names, but the student has {count} classes.")
-    return [str(i) for i in range(count)] if classes is None else list(classes)
-
-
-def check_apart(student: nn.Module, teachers: dict[int, Live]) -> None:
+def _check_shared_weights(student: nn.Module, teachers: dict[int, Live]) -> None:
     """Raises: UserError: a teacher shares weights with the student, which would be frozen with it."""
     own = {id(p) for p in student.parameters()}
     for i, teacher in teachers.items():
