@@ -40,7 +40,7 @@ def check_labels(target: Tensor, student: Stream) -> None:
 
 
 def is_normalised(input: Tensor, student: Stream) -> bool:
-    """Whether images normalised with the student's mean and std can have these values; warns if not. Waits for a GPU."""
+    """Whether images normalised with the student's mean and std can have these values; warns if not. Reads the GPU."""
     mean, std = student.mean, student.std
     low, high = -mean / std, (1 - mean) / std
     slack = 1e-2 * (high - low)
