@@ -26,7 +26,7 @@ from timm.optim import create_optimizer_v2
 
 from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
 from meco_timm.data.loading import Batch
-from meco_timm.distillation.distiller import Distiller, Supervised
+from meco_timm.distillation import Distiller, Supervised
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.task import EnsembleDistillation
@@ -64,14 +64,13 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(settings | changes)
 
 
-def stream(model: Any, settings: Recipe, channels: int | None = None) -> Stream:
+def stream(model: Any, settings: Recipe, as_teacher: bool = False) -> Stream:
     config = resolve_data_config(model=model)
-    return Stream(model, settings.alignment, settings.data.image_size, config, channels=channels)
+    return Stream(model, settings.alignment, settings.data.image_size, config, as_teacher=as_teacher)
 
 
 def zoo_of(teachers: Iterable[Any], settings: Recipe, accelerator: Accelerator | None = None) -> Zoo:
-    channels = settings.alignment.channels
-    streams = {str(i): stream(teacher, settings, channels) for i, teacher in enumerate(teachers)}
+    streams = {str(i): stream(teacher, settings, as_teacher=True) for i, teacher in enumerate(teachers)}
     context = accelerator or Accelerator(cpu=True)
     return Zoo(streams, settings.zoo, settings.seed, settings.losses.temperature, context)
 
@@ -90,7 +89,6 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
         images=cast(Any, None),
         steps=settings.loop.steps or 0,
         seed=settings.seed,
-        discriminator_lr=settings.discriminators.lr,
     )
     if zoo is None:
         return Training(objective, job, Accelerator(cpu=True))

@@ -281,7 +281,6 @@ def _train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelera
     weight = class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
     reseed(job.seed, "discriminators")
     objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
-    job = job._replace(discriminator_lr=recipe.discriminators.lr)
     training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
         return training.run(), training.step

@@ -8,9 +8,9 @@ from meco_timm.networks import Outputs
 
 
 class TeacherBlocks(NamedTuple):
-    """One teacher's blocks. teacher: its number in the zoo, 0 where all share one alignment."""
+    """Blocks that a step compares. teacher: its number in the zoo, None where blocks of all networks are alike."""
 
-    teacher: int
+    teacher: int | None
     blocks: list[Tensor]
 
 
@@ -21,6 +21,6 @@ class Targets(NamedTuple):
     logits: Tensor | None
 
     @classmethod
-    def of(cls, outputs: Outputs, teacher: int = 0) -> "Targets":
-        """Of one teacher's outputs on the whole batch."""
+    def of(cls, outputs: Outputs, teacher: int | None = None) -> "Targets":
+        """Make the targets of one teacher's outputs."""
         return cls([TeacherBlocks(teacher, outputs.blocks)] if outputs.blocks else [], outputs.logits)

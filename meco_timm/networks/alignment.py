@@ -9,12 +9,14 @@ of any two networks have one scale and weights mean the same everywhere.
 from collections.abc import Callable
 from functools import lru_cache
 from math import isqrt
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from meco_timm.common import upload
+from meco_timm.recipe import Alignment
 
 GRID = 4  # positions per side that `projection` and `grid` keep
 
@@ -53,15 +55,44 @@ VECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def align(maps: Tensor, method: str, length: int, channels: int | None = None) -> Tensor:
-    """B×C×H×W → B×length, or with `projection` B×c×h×w with h and w at most 4, float32, standardised per image.
+class Vectors(NamedTuple):
+    """Blocks as vectors B×length, alike for all networks, so teacher and student become the same (the paper).
 
-    channels: with `projection`, c is at most so many (`reduce_channels`); None keeps all.
+    method: a word of `VECTORS`.
     """
-    if method != "projection":
-        return standardise(VECTORS[method](maps.float(), length))
-    pooled = pool_to_grid(maps)
-    return standardise(pooled if channels is None else reduce_channels(pooled, channels))
+
+    method: str
+    length: int
+
+    def of_teacher(self, maps: Tensor) -> Tensor:
+        """B×C×H×W → B×length, float32, standardised per image."""
+        return standardise(VECTORS[self.method](maps.float(), self.length))
+
+    def of_student(self, maps: Tensor) -> Tensor:
+        """B×C×H×W → B×length."""
+        return self.of_teacher(maps)
+
+
+class Maps(NamedTuple):
+    """Blocks as maps B×c×h×w with h and w at most 4, float32, standardised per image; c is each network's own.
+
+    channels: most that a teacher's map keeps, so that targets stay small in memory and in a store.
+    """
+
+    channels: int
+
+    def of_teacher(self, maps: Tensor) -> Tensor:
+        """B×C×H×W → B×min(C, channels)×h×w."""
+        return standardise(reduce_channels(pool_to_grid(maps), self.channels))
+
+    def of_student(self, maps: Tensor) -> Tensor:
+        """B×C×H×W → B×C×h×w; a projection per teacher follows (distillation/projections.py)."""
+        return standardise(pool_to_grid(maps))
+
+
+def block_form(alignment: Alignment) -> Vectors | Maps:
+    """What a block becomes, on the teacher's side and on the student's."""
+    return Maps(alignment.length // GRID**2) if alignment.per_teacher else Vectors(alignment.method, alignment.length)
 
 
 def standardise(block: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from meco_timm.common import UserError, first_line, reseed
-from meco_timm.networks.alignment import align, choose_blocks
+from meco_timm.networks.alignment import block_form, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.configs import data_config
 from meco_timm.networks.factory import is_place, make_network
@@ -51,11 +51,12 @@ class Stream(nn.Module):
         data_config: dict[str, Any],
         gives: str = "all",
         class_map: list[int] | None = None,
-        channels: int | None = None,
+        as_teacher: bool = False,
     ):
         super().__init__()
         self.model, self.alignment, self.size = model, alignment, size
-        self.channels = channels  # most that a block's map keeps; None keeps all
+        form = block_form(alignment)
+        self.align = form.of_teacher if as_teacher else form.of_student
         self._block_shapes: list[tuple[int, ...]] | None = None
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
@@ -79,8 +80,7 @@ class Stream(nn.Module):
             logits = self._mapped(self.model.forward_head(final))
         else:
             maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
-        a = self.alignment
-        return Outputs([align(m, a.method, a.length, self.channels) for m in maps], logits)
+        return Outputs([self.align(m) for m in maps], logits)
 
     def logits(self, image: Tensor) -> Tensor:
         """image as for `forward` → logits B×K; the network must have a head."""
@@ -148,12 +148,13 @@ def student_stream(
     seed: int = 0,
     gives: str = "all",
     weightless: bool = False,
-    channels: int | None = None,
+    as_teacher: bool = False,
 ) -> Stream:
     """A trainable stream with a head for `classes` that sees `image_size` pixels.
 
     From the weights that the network names, with a new head where their classes are not as many; else from random
-    ones, a function of `seed`. `role` says where an error is; `gives` and `channels` are a teacher's.
+    ones, a function of `seed`. `role` says where an error is. `as_teacher`: a teacher in the making, which then
+    `gives` these outputs.
 
     Raises:
         UserError: unknown name, too many blocks, an image size that the network cannot take, or no head.
@@ -178,7 +179,7 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
-    stream = Stream(model, alignment, size, data_config(model, role), gives, channels=channels)
+    stream = Stream(model, alignment, size, data_config(model, role), gives, as_teacher=as_teacher)
     return checked(stream, network.model, role)
 
 
@@ -228,7 +229,7 @@ def teacher_around(
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
-    stream = Stream(model, alignment, size, config, gives, mapped, alignment.channels)
+    stream = Stream(model, alignment, size, config, gives, mapped, as_teacher=True)
     return checked(stream, teacher.model, role)
 
 

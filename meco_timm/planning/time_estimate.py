@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from meco_timm.common import UserError
 from meco_timm.data import COUNTS, Batch, DataSource, Steps, cache_images, known_data, plan_cache
-from meco_timm.distillation import Distiller, Supervised, gradient_shares
+from meco_timm.distillation import Distiller, Objective, Supervised, Targets
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
 from meco_timm.planning.cost import Part, Workload, format_duration, multiply_adds_per_second, run_parts
 from meco_timm.planning.rehearse import random_weights
@@ -192,11 +191,12 @@ class StepTimer:
         """Teachers are timed separately, so that the result does not depend on which one is drawn."""
         teachers = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
-            targets: Any = zoo.live(zoo.names[0], self.image)
+            number = 0 if self.recipe.alignment.per_teacher else None
+            targets = Targets.of(zoo.live(zoo.names[0], self.image), number)
         distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
         training, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
         label = self.loading.sample.label.to(self.accelerator.device)
-        shares = timed(lambda: gradient_shares(training._module, self.image, label, targets), self.clock, once=True)
+        shares = timed(lambda: distiller.gradient_shares(self.image, label, targets), self.clock, once=True)
         teacher = sum(teachers) / (1 if self.recipe.zoo.sampling == "average" else len(teachers))
         return self._training_seconds(loop, len(self.data.train), step + teacher, forward) + 4 * shares
 
@@ -211,11 +211,10 @@ class StepTimer:
         validated = loop.validations * len(self.data.validation)
         return trained * per_image + validated * (forward + (0 if loading.cached else loading.first))
 
-    def _training_step(self, objective: nn.Module, loop: Loop, teach: Teaching | None = None) -> tuple[Training, float]:
+    def _training_step(self, objective: Objective, loop: Loop, teach: Teaching | None = None) -> tuple[Training, float]:
         """A training of the objective, and the seconds per image of its step."""
         endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
-        seed, discriminator_lr = self.recipe.seed, self.recipe.discriminators.lr
-        job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, seed, discriminator_lr)
+        job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, self.recipe.seed)
         training, batches = Training(objective, job, self.accelerator, teach), itertools.repeat(self.loading.sample)
         return training, timed(lambda: training._one_step(batches), self.clock) / self.batch
 

@@ -41,7 +41,7 @@ class Alignment(Section):
 
     @model_validator(mode="after")
     def _length_fits(self) -> "Alignment":
-        if self.method != "projection" and "length" not in self.model_fields_set:
+        if not self.per_teacher and "length" not in self.model_fields_set:
             self.length = 256
         if self.method in ("grid", "projection") and self.length % 16:
             raise ValueError(
@@ -52,13 +52,13 @@ class Alignment(Section):
         return self
 
     @property
-    def channels(self) -> int | None:
-        """Most channels that a teacher's map keeps; None where maps become vectors."""
-        return self.length // 16 if self.method == "projection" else None
+    def per_teacher(self) -> bool:
+        """Whether blocks keep each network's channels, so that every teacher needs a projection of its own."""
+        return self.method == "projection"
 
 
 class Losses(Holder):
-    """Similarity between teacher and student (losses.py)."""
+    """Similarity between teacher and student (distillation/similarity.py)."""
 
     similarity: Annotated[Literal["l1", "l2", "kl", "ce", "dist"], WrapValidator(_word_or_object)] = "ce"
     """Between softened logits. The paper found `ce` best of its four; `dist` compares correlations instead."""

@@ -170,7 +170,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _resolve_method(self) -> "Recipe":
         """What is not written follows from what is: weights from the alignment, the adversary from both."""
-        maps, blocks = self.alignment.method == "projection", self.alignment.blocks
+        maps, blocks = self.alignment.per_teacher, self.alignment.blocks
         if "blocks" not in self.losses.model_fields_set:
             self.losses = self.losses.model_copy(update={"blocks": (3.0 if maps else 0.3) if blocks else 0.0})
         if "adversary" not in self.discriminators.model_fields_set and not (maps and self.losses.blocks):

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data import Batch
-from meco_timm.distillation import Distiller, Targets
+from meco_timm.distillation import Distiller, Targets, weighted_sum
 from meco_timm.networks import Stream, classes_of, name_of
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
@@ -36,11 +36,12 @@ CHECKED_STEPS = 20  # first steps whose values are checked; a check waits for th
 class TrainableModule(Distiller):
     """The Distiller as timm's optimizers and DistributedDataParallel want it."""
 
-    def forward(self, image: Tensor, label: Tensor, teacher: Any, apart: bool = False) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the losses of `Distiller`, and "output": the student's logits B×K."""
         outputs = self.student(image)
         classes_of(outputs.logits, name_of(self.student.model), "student")
-        return {**self.compare(outputs, label, teacher, apart), "output": outputs.logits}
+        losses = weighted_sum(self.terms(outputs, label, targets), self.zero_of_unused(outputs, targets))
+        return {**losses, "output": outputs.logits}
 
     def no_weight_decay(self) -> set[str]:
         """Patterns of parameters without weight decay: timm's of the student, projections and discriminators."""

@@ -30,7 +30,6 @@ class Job(NamedTuple):
     images: the images to train on.
     steps: optimizer steps in total.
     seed: of batches, views, mixing and dropout.
-    discriminator_lr: learning rate of an objective's discriminators.
     on_step: called after each step with its number, from 1, and its losses; True ends the training.
     watch: runs during the steps, without validations and checkpoints.
     """
@@ -42,7 +41,6 @@ class Job(NamedTuple):
     images: Images
     steps: int
     seed: int
-    discriminator_lr: float = 0.0
     on_step: OnStep | None = None
     watch: Stopwatch | None = None
 

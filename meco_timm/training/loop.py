@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 
 from meco_timm.common import Stopwatch, Ticker, UserError, derive, get_logger, reseed
 from meco_timm.data import BadImages, Batch, Steps
-from meco_timm.distillation import gradient_shares
+from meco_timm.distillation import Objective
 from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints, Interrupted, Watch, listen
 from meco_timm.training.job import Job, Teaching, is_enough
@@ -32,11 +32,11 @@ logger = get_logger(__name__)
 class Training:
     """One training run: its state and its steps."""
 
-    def __init__(self, objective: nn.Module, job: Job, accelerator: Accelerator, teaching: Teaching | None = None):
+    def __init__(self, objective: Objective, job: Job, accelerator: Accelerator, teaching: Teaching | None = None):
         settings = job.loop
         set_memory(objective, settings)
         self.job, self.settings, self.accelerator, self.teaching = job, settings, accelerator, teaching
-        optimizer = make_optimizer(objective, settings, job.discriminator_lr)
+        optimizer = make_optimizer(objective, settings)
         self.schedule = make_schedule(optimizer, settings, job.steps)
         self.shards = Shards(objective.to(accelerator.device), accelerator)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -72,7 +72,7 @@ class Training:
         with listen() as stop:
             self._resume()
             self._logged = (time.monotonic(), self.step)
-            lines = MetricLines(self.job.folder / "metrics.jsonl", self.step, main)
+            lines = MetricLines(self.job.folder / "metrics.jsonl", self.step, main, self._module)
             watch = Watch(self.accelerator, self.settings.checkpoint_minutes, self.step, stop)
             try:
                 with Ticker(self.job.title, self.job.steps, self.step) as ticker, self.watch:
@@ -167,7 +167,7 @@ class Training:
             self.ema.update(self.student, step=self.step)
         if self._measures_shares() and teacher is not None:
             with self.accelerator.autocast():
-                self.shares = gradient_shares(self._module, image, label, teacher)
+                self.shares = self._module.gradient_shares(image, label, teacher)
         return losses
 
     def _next(self, batches: Iterator[Batch]) -> Batch:

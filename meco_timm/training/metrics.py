@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, write_text
+from meco_timm.distillation import Objective
 
 logger = get_logger(__name__)
 
@@ -18,8 +19,8 @@ PATIENCE = 20  # steps in a row without a finite gradient, after which the run s
 class MetricLines:
     """A line of losses every `log_every` steps and a line per validation; a resumed run repeats none."""
 
-    def __init__(self, path: Path, start: int, main: bool):
-        self.path, self.main = path, main
+    def __init__(self, path: Path, start: int, main: bool, objective: Objective):
+        self.path, self.main, self.objective = path, main, objective
         self._warned: set[str] = set()
         self._waiting = b""  # lines that could not be written yet
         if main:
@@ -62,7 +63,7 @@ class MetricLines:
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
         skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
         wait = f"  waiting for data {facts['data_wait']:.0%}" if facts["data_wait"] >= 0.05 else ""
-        return f"{facts['images_per_s']:.0f} images/s{wait}  {_note(values)}{skipped}"
+        return f"{facts['images_per_s']:.0f} images/s{wait}  {self.objective.summary(values)}{skipped}"
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
@@ -75,23 +76,5 @@ class MetricLines:
             self._warned.add(name)
             logger.warning(
                 f"{name} has {100 * shares[name]:.2g} % of the student's gradient at step {step}, so it teaches almost "
-                f"nothing. Raise {_weight_of(name)}, or set it to 0."
+                f"nothing. Raise {self.objective.weight_key(name)}, or set it to 0."
             )
-
-
-def _weight_of(name: str) -> str:
-    """The recipe's key for the weight of a term."""
-    if name == "labels" or name == "similarity/logits":
-        return f"losses.{name.split('/')[-1]}"
-    return "losses.blocks" if name.startswith("similarity") else "discriminators.weight"
-
-
-def _note(values: dict[str, float]) -> str:
-    """The losses in short: the means over blocks and over discriminators."""
-    groups: dict[str, list[float]] = {}
-    short = {"similarity": "blocks", "adversary": "adversary", "discriminator_accuracy": "D right"}
-    for name, value in values.items():
-        family = name.split("/")[0]
-        label = "logits" if name == "similarity/logits" else short.get(family, family)
-        groups.setdefault(label, []).append(value)
-    return "  ".join(f"{label} {sum(group) / len(group):.3f}" for label, group in groups.items())

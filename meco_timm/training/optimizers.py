@@ -7,19 +7,20 @@ import torch
 from accelerate import Accelerator
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from meco_timm.common import UserError, did_you_mean
+from meco_timm.distillation import Objective
 from meco_timm.recipe import Loop
 from meco_timm.training.sharding import local, whole
 
 FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch has one kernel for a step: 5 times as fast on a CPU
 
 
-def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer over the student (no decay on norms and biases), projections and discriminators (own rate).
+def make_optimizer(objective: Objective, settings: Loop) -> torch.optim.Optimizer:
+    """timm's optimizer over the student (no decay on norms and biases) and what the objective trains beside it.
 
     Raises:
         UserError: timm has no such optimizer, or it does not take these settings.
@@ -27,14 +28,10 @@ def make_optimizer(objective: nn.Module, settings: Loop, discriminator_lr: float
     names = timm.optim.list_optimizers()
     if settings.optimizer not in names:
         raise UserError(f"loop.optimizer: timm has no {settings.optimizer!r}.{did_you_mean(settings.optimizer, names)}")
-    model = objective.student.model  # type: ignore[union-attr]
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    model = objective.student.model
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
     groups = _groups(model, settings, exempt)
-    rates = {"projections": settings.lr, "discriminators": discriminator_lr}
-    for name, rate in rates.items():
-        extra = list(getattr(objective, name, nn.ModuleList()).parameters())
-        if extra:
-            groups.append({"params": extra, "lr": rate, "weight_decay": 0.0})
+    groups += objective.parameter_groups(settings.lr)
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
     if settings.optimizer in FUSED:
         common["fused"] = True
@@ -72,13 +69,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) 
     return schedule
 
 
-def set_memory(objective: nn.Module, settings: Loop) -> None:
+def set_memory(objective: Objective, settings: Loop) -> None:
     """Set gradient checkpointing and memory format of the network that is trained.
 
     Raises:
         UserError: timm has no gradient checkpointing for it.
     """
-    model: Any = objective.student.model  # type: ignore[union-attr]
+    model = objective.student.model
     if settings.gradient_checkpointing:
         try:
             model.set_grad_checkpointing(True)
@@ -94,10 +91,10 @@ class Guard:
     The lists of parameters are made once: collecting them in each step is slow for small networks.
     """
 
-    def __init__(self, accelerator: Accelerator, objective: nn.Module, optimizer: Any, limit: float | None):
+    def __init__(self, accelerator: Accelerator, objective: Objective, optimizer: Any, limit: float | None):
         self.accelerator, self.optimizer, self.limit = accelerator, optimizer, limit
         self.parameters = list(objective.parameters())
-        self.student = list(objective.student.parameters())  # type: ignore[union-attr]
+        self.student = list(objective.student.parameters())
         own = {id(p) for p in self.student}
         self.others = [p for p in self.parameters if id(p) not in own]
         fused, spread = optimizer.defaults.get("fused"), any(isinstance(p, DTensor) for p in self.parameters)

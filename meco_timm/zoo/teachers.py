@@ -72,7 +72,7 @@ def untrained_teachers(
         if teacher.size not in (None, image_size) or teacher.gives == "blocks":  # its training needs another stream
             student_stream(teacher, LOGITS_ONLY, len(classes), image_size, role=role, weightless=True)
         size = teacher.size or image_size
-        options: dict[str, Any] = {"gives": teacher.gives, "channels": alignment.channels}
+        options: dict[str, Any] = {"gives": teacher.gives, "as_teacher": True}
         return student_stream(teacher, alignment, len(classes), size, role=role, weightless=weightless, **options)
 
     return {name: untrained(teacher, f"teachers.{i}") for i, (name, teacher) in enumerate(teachers.items())}

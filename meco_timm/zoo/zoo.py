@@ -85,7 +85,7 @@ class Zoo:
         self.temperature = temperature
         self.names = list(streams)
         self.alignment = next(iter(streams.values())).alignment
-        self.per_teacher = self.alignment.method == "projection"
+        self.per_teacher = self.alignment.per_teacher
         self.block_shapes = [stream.block_shapes for stream in streams.values()]
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
         limit = settings.resident or len(streams)
@@ -117,7 +117,7 @@ class Zoo:
                 outputs = {name: self._outputs_of(name, batch.view, batch.row, image) for name in used}
                 return self._average(outputs, step)
             drawn = self._drawn(step)
-            number = self.names.index(drawn) if self.per_teacher else 0
+            number = self.names.index(drawn) if self.per_teacher else None
             return Targets.of(self._outputs_of(drawn, batch.view, batch.row, image), number)
 
     @torch.no_grad()
@@ -205,7 +205,7 @@ class Zoo:
         else:
             compared = (o.blocks for o in outputs.values() if o.blocks)
             mean = [torch.stack(same).mean(0) for same in zip(*compared, strict=True)]
-            blocks = [TeacherBlocks(0, mean)] if mean else []
+            blocks = [TeacherBlocks(None, mean)] if mean else []
         if not logits:
             return Targets(blocks, None)
         weights = self.combination.weights_of(logits)

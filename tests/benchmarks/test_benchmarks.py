@@ -38,7 +38,7 @@ def test_stored(args, tmp_path):
     sides, bytes_per_view = stored.filling(args, tmp_path)
     for fill in sides.values():
         fill()
-    shapes = step.stream(timm.create_model(args.teacher), step.recipe(args, {}), channels=64).block_shapes
+    shapes = step.stream(timm.create_model(args.teacher), step.recipe(args, {}), as_teacher=True).block_shapes
     assert bytes_per_view == 2 * (step.CLASSES + sum(map(math.prod, shapes))) + 8
 
 

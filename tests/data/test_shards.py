@@ -28,7 +28,7 @@ from meco_timm.data import tars
 from meco_timm.data.images import Images
 from meco_timm.data.shards import RowGroups
 from meco_timm.data.views import BatchStream, Passes, Steps, shuffled, variety
-from meco_timm.distillation.distiller import Supervised
+from meco_timm.distillation import Supervised
 from meco_timm.evaluation import table
 from meco_timm.networks import LOGITS_ONLY
 from meco_timm.networks.streams import student_stream

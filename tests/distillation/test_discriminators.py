@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meco_timm.distillation.discriminators import Discriminator, adversarial, scale_gradient
+from meco_timm.distillation.discriminators import ADVERSARIES, Discriminator, minimax, scale_gradient
 
 LENGTH, WEIGHT = 16, 0.3
 
@@ -32,7 +32,7 @@ def played(discriminator: nn.Module, word: str) -> tuple[Tensor, list[Tensor], T
     """(student's gradient, discriminator's gradients, loss, accuracy) of one game."""
     teacher, student = sides()
     student.requires_grad_()
-    loss, right = adversarial(discriminator, teacher, student, word, WEIGHT)
+    loss, right = ADVERSARIES[word](discriminator, teacher, student, WEIGHT)
     return *gradients(loss, student, discriminator), loss, right
 
 
@@ -46,7 +46,7 @@ def discriminator_loss(discriminator: nn.Module, teacher: Tensor, student: Tenso
     return -discriminator(teacher).sigmoid().log().mean() - (1 - discriminator(student).sigmoid()).log().mean()
 
 
-@pytest.mark.parametrize("word", ["minimax", "non_saturating", "cooperative"])
+@pytest.mark.parametrize("word", ADVERSARIES)
 def test_the_discriminator_always_learns_to_tell_them_apart(discriminator, word):
     _, found, _, _ = played(discriminator, word)
     teacher, student = sides()
@@ -80,11 +80,11 @@ def test_the_student_fools_the_discriminator_or_helps_it(discriminator, word, si
     assert sign * gained.item() > 1e-6
 
 
-@pytest.mark.parametrize("word", ["minimax", "non_saturating", "cooperative"])
+@pytest.mark.parametrize("word", ADVERSARIES)
 def test_nothing_flows_to_the_teacher(discriminator, word):
     teacher, student = sides()
     teacher.requires_grad_()
-    loss, _ = adversarial(discriminator, teacher, student.requires_grad_(), word, WEIGHT)
+    loss, _ = ADVERSARIES[word](discriminator, teacher, student.requires_grad_(), WEIGHT)
     loss.backward()
     assert teacher.grad is None
 
@@ -110,7 +110,7 @@ def test_the_loss_can_fall_below_what_a_final_relu_allows(discriminator):
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.02)
     for _ in range(100):
         optimizer.zero_grad()
-        loss, _ = adversarial(discriminator, teacher, student, "minimax", WEIGHT)
+        loss, _ = minimax(discriminator, teacher, student, WEIGHT)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
@@ -126,7 +126,7 @@ def test_the_whole_game_in_one_backward_per_step(discriminator, word, nearer):
     optimizer = torch.optim.Adam([student, *discriminator.parameters()], lr=0.02)
     for _ in range(100):
         optimizer.zero_grad()
-        adversarial(discriminator, teacher, student, word, 1.0)[0].backward()
+        ADVERSARIES[word](discriminator, teacher, student, 1.0)[0].backward()
         optimizer.step()
     after = (teacher.mean(0) - student.mean(0)).norm().item()
     assert after < 0.8 * before if nearer else after > 1.05 * before

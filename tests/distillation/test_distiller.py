@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meco_timm.distillation import losses
-from meco_timm.distillation.discriminators import adversarial
-from meco_timm.distillation.distiller import Distiller, Supervised, gradient_shares
-from meco_timm.networks.streams import Outputs, Stream, student_stream
+from meco_timm.distillation import Distiller, Supervised, Targets, TeacherBlocks
+from meco_timm.distillation.discriminators import minimax
+from meco_timm.distillation.labels import cross_entropy
+from meco_timm.distillation.similarity import LOGITS, blocks_l2, logits_kl
+from meco_timm.networks.streams import Stream, student_stream
 from meco_timm.recipe.recipe import Network, Recipe
 
 B, CLASSES, BLOCKS, LENGTH = 4, 3, 2, 32
@@ -33,12 +34,16 @@ def stream() -> Stream:
     return student_stream(Network(model="test_efficientnet"), alignment, CLASSES, 32, seed=1).train()
 
 
-def batch() -> tuple[Tensor, Tensor, Outputs]:
+def batch() -> tuple[Tensor, Tensor, Targets]:
     """Images, labels (some hidden) and what a teacher says of the images."""
     g = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (B, 3, 32, 32), generator=g, dtype=torch.uint8)
     blocks = [torch.randn(B, LENGTH, generator=g) for _ in range(BLOCKS)]
-    return image, torch.tensor([0, 2, -1, 1]), Outputs(blocks, torch.randn(B, CLASSES, generator=g))
+    return (
+        image,
+        torch.tensor([0, 2, -1, 1]),
+        Targets([TeacherBlocks(None, blocks)], torch.randn(B, CLASSES, generator=g)),
+    )
 
 
 def make_distiller(stream: Stream, **changes: Any) -> Distiller:
@@ -58,19 +63,20 @@ def test_the_total_is_the_weighted_sum_written_out(stream):
     distiller = make_distiller(
         stream, losses=settings, discriminators={"adversary": "minimax", "on": "all", "weight": 0.2}
     )
-    image, label, teacher = batch()
-    found = distiller(image, label, teacher)
+    image, label, targets = batch()
+    ((_, blocks),) = targets.blocks
+    found = distiller(image, label, targets)
     student = stream(image)
     expected = {
-        "similarity/logits": losses.between_logits("kl", teacher.logits, student.logits, 2.0),
-        "similarity/0": losses.between_blocks("l2", teacher.blocks[0], student.blocks[0]),
-        "similarity/1": losses.between_blocks("l2", teacher.blocks[1], student.blocks[1]),
-        "labels": losses.with_labels(student.logits, label),
+        "similarity/logits": logits_kl(targets.logits, student.logits, 2.0),
+        "similarity/0": blocks_l2(blocks[0], student.blocks[0]),
+        "similarity/1": blocks_l2(blocks[1], student.blocks[1]),
+        "labels": cross_entropy(student.logits, label),
     }
-    pairs = {str(i): (t, s) for i, (t, s) in enumerate(zip(teacher.blocks, student.blocks, strict=True))}
-    pairs["logits"] = (teacher.logits.softmax(1), student.logits.softmax(1))
+    pairs = {str(i): (t, s) for i, (t, s) in enumerate(zip(blocks, student.blocks, strict=True))}
+    pairs["logits"] = (targets.logits.softmax(1), student.logits.softmax(1))
     for name, (t, s) in pairs.items():
-        loss, right = adversarial(distiller.discriminators[name], t, s, "minimax", 0.2)
+        loss, right = minimax(distiller.discriminators[name], t, s, 0.2)
         expected |= {f"adversary/{name}": loss, f"discriminator_accuracy/{name}": right}
     weights = {"similarity/logits": 0.7, "similarity/0": 0.1, "similarity/1": 0.4, "labels": 0.3}
     weights |= dict.fromkeys((f"adversary/{name}" for name in pairs), 1.0)
@@ -139,16 +145,18 @@ def test_a_student_as_good_as_its_teacher_has_nothing_to_lose(stream):
     with torch.no_grad():
         same = stream(image)
     changes: dict[str, Any] = {"losses": {"similarity": "kl", "blocks": 0.3}, "discriminators": {"adversary": "none"}}
-    assert make_distiller(stream, **changes)(image, label, same)["total"].item() == pytest.approx(0, abs=1e-5)
+    assert make_distiller(stream, **changes)(image, label, Targets.of(same))["total"].item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_a_teacher_of_blocks_only_or_logits_only_gives_its_part(stream):
-    image, label, teacher = batch()
+    image, label, targets = batch()
     distiller = make_distiller(stream)
-    blocks_only = distiller(image, label, teacher._replace(logits=None))
+    blocks_only = distiller(image, label, targets._replace(logits=None))
     assert {"similarity/0", "adversary/1"} <= blocks_only.keys()
     assert not any(name.endswith("/logits") for name in blocks_only)
-    logits_only = distiller(image, label, teacher._replace(blocks=[]))
+    logits_only = distiller(image, label, targets._replace(blocks=[]))
     assert logits_only.keys() == {"total", *(f"{term}/logits" for term in ("similarity", "adversary",
                                                                             "discriminator_accuracy"))}  # fmt: skip
     for found in (blocks_only, logits_only):  # every parameter is in the graph, as several processes need it
@@ -162,13 +170,15 @@ def test_gradient_shares_are_those_of_each_term_alone(stream, word):
     settings = {"blocks": [0.1, 0.4], "labels": 0.3}
     distiller = make_distiller(stream, losses=settings, discriminators={"adversary": word, "on": "all"})
     before = {name: value.clone() for name, value in distiller.state_dict().items()}
-    found = gradient_shares(distiller, *batch())
+    found = distiller.gradient_shares(*batch())
     after = distiller.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # batch-norm statistics too
     norms = {}
     for name in found:
         distiller.zero_grad()
-        distiller(*batch(), apart=True)[name].backward()
+        image, label, targets = batch()
+        term = distiller.terms(stream(image), label, targets)[name]
+        (term.weight * term.loss).backward()
         students = [p.grad for p in distiller.student.parameters() if p.grad is not None]
         norms[name] = torch.stack([g.norm() for g in students]).norm().item()
     terms = {"similarity/logits", "similarity/0", "similarity/1", "labels"}
@@ -181,6 +191,19 @@ def test_gradient_shares_are_those_of_each_term_alone(stream, word):
 def test_supervised_is_cross_entropy_on_known_labels(stream):
     image, label, _ = batch()
     found = Supervised(stream, 0.1)(image, label)
-    expected = losses.with_labels(stream(image).logits, label, 0.1)
+    expected = cross_entropy(stream(image).logits, label, 0.1)
     torch.testing.assert_close(found["total"], expected)
     torch.testing.assert_close(found["labels"], expected.detach())
+
+
+@pytest.mark.parametrize("word", LOGITS)
+def test_half_precision_is_compared_in_float32(stream, word):
+    image, label, targets = batch()
+    half, student = targets.logits.bfloat16(), stream(image)
+    distiller = make_distiller(stream, losses={"similarity": word, "blocks": 0.0})
+    found, wanted = (
+        distiller.terms(student._replace(logits=s), label, Targets([], t))["similarity/logits"].loss
+        for s, t in ((student.logits.bfloat16(), half), (student.logits.bfloat16().float(), half.float()))
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meco_timm.distillation import Distiller, Targets, TeacherBlocks
-from meco_timm.distillation.discriminators import adversarial
-from meco_timm.networks import Outputs, Stream, student_stream
-from meco_timm.networks.alignment import align, reduce_channels
+from meco_timm.distillation.discriminators import minimax
+from meco_timm.networks import Stream, student_stream
+from meco_timm.networks.alignment import Maps, reduce_channels
 from meco_timm.recipe import Network, Recipe
 
 B, CLASSES, BLOCKS = 4, 3, 2
@@ -95,7 +95,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_lose(student):
         torch.nn.init.zeros_(layer.bias)
     with torch.no_grad():
         same = student(image())
-    found = distiller(image(), LABEL, Outputs(same.blocks, same.logits))
+    found = distiller(image(), LABEL, Targets.of(same, 0))
     for name in ("similarity/0", "similarity/1", "similarity/logits"):
         assert found[name].item() == pytest.approx(0, abs=1e-5), name
 
@@ -104,10 +104,10 @@ def test_a_discriminator_judges_each_position(student):
     distiller = make(student, discriminators={"adversary": "minimax", "on": "blocks", "weight": 0.2})
     targets = Targets([TeacherBlocks(0, blocks_of(0))], LOGITS)
     found = distiller(image(), LABEL, targets)
-    ((compared),) = distiller._compared(targets, student(image()))
+    compared = distiller.projections(targets.blocks[0], student(image()).blocks)
     for block, (t, s) in enumerate(compared):
         of_teacher, of_student = (side.permute(0, 2, 3, 1).reshape(-1, side.shape[1]) for side in (t, s))
-        loss, right = adversarial(distiller.discriminators[f"0-{block}"], of_teacher, of_student, "minimax", 0.2)
+        loss, right = minimax(distiller.discriminators[f"0-{block}"], of_teacher, of_student, 0.2)
         torch.testing.assert_close(found[f"adversary/{block}"], loss.detach())
         torch.testing.assert_close(found[f"discriminator_accuracy/{block}"], right)
 
@@ -128,7 +128,7 @@ def test_the_loss_of_logits_is_shown_as_kl_with_the_gradient_of_ce(student):
 
 def test_maps_are_pooled_to_four_by_four_and_never_repeated():
     for side, wanted in ((8, 4), (7, 4), (4, 4), (2, 2), (1, 1)):
-        found = align(torch.randn(2, 5, side, side), "projection", 1024)
+        found = Maps(64).of_teacher(torch.randn(2, 5, side, side))
         assert found.shape == (2, 5, wanted, wanted)
         torch.testing.assert_close(found.flatten(1).mean(1), torch.zeros(2), atol=1e-5, rtol=0)
 
@@ -146,6 +146,6 @@ def test_channels_are_reduced_by_an_orthogonal_projection():
 def test_a_teachers_channels_are_reduced_and_a_students_are_not():
     alignment = make_recipe(alignment={"blocks": BLOCKS, "method": "projection", "length": 128}).alignment
     network = Network(model="test_resnet")
-    teacher = student_stream(network, alignment, CLASSES, 32, channels=alignment.channels)
+    teacher = student_stream(network, alignment, CLASSES, 32, as_teacher=True)
     assert [shape[0] for shape in teacher.block_shapes] == [8, 8]
     assert min(shape[0] for shape in student_stream(network, alignment, CLASSES, 32).block_shapes) > 8

@@ -20,7 +20,7 @@ import train
 from helpers.zoos import zoo_of
 from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import load_data
-from meco_timm.distillation.distiller import Distiller
+from meco_timm.distillation import Distiller
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import Job, Teaching, Training
@@ -58,7 +58,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
         reseed(0)
         distiller = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes)
         distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
-        job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3, discriminator_lr=1e-3)
+        job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3)
         new = Training(distiller, job, accelerator, Teaching(zoo.targets))
         assert new.shards.spread == any(isinstance(p, DTensor) for p in new.objective.parameters())
         return new

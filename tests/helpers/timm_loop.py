@@ -106,8 +106,7 @@ def own_training(
     if objective is not None:
         distiller.load_state_dict(objective.state_dict())
     data: Any = type("Data", (), {"classes": range(CLASSES), "max_bad": 0})  # batches in memory stand in for it
-    rate = settings.discriminators.lr
-    job = Job("student", Path(), settings.loop, data, data, settings.loop.steps or 0, settings.seed, rate)
+    job = Job("student", Path(), settings.loop, data, data, settings.loop.steps or 0, settings.seed)
     return Training(distiller, job, accelerator, Teaching(zoo.targets))
 
 
@@ -116,10 +115,8 @@ def recorded(training: Training) -> Losses:
     found: Losses = []
     forward = training.objective.forward
 
-    def recording(*inputs: Any, apart: bool = False) -> dict[str, Tensor]:
-        losses = forward(*inputs, apart)
-        if apart:  # the loop measures shares of the gradient
-            return losses
+    def recording(*inputs: Any) -> dict[str, Tensor]:
+        losses = forward(*inputs)
         found.append({"loss" if name == "total" else name: value.item() for name, value in losses.items()})
         return losses
 

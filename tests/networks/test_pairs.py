@@ -19,7 +19,7 @@ from torch import Tensor
 import train
 from meco_timm import load_recipe, pipeline
 from meco_timm.data.loading import Batch, load_data
-from meco_timm.distillation.distiller import Distiller
+from meco_timm.distillation import Distiller, Targets
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
 from meco_timm.recipe import named_teachers
 from meco_timm.recipe.recipe import Alignment, Network, Recipe, Teacher
@@ -186,7 +186,7 @@ def learn(teacher: Outputs, student: Stream, images: Tensor, recipe: Recipe, ste
     optimizer = torch.optim.AdamW(distiller.parameters(), 2e-3)
     seen = []
     for _ in range(steps):
-        named = distiller(images, torch.zeros(len(images), dtype=torch.long), teacher)
+        named = distiller(images, torch.zeros(len(images), dtype=torch.long), Targets.of(teacher))
         optimizer.zero_grad()
         named["total"].backward()
         optimizer.step()
@@ -268,7 +268,7 @@ def test_what_a_teacher_does_not_give_is_not_compared(headless, normal, word):
         distiller = Distiller(student, recipe.method, 3).train()
         with torch.no_grad():
             outputs = stream(images)
-        named = distiller(images, torch.zeros(4, dtype=torch.long), outputs)
+        named = distiller(images, torch.zeros(4, dtype=torch.long), Targets.of(outputs))
         assert {name.partition("/")[2] for name in named if name.startswith("similarity")} == given
         assert {name.partition("/")[2] for name in named if name.startswith("adversary")} == given
         named["total"].backward()

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from meco_timm.common.errors import UserError
-from meco_timm.networks.alignment import align
+from meco_timm.networks.alignment import Vectors
 from meco_timm.networks.streams import Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 
@@ -56,16 +56,16 @@ def test_blocks_are_the_networks_own_maps_aligned(name):
     assert [block.shape for block in found] == [(2, 32), (2, 32)]
     assert len(maps) == len(stream.model.feature_info)
     for block, i in zip(found, stream.taps, strict=True):
-        torch.testing.assert_close(block, align(maps[i], "grid", 32), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(block, Vectors("grid", 32).of_student(maps[i]), atol=1e-5, rtol=1e-4)
     assert stream.taps[-1] == len(maps) - 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_blocks_before_alignment_are_the_maps_of_features_only(name, tmp_path, monkeypatch):
+def test_blocks_before_alignment_are_the_maps_of_features_only(name, tmp_path):
     """The same weights in timm's own feature extractor, which gives maps of some networks as B×H×W×C."""
-    monkeypatch.setattr("meco_timm.networks.streams.align", lambda maps, *_: maps)
     args = FAMILIES[name]
     stream = student_stream(Network(model=name, args=args), Alignment(blocks=3), 3, 64).eval()
+    stream.align = lambda maps: maps
     file = tmp_path / "model.safetensors"
     save_file(stream.model.state_dict(), file)
     wanted: dict[str, Any] = {"features_only": True, "out_indices": stream.taps}

@@ -133,7 +133,7 @@ def test_on_the_digits_both_loops_reach_the_same_student(tmp_path):
     device = accelerator()
     reseed(seed, "discriminators")
     objective = Distiller(student, settings.method, 10, task.teachers.block_shapes)
-    job = Job("student", tmp_path, settings.loop, data, data.train, 50, seed, LR)
+    job = Job("student", tmp_path, settings.loop, data, data.train, 50, seed)
     own = Training(objective, job, device, Teaching(task.teachers.targets))
     wanted = recorded(own)
     final = own.run()

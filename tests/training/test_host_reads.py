@@ -9,7 +9,7 @@ from helpers.zoos import zoo_of
 
 from benchmarks.host_reads import DEVICE, HostReads, counted
 from meco_timm.data.loading import load_data
-from meco_timm.distillation.distiller import Distiller
+from meco_timm.distillation import Distiller
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.training import Job, Teaching, Training, batch_seed
@@ -43,13 +43,13 @@ def reads(shapes: Path, folder: Path, changes: dict[str, Any], monkeypatch: pyte
 
     def stream(name: str, seed: int) -> Any:
         network = recipe.student.model_copy(update={"model": name})
-        options: dict[str, Any] = {"channels": recipe.alignment.channels} if seed else {}
+        options: dict[str, Any] = {"as_teacher": bool(seed)}
         return student_stream(network, recipe.alignment, len(data.classes), 32, seed=seed, **options)
 
     zoo = zoo_of({"a": stream("test_resnet", 1), "b": stream("test_vit", 2)}, recipe, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
     distiller = Distiller(stream("test_vit2", 0), recipe.method, len(data.classes), zoo.block_shapes)
-    job = Job("student", folder, recipe.loop, data, data.train, 20, 0, recipe.discriminators.lr)
+    job = Job("student", folder, recipe.loop, data, data.train, 20, 0)
     training = Training(distiller, job, accelerator, Teaching(zoo.targets))
     batches = training._batches()
     for training.step in range(14 if recipe.store.folder else 1):  # the store fills while its views are seen first

@@ -19,8 +19,8 @@ from meco_timm.common.errors import UserError
 from meco_timm.common.randomness import derive
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
-from meco_timm.distillation.distiller import Distiller, Supervised
-from meco_timm.networks.streams import Outputs, Stream, student_stream
+from meco_timm.distillation import Distiller, Supervised, Targets, TeacherBlocks
+from meco_timm.networks.streams import Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network, Recipe
 from meco_timm.recipe.sections import Data, Loop
 from meco_timm.training import Job, Teaching, Training, total_steps
@@ -109,17 +109,16 @@ def test_every_trainable_parameter_moves(tmp_path, data):
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_resnet",
         "alignment": {"blocks": 2},
-        "discriminators": {"adversary": "minimax", "on": "all"},
+        "discriminators": {"adversary": "minimax", "on": "all", "lr": 0.01},
     }
     recipe = Recipe.model_validate(tree_)
     own = stream(alignment=recipe.alignment)
     distiller = Distiller(own, recipe.method, 3, [own.block_shapes])
     before = {name: p.detach().clone() for name, p in distiller.named_parameters()}
     generator = torch.Generator().manual_seed(0)
-    outputs = Outputs([torch.randn(8, *shape, generator=generator) for shape in own.block_shapes], torch.randn(8, 3))
-    run = training(
-        tmp_path, data, loop(), objective=distiller, teach=lambda batch, image, step: outputs, discriminator_lr=0.01
-    )
+    blocks = [torch.randn(8, *shape, generator=generator) for shape in own.block_shapes]
+    targets = Targets([TeacherBlocks(0, blocks)], torch.randn(8, 3))
+    run = training(tmp_path, data, loop(), objective=distiller, teach=lambda batch, image, step: targets)
     run.run()
     assert {name.split(".")[0] for name in before} == {"student", "projections", "discriminators"}
     assert [name for name, p in distiller.named_parameters() if torch.equal(p, before[name])] == []
@@ -388,7 +387,7 @@ def test_the_number_of_steps():
 
 def groups_of(objective: nn.Module, **changes: Any) -> dict[str, dict[str, float]]:
     """Each parameter's learning rate and weight decay."""
-    optimizer = make_optimizer(objective, loop(lr=0.1, weight_decay=0.3, **changes), 0.01)
+    optimizer = make_optimizer(objective, loop(lr=0.1, weight_decay=0.3, **changes))
     names = {id(p): name for name, p in objective.named_parameters()}
     found = {
         names[id(p)]: {"lr": group["lr"], "decay": group["weight_decay"]}
@@ -405,7 +404,7 @@ def test_each_parameter_has_its_rate_and_decay():
         "teachers": ["resnet18.a1_in1k"],
         "student": "test_vit",
         "alignment": {"blocks": 2},
-        "discriminators": {"adversary": "minimax", "on": "all"},
+        "discriminators": {"adversary": "minimax", "on": "all", "lr": 0.01},
     }
     recipe = Recipe.model_validate(tree_)
     own = stream("test_vit", recipe.alignment)

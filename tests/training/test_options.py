@@ -16,8 +16,8 @@ import train
 from meco_timm.common.randomness import reseed
 from meco_timm.data.loading import BatchStream
 from meco_timm.data.views import Passes, Steps
-from meco_timm.distillation.distiller import Supervised
-from meco_timm.distillation.losses import with_labels
+from meco_timm.distillation import Supervised
+from meco_timm.distillation.labels import cross_entropy
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Loop
@@ -58,9 +58,9 @@ def test_shares_of_classes_as_labels():
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([1, -1, 3])
     shares = torch.nn.functional.one_hot(label.clamp(min=0), 4) * (label >= 0)[:, None]
-    torch.testing.assert_close(with_labels(logits, shares.float()), with_labels(logits, label))
+    torch.testing.assert_close(cross_entropy(logits, shares.float()), cross_entropy(logits, label))
     expected = -(logits.log_softmax(1)[0, 1] + logits.log_softmax(1)[2, 3]) / 3
-    torch.testing.assert_close(with_labels(logits, label), expected)
+    torch.testing.assert_close(cross_entropy(logits, label), expected)
 
 
 def test_repeated_views_stand_in_one_batch_and_differ():
@@ -75,11 +75,11 @@ def test_repeated_views_stand_in_one_batch_and_differ():
 
 def test_layer_decay_slows_the_first_layers():
     stream = student_stream(Network(model="test_vit"), Alignment(blocks=0), 3, 32)
-    groups = make_optimizer(Supervised(stream), Loop(layer_decay=0.5), 0.0).param_groups
+    groups = make_optimizer(Supervised(stream), Loop(layer_decay=0.5)).param_groups
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     named = dict(stream.model.named_parameters())
     assert scales[id(named["patch_embed.proj.weight"])] < scales[id(named["blocks.5.mlp.fc1.weight"])] <= 1
-    constant = make_optimizer(Supervised(stream), Loop(layer_decay=0.5, schedule="none"), 0.0).param_groups
+    constant = make_optimizer(Supervised(stream), Loop(layer_decay=0.5, schedule="none")).param_groups
     assert [group["lr"] for group in constant] == [1e-3 * group["lr_scale"] for group in groups]
 
 
@@ -106,7 +106,6 @@ def test_all_options_at_once_and_a_fresh_start(recipe, tmp_path, capsys, new_pre
     recipe["loop"] |= {"gradient_checkpointing": False, "ema": 0.5, "best": "nll", "accumulation": 2}
     recipe["data"]["augmentation"] |= {"repeats": 2, "auto_augment": "rand-m3"}
     recipe["losses"] = {"labels": 0.5, "blocks": 0.3}
-    recipe["alignment"]["projection"] = True
     path = write(recipe, tmp_path)
     run([path], capsys)
     old = tree(tmp_path / "run")
