@@ -194,7 +194,7 @@ class StepTimer:
             number = 0 if self.recipe.alignment.per_teacher else None
             targets = Targets.of(zoo.live(zoo.names[0], self.image), number)
         distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
-        training, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
+        _, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
         label = self.loading.sample.label.to(self.accelerator.device)
         shares = timed(lambda: distiller.gradient_shares(self.image, label, targets), self.clock, once=True)
         teacher = sum(teachers) / (1 if self.recipe.zoo.sampling == "average" else len(teachers))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers.zoos import zoo_of
-from meco_timm.distillation.losses import mean_logits
 from torch import nn
 
 from meco_timm.data.loading import DataSource, load_data
+from meco_timm.distillation.labels import mean_logits
 from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.zoo.zoo import draw
