@@ -32,6 +32,7 @@ from meco_timm.common.randomness import reseed
 from meco_timm.data.caching import cache_images
 from meco_timm.data.folders import read_folder
 from meco_timm.data.loading import load_data
+from meco_timm.data.stored import FilesShard, StoredImages
 from meco_timm.data.verification import Content
 from meco_timm.data.views import Steps, numbered
 from meco_timm.recipe.sections import Data
@@ -115,7 +116,7 @@ def sides_over(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[],
         for row in range(args.batch):
             reseed(numbered(0, 0).seed, row)
 
-    content = Content([{"image": {"bytes": None, "path": path}} for path in paths])
+    content = Content(StoredImages([FilesShard(str(folder), paths)]))
 
     def verified() -> None:
         assert not any(one.fault for one in content.__getitems__(list(range(len(paths)))))

@@ -3,11 +3,12 @@ from .decoding import decode_file
 from .folders import Folder
 from .hub_datasets import COUNTS, known_data
 from .images import BadImages
+from .labels import Split
 from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from .manifest import Manifest, changes, read_manifest
 from .names import split_name
 from .objects import data_of
-from .sources import Split, read_source
+from .sources import read_source
 from .verification import verify
 from .views import Steps, numbered
 from .walk import image_files

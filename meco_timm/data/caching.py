@@ -22,11 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from meco_timm.common import Ticker, UserError, get_logger
 from meco_timm.data.batched_views import BatchedView
 from meco_timm.data.decoding import decode
-from meco_timm.data.identity import content_of
 from meco_timm.data.images import Images, collate
 from meco_timm.data.loading import DataSource, outlive_signals
 from meco_timm.data.pixels import Pixels, lines_of, write_pixels
-from meco_timm.data.shards import Shards
+from meco_timm.data.stored import DatasetShard, Stored, StoredImages, content_of
 from meco_timm.data.views import numbered
 from meco_timm.recipe import Data, fingerprint
 
@@ -78,9 +77,9 @@ def plan_cache(data: DataSource, settings: Data) -> CachePlan:
 def _plan(data: DataSource, settings: Data) -> CachePlan:
     if settings.cache == "none":
         return CachePlan(0, False, "data.cache is none")
-    if settings.cache == "auto" and isinstance(data.train.split, Shards):
-        return CachePlan(0, False, "they are streamed")
-    size, free = _predicted(data, settings), psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
+    stored = data.train.split.parquet_bytes  # at least so many decoded; nothing is read, or fetched, to predict more
+    size = stored if settings.cache == "auto" and stored > SHARE * free else _predicted(data, settings)
     if settings.cache == "memory":
         if size > free:
             raise UserError(
@@ -94,12 +93,12 @@ def _plan(data: DataSource, settings: Data) -> CachePlan:
 def _predicted(data: DataSource, settings: Data) -> int:
     """Bytes of the decoded images, from the headers of some of them, and of the views of the validation images."""
     rows = _rows(data)
-    some = rows[np.linspace(0, len(rows) - 1, num=min(SAMPLE, len(rows))).astype(int)]
-    sizes = [_header(data.train.split[int(row)]["image"]) for row in some]
+    sample = rows[np.linspace(0, len(rows) - 1, num=min(SAMPLE, len(rows))).astype(int)]
+    sizes = [_header(stored) for stored in data.train.split.read(sample)]
     return int(len(rows) * np.mean(sizes)) + len(data.validation) * 3 * settings.image_size**2
 
 
-def _header(stored: dict[str, Any]) -> int:
+def _header(stored: Stored) -> int:
     """Bytes of an image when decoded; 0 if it cannot be read."""
     try:
         with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
@@ -126,7 +125,7 @@ def cache_images(data: DataSource, settings: Data, folder: Path, accelerator: Ac
     place = None
     if accelerator.is_main_process and plan_cache(data, settings).used:
         rows = _rows(data)
-        place = folder / f"pixels-{fingerprint([data.order, rows.tolist(), _content(data, settings, rows)])}"
+        place = folder / f"pixels-{fingerprint([data.order, rows.tolist(), _content(data, rows)])}"
         place = place if _written(place, data, rows, settings) else None
     (place,) = broadcast_object_list([place])
     if place is None:
@@ -139,16 +138,18 @@ def cache_images(data: DataSource, settings: Data, folder: Path, accelerator: Ac
         _batch_views(data, accelerator.device, always_matrices=settings.augment_on == "device")
 
 
-def _content(data: DataSource, settings: Data, rows: np.ndarray) -> list[Any]:
-    """What changes with the content of any of these images: names, sizes and times of local files, or, of other data,
-    a digest of all images."""
-    if len(data.folders) == 1 + (settings.unlabelled is not None):
-        return [data.manifest.digest(), [entry.time for entry in data.manifest.entries.values()]]
-    digest = hashlib.blake2b(digest_size=8)
-    for part in np.array_split(rows, -(-len(rows) // PART)):
-        for stored in data.train.split[part.tolist()]["image"]:
-            digest.update(content_of(stored))
-    return [digest.hexdigest()]
+def _content(data: DataSource, rows: np.ndarray) -> list[Any]:
+    """What changes with the content of any of these images: names, sizes and times of local files, digests of the Hub's
+    files, and a digest of all images of `datasets`."""
+    images = data.train.split
+    parts = [data.manifest.digest(), [entry.time for entry in data.manifest.entries.values()], images.stamp()]
+    if any(isinstance(shard, DatasetShard) for shard in images.shards):
+        digest = hashlib.blake2b(digest_size=8)
+        for part in np.array_split(rows, -(-len(rows) // PART)):
+            for stored in images.read(part):
+                digest.update(content_of(stored))
+        parts.append(digest.hexdigest())
+    return parts
 
 
 def _written(place: Path, data: DataSource, rows: np.ndarray, settings: Data) -> bool:
@@ -172,7 +173,7 @@ def _is_whole(place: Path) -> bool:
     return True
 
 
-def _decoded(split: Any, rows: np.ndarray, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+def _decoded(split: StoredImages, rows: np.ndarray, workers: int) -> Iterator[tuple[int, np.ndarray]]:
     """(row, uint8 H×C×W) of those that can be decoded; the others are left out."""
     loader = DataLoader(
         _Lines(split),
@@ -191,13 +192,13 @@ def _decoded(split: Any, rows: np.ndarray, workers: int) -> Iterator[tuple[int, 
 class _Lines(Dataset):
     """Decoded images by row; None of one that cannot be read."""
 
-    def __init__(self, split: Any):
+    def __init__(self, split: StoredImages):
         self.split = split
 
     def __getitems__(self, rows: list[int]) -> list[tuple[int, np.ndarray | None]]:
-        return [(row, self._lines(stored)) for row, stored in zip(rows, self.split[rows]["image"], strict=True)]
+        return [(row, self._lines(stored)) for row, stored in zip(rows, self.split.read(rows), strict=True)]
 
-    def _lines(self, stored: dict[str, Any]) -> np.ndarray | None:
+    def _lines(self, stored: Stored) -> np.ndarray | None:
         try:
             return lines_of(decode(stored))
         except Exception:  # decoders raise many kinds; what cannot be read is reported when it is used

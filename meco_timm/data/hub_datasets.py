@@ -7,6 +7,7 @@ import numpy as np
 
 from meco_timm.common import imagenet
 from meco_timm.data.loading import DataSource, Images
+from meco_timm.data.stored import StoredImages
 from meco_timm.recipe import Data
 
 
@@ -70,4 +71,4 @@ def names_of(known: Counts) -> list[str]:
 
 def _unseen(size: int) -> Images:
     """So many images of which nothing is known."""
-    return Images(None, np.arange(size), np.arange(size), None)
+    return Images(StoredImages([]), np.arange(size), np.arange(size), None)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,12 +18,12 @@ from torch.utils.data import DataLoader
 
 from meco_timm.common import UserError, get_logger
 from meco_timm.data.folders import Folder
-from meco_timm.data.identity import sample
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
+from meco_timm.data.labels import Split
 from meco_timm.data.manifest import Manifest, manifest_of
-from meco_timm.data.shards import Shards
-from meco_timm.data.sources import Rows, read_source, read_split, read_unlabelled
-from meco_timm.data.splitting import choose_rows, hold_out
+from meco_timm.data.sources import read_source, read_split, read_unlabelled
+from meco_timm.data.splitting import ChosenRows, choose_rows, hold_out
+from meco_timm.data.stored import KEPT_BYTES
 from meco_timm.data.views import BatchStream, ChosenViews, Passes, Steps, shuffled, variety
 from meco_timm.recipe import Data, fingerprint
 
@@ -55,9 +54,9 @@ class DataSource:
     classes: K names. train: images that the student learns from. labelled: images whose labels teachers are trained on.
     alone: images whose labels the student alone is trained on. validation, test: held-out images. identity: digest of
     the labelled images, their splits and their order. workers: loader processes per device. repeats: views of an image
-    in one batch. order: digest of all images and their rows, whatever the splits. buffer: images of shards that are
-    mixed together. max_bad: unreadable training images that are allowed. folders: what each local folder contains.
-    manifest: the files of the data set; empty for data of the Hub.
+    in one batch. order: digest of all images and their rows, whatever the splits. buffer: images in a row that are
+    mixed; None for all. max_bad: unreadable training images that are allowed. folders: what each local folder
+    contains. manifest: the files of the data set; empty for data of the Hub.
     """
 
     classes: list[str]
@@ -70,7 +69,7 @@ class DataSource:
     workers: int
     repeats: int = 1
     order: str = ""
-    buffer: int = 0
+    buffer: int | None = None
     max_bad: int = 0
     folders: tuple[Folder, ...] = ()
     manifest: Manifest = field(default_factory=Manifest)
@@ -171,68 +170,70 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     Raises:
         UserError: the source, a split, a column or the labels do not fit the recipe.
     """
-    classes, train, own_validation, test, *folders = read_source(settings)
+    opened = read_source(settings)
+    train, test = opened.train, opened.test
     if test is None:
-        train, test = hold_out(train, settings.test_fraction, seed, classes)
-    images, labels = train
-    if own_validation is not None:
-        images = _followed_by(images, own_validation.images)
-        labels = np.concatenate([labels, own_validation.labels])
-    learns, labelled, validation = choose_rows(labels, len(train.labels), classes, settings, seed)
-    learns_labels = learns if settings.images else labelled
-    hidden = np.full_like(labels, NO_LABEL)
-    hidden[labelled] = labels[labelled]
-    truth, its_sample = labels.tolist(), sample(images)
-    parts = [classes, truth, labelled.tolist(), validation.tolist(), len(test.labels), its_sample]
-    parts += [settings.buffer, images.ends.tolist()] if isinstance(images, Shards) else []
-    balanced = settings.sampling == "balanced"
-    parts += ["balanced"] * balanced
-    everything, order = images, [classes, truth, its_sample]
+        train, test = hold_out(train, settings.test_fraction, seed, opened.classes)
+    own = train if opened.validation is None else _followed_by(train, opened.validation)
+    rows = choose_rows(own.labels, len(train.labels), opened.classes, settings, seed)
+    seen = Split(own.images, np.where(np.isin(np.arange(len(own.labels)), rows.labelled), own.labels, NO_LABEL))
+    alone = rows.train if settings.images else rows.labelled
+    seen_rows, folders = rows.train, [opened.folder]
     if settings.unlabelled is not None:
-        more, more_folder = read_unlabelled(settings)
-        folders.append(more_folder)
-        everything, order = _followed_by(images, more), [*order, len(more), sample(more)]
-        learns = np.concatenate([learns, len(images) + np.arange(len(more))])
-        hidden = np.concatenate([hidden, np.full(len(more), NO_LABEL)])
+        more, folder = read_unlabelled(settings)
+        seen = _followed_by(seen, Split(more, np.full(len(more), NO_LABEL)))
+        seen_rows, folders = np.append(seen_rows, len(own.labels) + np.arange(len(more))), [*folders, folder]
     view, plain = transforms(settings)
-    taught = Images(images, labels, labelled, view, max_bad=settings.max_bad, balanced=balanced)
-    _warn_of_sorted(taught, settings.buffer, seed)
-    return DataSource(
-        classes=classes,
-        train=Images(everything, hidden, learns, view, views, settings.max_bad),
-        labelled=taught,
-        alone=Images(images, labels, learns_labels, view, max_bad=settings.max_bad, balanced=balanced),
-        validation=Images(images, labels, validation, plain),
+    balanced = settings.sampling == "balanced"
+    data = DataSource(
+        classes=opened.classes,
+        train=Images(*seen, seen_rows, view, views, settings.max_bad),
+        labelled=Images(*own, rows.labelled, view, None, settings.max_bad, balanced),
+        alone=Images(*own, alone, view, None, settings.max_bad, balanced),
+        validation=Images(*own, rows.validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
-        identity=fingerprint(parts),
+        identity=_identity(opened.classes, own, rows, len(test.labels), settings),
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
-        order=fingerprint(order),
+        order=fingerprint([opened.classes, own.labels.tolist(), seen.images.stamp()]),
         buffer=settings.buffer,
         max_bad=settings.max_bad,
-        folders=tuple(places := [folder for folder in folders if folder is not None]),
-        manifest=manifest_of(places),
+        folders=tuple(found := [folder for folder in folders if folder is not None]),
+        manifest=manifest_of(found),
     )
+    _warn_of_order(data, seed)
+    return data
 
 
-def _warn_of_sorted(images: Images, buffer: int, seed: int) -> None:
-    """Say so where shards hold few classes each, and the buffer is too small to mix them."""
-    size = len(images)
-    if images.ends is None or buffer >= size:
-        return
-    share = variety(images.labels[images.rows[shuffled(size, seed, 0, images.ends, buffer)]], buffer)
-    if share < SORTED:
+def _followed_by(first: Split, second: Split) -> Split:
+    """The rows of both, one after the other."""
+    return Split(first.images.followed_by(second.images), np.concatenate([first.labels, second.labels]))
+
+
+def _identity(classes: list[str], own: Split, rows: ChosenRows, tests: int, settings: Data) -> str:
+    """Digest of what a training on labels depends on: images, labels, splits and order."""
+    parts = [classes, own.labels.tolist(), rows.labelled.tolist(), rows.validation.tolist(), tests, own.images.stamp()]
+    if settings.buffer is not None:
+        parts += [settings.buffer, own.images.ends.tolist()]
+    return fingerprint([*parts, settings.sampling])
+
+
+def _warn_of_order(data: DataSource, seed: int) -> None:
+    """Warn of shards of few classes that the buffer is too small to mix, and of parquet files too large to be mixed."""
+    images, size = data.labelled, len(data.labelled)
+    if data.buffer is None and (held := data.train.split.parquet_bytes) > KEPT_BYTES:
         logger.warning(
-            f"data.buffer: {buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
+            f"data.buffer: the parquet files hold {held / 2**30:.1f} GiB, and images in random order are read from all "
+            "of them, which is slow. data.buffer=2048 mixes so many images in a row instead, and reads each file once."
+        )
+    if data.buffer is None or data.buffer >= size:
+        return
+    order = shuffled(size, seed, 0, images.ends, data.buffer)
+    if (share := variety(images.labels[images.rows[order]], data.buffer)) < SORTED:
+        logger.warning(
+            f"data.buffer: {data.buffer} images in a row have {share:.0%} of the classes that mixed ones would: "
             f"the shards seem to be sorted, and training will suffer. Raise it ({size} mixes all), or mix the shards."
         )
-
-
-def _followed_by(images: Rows, more: Rows) -> Rows:
-    """Both in a row; they are of one kind, since `data.streaming` holds for both."""
-    if isinstance(images, Shards) and isinstance(more, Shards):
-        return images.followed_by(more)
-    return datasets.concatenate_datasets([images, more])
 
 
 def whole_split(settings: Data, split: str | None) -> DataSource:

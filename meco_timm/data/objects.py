@@ -11,8 +11,7 @@ from PIL import Image
 from torchvision.datasets import DatasetFolder
 
 from meco_timm.common import UserError, get_logger, object_name
-from meco_timm.data.identity import sample
-from meco_timm.data.sources import Split, read_source
+from meco_timm.data.sources import read_source
 from meco_timm.recipe import Data, fingerprint
 
 logger = get_logger(__name__)
@@ -32,12 +31,9 @@ def data_of(settings: Data, given: Any) -> Data:
     splits = {str(name): _split(part, f"data.{name}") for name, part in parts.items()}
     draft = settings.holding(splits, source=object_name(type(given).__name__, "0"))
     found = read_source(draft)
-    digest = fingerprint([found.classes, *(_digest(part) for part in found[1:4] if part is not None)])
+    opened = [part for part in (found.train, found.validation, found.test) if part is not None]
+    digest = fingerprint([found.classes, *([part.labels.tolist(), part.images.stamp()] for part in opened)])
     return draft.holding(splits, source=object_name(type(given).__name__, digest))
-
-
-def _digest(split: Split) -> list[Any]:
-    return [split.labels.tolist(), sample(split.images)]
 
 
 def _split(given: Any, role: str) -> datasets.Dataset:
@@ -47,7 +43,7 @@ def _split(given: Any, role: str) -> datasets.Dataset:
     if isinstance(given, (datasets.IterableDataset, torch.utils.data.IterableDataset)):
         raise UserError(
             f"{role}: {type(given).__name__} can only be read from its start; images are read in random order. Give a "
-            "`datasets.Dataset`, or the files' folder with data.streaming."
+            "`datasets.Dataset`, or the files' folder."
         )
     if isinstance(given, (str, bytes)) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise UserError(

@@ -1,9 +1,11 @@
 """Which images are for training, validation and the test, and whose labels may be used: stratified and seeded."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from meco_timm.common import UserError, derive, join_names
-from meco_timm.data.sources import Split
+from meco_timm.data.labels import Split
 from meco_timm.recipe import Data
 
 
@@ -21,11 +23,16 @@ def hold_out(split: Split, share: float, seed: int, classes: list[str]) -> tuple
     return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
 
 
-def choose_rows(
-    labels: np.ndarray, own: int, classes: list[str], settings: Data, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that the student learns from, those whose labels may be used, and those of the validation split: those from
-    row `own` on, or a share of all. Each int64 and sorted.
+class ChosenRows(NamedTuple):
+    """Rows of a split, int64, sorted. train: that the student learns from. labelled: whose labels may be used."""
+
+    train: np.ndarray
+    labelled: np.ndarray
+    validation: np.ndarray
+
+
+def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data, seed: int) -> ChosenRows:
+    """Choose the rows of each kind; those of the validation split are the rows from `own` on, or a share of all.
 
     Raises:
         UserError: a class would have no training image, or `data.images` or `data.labelled` does not fit.
@@ -39,12 +46,12 @@ def choose_rows(
     _check_classes("validation", settings.validation, labels, train, classes)
     if settings.images is not None:
         _check_number("images", settings.images, len(classes), len(train))
-        return _stratified(labels, train, settings.images, derive(seed, "images")), train, validation
+        return ChosenRows(_stratified(labels, train, settings.images, derive(seed, "images")), train, validation)
     if settings.labelled is None:
-        return train, train, validation
+        return ChosenRows(train, train, validation)
     _check_number("labelled", settings.labelled, len(classes), len(train))
     labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
-    return train if settings.student_sees == "all" else labelled, labelled, validation
+    return ChosenRows(train if settings.student_sees == "all" else labelled, labelled, validation)
 
 
 def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray, classes: list[str]) -> None:

@@ -8,10 +8,10 @@ import json
 import tarfile
 from typing import Any, NamedTuple
 
-import numpy as np
+import pyarrow as pa
 
 from meco_timm.common import UserError
-from meco_timm.data.remote import local, remembered
+from meco_timm.data.hub_files import cached_table, local
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
 HEADER = tarfile.BLOCKSIZE
@@ -27,8 +27,8 @@ class Member(NamedTuple):
 Sample = dict[str, Member]  # by extension
 
 
-def index(location: str, image: str | None, label: str | None) -> dict[str, np.ndarray]:
-    """`offset` and `size` of the N images, int64, in bytes; `label`, N strings, if the samples have labels.
+def index(location: str, image: str | None, label: str | None) -> pa.Table:
+    """`offset` and `size` of the N images, int64, in bytes; `label`, N strings, null if no sample has one.
 
     image: extension of the images; by default the only one that is an image. label: `cls`, another extension, or a key
     of the json member; by default `cls`, else the key `label` of the json, else the folder in the member's name.
@@ -36,7 +36,7 @@ def index(location: str, image: str | None, label: str | None) -> dict[str, np.n
     Raises:
         UserError: the file is not a tar or is damaged, a sample has several images, or only some samples have a label.
     """
-    return remembered(location, f"tar {image} {label}", lambda: _scan(local(location), image, label))
+    return cached_table(location, f"tar {image} {label}", lambda: _scan(local(location), image, label))
 
 
 def read(path: str, members: list[Member]) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def read(path: str, members: list[Member]) -> list[dict[str, Any]]:
     return found
 
 
-def _scan(path: str, image: str | None, label: str | None) -> dict[str, np.ndarray]:
+def _scan(path: str, image: str | None, label: str | None) -> pa.Table:
     try:
         with tarfile.open(path, "r:") as tar:
             samples = _samples(tar)
@@ -64,14 +64,11 @@ def _scan(path: str, image: str | None, label: str | None) -> dict[str, np.ndarr
     except (tarfile.TarError, OSError, ValueError) as error:
         hint = " Compressed tars cannot be read in place: unpack them." if path.endswith(("gz", "xz", "bz2")) else ""
         raise UserError(f"data.source: {path}: the tar cannot be read: {error}.{hint}") from None
-    found = {"offset": np.array([m.offset for m in taken.values()], dtype=np.int64)}
-    found["size"] = np.array([m.size for m in taken.values()], dtype=np.int64)
-    if all(word is not None for word in words):
-        return found | {"label": np.array(words, dtype=np.str_)}
-    if any(word is not None for word in words):
-        unlabelled = next(key for key, word in zip(taken, words, strict=True) if word is None)
+    if None in words and any(word is not None for word in words):
+        unlabelled = list(taken)[words.index(None)]
         raise UserError(f"data.source: {path}: {unlabelled} has no label, while other samples have one.")
-    return found
+    numbers = {name: pa.array([getattr(m, name) for m in taken.values()], pa.int64()) for name in Member._fields}
+    return pa.table({**numbers, "label": pa.array(words, pa.string())})
 
 
 def _samples(tar: tarfile.TarFile) -> dict[str, Sample]:

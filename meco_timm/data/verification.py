@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from meco_timm.common import Ticker, UserError, get_logger, write_content
 from meco_timm.data.decoding import decode, why_unreadable
-from meco_timm.data.identity import sample
 from meco_timm.data.images import NAMED, Images
 from meco_timm.data.loading import DataSource, outlive_signals
 from meco_timm.data.manifest import UNKNOWN, checksum
+from meco_timm.data.stored import FilesShard, Stored, StoredImages
 from meco_timm.recipe import Data, fingerprint
 
 logger = get_logger(__name__)
@@ -51,16 +51,19 @@ class Result(NamedTuple):
 class Content(Dataset):
     """Images to be read and decoded, by number; their pixels are thrown away."""
 
-    def __init__(self, rows: Any):
-        self.rows = rows
+    def __init__(self, images: StoredImages):
+        self.images = images
 
     def __getitems__(self, numbers: list[int]) -> list[Checked]:
-        return [self._check(number) for number in numbers]
+        try:
+            stored = self.images.read(numbers)
+        except UserError as error:  # a shard that cannot be read
+            return [Checked(number, UNKNOWN, str(error)) for number in numbers]
+        return [self._check(number, one) for number, one in zip(numbers, stored, strict=True)]
 
-    def _check(self, number: int) -> Checked:
+    def _check(self, number: int, stored: Stored) -> Checked:
         crc = UNKNOWN
         try:
-            stored = self.rows[number]["image"]
             content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
             crc = zlib.crc32(content)
             decode({"bytes": content, "path": None})
@@ -110,8 +113,8 @@ def _check_files(data: DataSource, settings: Data, folder: Path, a: Accelerator)
     before, entries = _read(file), manifest.entries
     found = {n: r for n, r in before.items() if n in entries and r[:2] == (entries[n].size, entries[n].time)}
     todo = [name for name in entries if name not in found]
-    rows = [{"image": {"bytes": None, "path": manifest.path(name)}} for name in todo]
-    for part in _checked(rows, settings, a):
+    images = StoredImages([FilesShard("", [manifest.path(name) for name in todo])])
+    for part in _checked(images, settings, a):
         for number, crc, fault in part:
             _, size, changed, _ = entries[todo[number]]
             found[todo[number]] = Result(size, changed, crc, fault)
@@ -126,44 +129,44 @@ def _check_files(data: DataSource, settings: Data, folder: Path, a: Accelerator)
 def _check_rows(data: DataSource, settings: Data, folder: Path, a: Accelerator) -> dict[str, bool]:
     """Images of other sources: bad ones, and whether each is held out for validation or test."""
     start, times = len(data.train.split), [entry.time for entry in data.manifest.entries.values()]
-    file = folder / f"rows-{fingerprint([data.order, sample(data.test.split), data.manifest.digest(), times])}.json"
-    rows: Any = ConcatDataset([data.train.split, data.test.split])  # type: ignore[list-item]
+    file = folder / f"rows-{fingerprint([data.order, data.test.split.stamp(), data.manifest.digest(), times])}.json"
+    images = data.train.split.followed_by(data.test.split)
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        checked = [one for part in _checked(rows, settings, a) for one in part]
+        checked = [one for part in _checked(images, settings, a) for one in part]
         crcs = {name: checksum(data.manifest.path(name)) for name in data.manifest.entries}
         stored = {"crcs": crcs, "bad": {str(number): fault for number, _, fault in checked if fault}}
         if a.is_main_process:
             _store(file, stored)
     data.manifest = data.manifest.with_checksums(stored["crcs"])
     held = {*data.validation.rows.tolist(), *(start + data.test.rows).tolist()}
-    return {f"{_row_name(rows, int(i), start)}: {fault}": int(i) in held for i, fault in stored["bad"].items()}
+    return {f"{_row_name(images, int(i), start)}: {fault}": int(i) in held for i, fault in stored["bad"].items()}
 
 
-def _row_name(rows: Any, number: int, start: int) -> str:
+def _row_name(images: StoredImages, number: int, start: int) -> str:
     split, row = ("test", number - start) if number >= start else ("training", number)
-    return rows[number]["image"]["path"] or f"row {row} of the {split} split"
+    return images.read([number])[0]["path"] or f"row {row} of the {split} split"
 
 
-def _checked(rows: Any, settings: Data, a: Accelerator) -> Iterator[list[Checked]]:
+def _checked(images: StoredImages, settings: Data, a: Accelerator) -> Iterator[list[Checked]]:
     """Read and decode all of them, in parts; each process takes its share and gets all results."""
     began = time.monotonic()
-    with Ticker("images checked", len(rows), 0) as ticker:
-        for first in range(0, len(rows), PART):
-            part = range(first, min(first + PART, len(rows)))
+    with Ticker("images checked", len(images), 0) as ticker:
+        for first in range(0, len(images), PART):
+            part = range(first, min(first + PART, len(images)))
             mine = part[a.process_index :: a.num_processes]
             found: list[Checked] = []
-            for batch in _loader(rows, mine, settings.workers):
+            for batch in _loader(images, mine, settings.workers):
                 found += batch
                 done = first + len(found) * a.num_processes
                 ticker.step(min(done, part[-1] + 1), f"{done / (time.monotonic() - began):.0f} images/s")
             yield gather_object(found) if a.num_processes > 1 else found
 
 
-def _loader(rows: Any, numbers: range, workers: int) -> Iterable[list[Checked]]:
+def _loader(images: StoredImages, numbers: range, workers: int) -> Iterable[list[Checked]]:
     return DataLoader(
-        Content(rows),
+        Content(images),
         batch_size=32,
         sampler=numbers,
         collate_fn=list,
@@ -173,7 +176,7 @@ def _loader(rows: Any, numbers: range, workers: int) -> Iterable[list[Checked]]:
 
 
 def _paths(images: Images) -> list[str]:
-    return [stored["path"] for stored in images.split[images.rows.tolist()]["image"]]
+    return [str(stored["path"]) for stored in images.split.read(images.rows)]
 
 
 def _table(found: dict[str, Result]) -> bytes:

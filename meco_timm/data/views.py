@@ -26,14 +26,15 @@ def numbered(seed: int, number: int, repeats: int = 1) -> View:
     return View(derive(seed, "view", *divmod(number, repeats)), number)
 
 
-def shuffled(size: int, seed: int, epoch: int, ends: np.ndarray | None = None, buffer: int = 0) -> np.ndarray:
+def shuffled(size: int, seed: int, epoch: int, ends: np.ndarray | None = None, buffer: int | None = None) -> np.ndarray:
     """The order of `size` images in an epoch, int64.
 
-    ends: where each of the runs ends that are best read in a row (shards.py). The runs are then drawn in any order and
-    laid end to end, and `buffer` neighbours at a time are mixed; where these windows begin changes with the epoch.
+    buffer: None for any order; else the runs that are best read in a row, which end at `ends` (stored.py), are drawn in
+    any order and laid end to end, and `buffer` neighbours at a time are mixed. Where these windows begin changes with
+    the epoch.
     """
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    if ends is None or buffer >= size:
+    if ends is None or buffer is None or buffer >= size:
         return torch.randperm(size, generator=generator).numpy()
     runs = torch.randperm(len(ends), generator=generator).numpy()
     lengths = np.diff(ends, prepend=0)[runs]
@@ -88,7 +89,7 @@ class Passes(NamedTuple):
     repeats: int = 1
     views: int | None = None
     ends: np.ndarray | None = None
-    buffer: int = 0
+    buffer: int | None = None
     labels: np.ndarray | None = None
 
 

@@ -48,7 +48,7 @@ def block_agreement(
         Empty if no blocks are compared or the split has fewer than 4 images.
     """
     teachers = {name: stream for name, stream in teachers.items() if stream.taps}
-    images = data.test.some(IMAGES)
+    images = data.test.subsample(IMAGES)
     images.kept = {}  # read once for all networks
     if not (student.taps and teachers) or len(images) < 4:
         return {}

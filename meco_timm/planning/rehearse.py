@@ -179,6 +179,6 @@ def _balanced(split: Split, count: int) -> Rows:
     rank = np.empty(len(by_class), dtype=np.int64)
     rank[by_class] = np.arange(len(by_class)) - first
     rows = np.argsort(rank, kind="stable")[:count]
-    stored = split.images[rows.tolist()]["image"]
+    stored = split.images.read(rows)
     images = [{"bytes": s["bytes"] or Path(s["path"]).read_bytes(), "path": s["path"]} for s in stored]
     return images, split.labels[rows].tolist()

@@ -139,7 +139,7 @@ def time_loading(
     clock: Clock = time.perf_counter,
 ) -> Loading:  # fmt: skip
     """Time batches of some training images, without loader processes."""
-    some, held_out = data.train.some(4 * batch), data.train.some(4 * batch)
+    some, held_out = data.train.subsample(4 * batch), data.train.subsample(4 * batch)
     few = replace(data, train=some, labelled=some, alone=some, validation=held_out, workers=0)
     order, cached = Steps(batch, recipe.seed, 0, 1000), plan_cache(data, recipe.data).used
     batches = few.batches(few.train, order)

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from meco_timm.common import expand
+from meco_timm.common import expand, get_logger
 from meco_timm.recipe.shipped import shipped_data
+
+logger = get_logger(__name__)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -85,14 +87,10 @@ class Data(Holder):
     file `classes.txt` in it may name the classes, one a line."""
     subset: str | None = None
     """Which of several data sets under one Hub id (its "subset" or configuration), as `cropped_digits` of SVHN."""
-    streaming: bool = False
-    """Read parquet files, webdataset tars and class folders in place, without a copy in the cache of `datasets`: for
-    data sets of the size of ImageNet. From the Hub, parquet files are downloaded when needed, tars before the start.
-    Batches remain a function of (seed, step)."""
-    buffer: Annotated[int, Field(gt=0)] = 2048
-    """With `streaming`: number of consecutive images that are shuffled together; the order of the shards is drawn anew
-    each epoch. Each loader process keeps about this many undecoded images of parquet files in memory (110 kB each for
-    ImageNet). With at least the number of training images, the order is that without `streaming`."""
+    buffer: Annotated[int, Field(gt=0)] | None = None
+    """Number of consecutive images that are shuffled together; null for all of them. For parquet files of many GB: with
+    2048, each is read from its beginning to its end, and the order of the files is drawn anew each epoch. Each loader
+    process keeps about this many undecoded images of parquet files in memory (110 kB each for ImageNet)."""
     unlabelled: FilePath | None = None
     """More images, whose labels are not known or not looked at: a Hub id or folder as `source` may be, or a folder of
     plain image files. The student learns from them too; teachers and the student alone do not see them."""
@@ -144,6 +142,14 @@ class Data(Holder):
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes per device; results do not depend on it."""
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_in_place(cls, keys: Any) -> Any:
+        if isinstance(keys, dict) and "streaming" in keys:
+            logger.warning("data.streaming: files are always read in place now; take the key out")
+            return {name: value for name, value in keys.items() if name != "streaming"}
+        return keys
 
     @model_validator(mode="after")
     def _unlabelled_are_seen(self) -> "Data":

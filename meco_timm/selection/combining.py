@@ -109,7 +109,7 @@ def _measured(zoo: Zoo, data: DataSource, settings: Data) -> dict[str, Any] | No
     members = {name: stream for name, stream in zoo.streams.items() if stream.has_logits}
     if not (members and len(data.validation)):
         return None
-    sample = data.validation.some(IMAGES)
+    sample = data.validation.subsample(IMAGES)
     try:
         found = measure_teachers(members, data, settings, sample, zoo.settings.folder, zoo.context.device, zoo)
     except UserError as error:

@@ -70,7 +70,7 @@ def validation_sample(data: DataSource, images: int | None) -> Images:
             "data.validation: there is no labelled validation image to rank the teachers on. Write for example "
             "data.validation=0.1; images that teachers have learned from would flatter them."
         )
-    return data.validation if images is None else data.validation.some(images)
+    return data.validation if images is None else data.validation.subsample(images)
 
 
 def load_rankable(

@@ -91,7 +91,7 @@ def test_small_grey_images_are_resized_by_matrix_products_and_larger_ones_by_pil
     assert len(calls) == by_pillow
 
 
-@pytest.mark.parametrize("keys", [{"workers": 2}, {"sampling": "balanced"}, {"streaming": True, "cache": "memory"}])
+@pytest.mark.parametrize("keys", [{"workers": 2}, {"sampling": "balanced"}, {"buffer": 8}])
 def test_other_ways_through_the_data_stay_the_same(mixed, tmp_path, keys):
     plain, _ = opened(mixed, **{"cache": "none", **keys, **({"cache": "none"} if "cache" in keys else {})})
     data = cached(mixed, tmp_path, **keys)
@@ -236,11 +236,6 @@ def test_large_images_are_not_cached_unless_it_is_asked_for(mixed, monkeypatch):
     monkeypatch.setattr(caching.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(UserError, match=r"data\.cache: all images are 0\.0 GiB when decoded.*Write cache: auto"):
         plan_cache(data, settings.model_copy(update={"cache": "memory"}))
-
-
-def test_streamed_images_are_not_cached_by_default(mixed):
-    data, settings = opened(mixed, streaming=True)
-    assert str(plan_cache(data, settings)) == "cache   none, images are decoded each time: they are streamed"
 
 
 @pytest.mark.parametrize(

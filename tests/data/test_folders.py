@@ -17,7 +17,6 @@ from meco_timm.data.names import split_name
 
 SHARED = Path(os.environ.get("MECO_SHARED", ROOT.parent / "shared"))
 MAKE = SHARED / "cases/make_folders.py"
-STREAMING = pytest.mark.parametrize("streaming", [False, True], ids=["map-style", "streaming"])
 
 
 # The collection of folders that is kept outside of the repository
@@ -42,13 +41,12 @@ CASES = (
 )  # fmt: skip
 
 
-@STREAMING
 @pytest.mark.parametrize("case", CASES)
-def test_each_case_is_read_as_it_lies_there(cases, case, streaming):
+def test_each_case_is_read_as_it_lies_there(cases, case):
     every = json.loads((cases / "cases.json").read_text(encoding="utf-8"))
     assert every.keys() == set(CASES)
     expected = every[case]
-    data = load(cases / case, validation=0.1, test_fraction=0.25, streaming=streaming)
+    data = load(cases / case, validation=0.1, test_fraction=0.25)
     assert data.classes == expected["classes"]
     test = expected["test"] or expected["train"] // 4
     assert len(data.test) == test
@@ -174,11 +172,10 @@ WORST: dict[Callable[[Path], Path], tuple[list[str], int, int]] = {  # classes, 
 }
 
 
-@STREAMING
 @pytest.mark.parametrize("make", WORST, ids=lambda make: make.__name__)
-def test_what_lies_there_is_used(tmp_path, make, streaming):
+def test_what_lies_there_is_used(tmp_path, make):
     classes, images, passed_over = WORST[make]
-    data = load(make(tmp_path / "data"), test_fraction=0.25, streaming=streaming)
+    data = load(make(tmp_path / "data"), test_fraction=0.25)
     assert data.classes == classes
     assert len(data.train) + len(data.validation) + len(data.test) == images
     assert sum(map(len, data.folders[0].skipped.values())) == passed_over
@@ -186,17 +183,9 @@ def test_what_lies_there_is_used(tmp_path, make, streaming):
     assert (counts["train"] + counts["validation"] + counts["test"] == images // len(classes)).all()
 
 
-def test_both_ways_of_reading_give_the_same_splits(tmp_path):
-    both = [load(nested(tmp_path / "data"), streaming=streaming, buffer=100) for streaming in (False, True)]
-    for part in ("train", "validation", "test"):
-        paths = [[one["path"] for one in getattr(data, part).split[getattr(data, part).rows.tolist()]["image"]]
-                 for data in both]  # fmt: skip
-        assert paths[0] == paths[1]
-
-
 def test_a_validation_folder_beside_a_test_folder_is_the_validation_split(tmp_path):
     data = load(three_splits(tmp_path))
-    paths = data.validation.split[data.validation.rows.tolist()]["image"]
+    paths = data.validation.split.read(data.validation.rows)
     assert {Path(one["path"]).parts[-3] for one in paths} == {"valid"}
     assert (len(data.train), len(data.validation), len(data.test)) == (15, 3, 6)
     assert not set(data.train.rows) & set(data.validation.rows)

@@ -50,7 +50,7 @@ def test_class_folders_alone_give_a_share_of_images_for_the_test(tmp_path):
     fill(tmp_path / "all", dict.fromkeys(CLASSES, 10))
     data = load(tmp_path / "all", test_fraction=0.2, validation=0.0)
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 0, 6)
-    files = [Path(row["image"]["path"]) for split in (data.train.split, data.test.split) for row in split]
+    files = [one["path"] for split in (data.train.split, data.test.split) for one in split.read(range(len(split)))]
     assert len(set(files)) == 30
 
 
@@ -291,3 +291,9 @@ def test_balanced_sampling_is_for_trainings_on_labels(tmp_path):
     assert len(copies) > 3  # copies of three images differ
     learned = seen(balanced, balanced.train, stop=size // 4)
     assert sorted(learned.row.tolist()) == sorted(balanced.train.rows.tolist())
+
+
+def test_a_recipe_with_the_key_streaming_is_told_so_and_read(shapes, caplog):
+    assert len(load(shapes, streaming=True).train) == 27
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "data.streaming: files are always read in place now" in caplog.text

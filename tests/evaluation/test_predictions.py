@@ -171,8 +171,8 @@ def test_nothing_where_no_blocks_are_compared(data):
 
 
 def test_images_are_taken_from_the_whole_split(data):
-    assert data.test.some(4).rows.tolist() == [0, 3, 7, 11]
-    assert data.test.some(100).rows.tolist() == list(range(12))
+    assert data.test.subsample(4).rows.tolist() == [0, 3, 7, 11]
+    assert data.test.subsample(100).rows.tolist() == list(range(12))
 
 
 def test_a_table_without_what_is_told_besides_is_read(ended, tmp_path):

@@ -17,10 +17,7 @@ from meco_timm.data.loading import DataSource, load_data
 from meco_timm.data.views import BatchStream, Passes, Steps
 from meco_timm.recipe.sections import Data
 
-PATHS = {  # kind of file, streaming
-    "class folders": ("folders", False), "parquet": ("parquet", False), "parquet, streaming": ("parquet", True),
-    "tars, streaming": ("tars", True), "class folders, streaming": ("folders", True),
-}  # fmt: skip
+KINDS = ("folders", "parquet", "tars")
 
 
 def make(folder: Path, images: int, classes: int, shards: int) -> Path:
@@ -34,7 +31,7 @@ def make(folder: Path, images: int, classes: int, shards: int) -> Path:
             rows = {f"{i:08}.jpg": (labels[i], _jpeg(labels[i], i)) for i in range(start, stop)}
             _write(folder, f"{part}-{number:04}", names, rows)
             crcs += [zlib.crc32(jpeg) for _, jpeg in rows.values()] if part == "train" else []
-    for kind in ("folders", "parquet", "tars"):
+    for kind in KINDS:
         (folder / kind / "classes.txt").write_text("\n".join(names) + "\n")
     np.save(folder / "crc.npy", np.array(crcs, dtype=np.uint32))
     return folder
@@ -67,10 +64,9 @@ def _write(folder: Path, shard: str, names: list[str], rows: dict[str, tuple[int
         (place / name).write_bytes(jpeg)
 
 
-def opened(folder: Path, path: str, **settings: Any) -> DataSource:
-    """The data set by one of PATHS."""
-    kind, streaming = PATHS[path]
-    common = {"source": str(folder / kind), "streaming": streaming, "image_size": 64, "crop_pct": 1.0}
+def opened(folder: Path, kind: str, **settings: Any) -> DataSource:
+    """The data set in one of KINDS."""
+    common = {"source": str(folder / kind), "image_size": 64, "crop_pct": 1.0}
     return load_data(Data.model_validate(common | settings), 0)
 
 
@@ -82,7 +78,7 @@ class Undecoded(Dataset):
 
     def __getitems__(self, keys: list[Any]) -> list[tuple[int, int]]:
         rows = [int(self.images.rows[i]) for _, i in keys]
-        stored = self.images.split[rows]["image"]
+        stored = self.images.split.read(rows)
         contents = [one["bytes"] or Path(one["path"]).read_bytes() for one in stored]
         return [(row, zlib.crc32(content)) for row, content in zip(rows, contents, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Files of a data set on the Hub: fetched when they are touched, and refusals in words."""
+"""Files of a data set, on this machine or on the Hub: fetched when they are first read, and refusals in words."""
 
 import os
 import re
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-import numpy as np
+import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError
 from filelock import FileLock
 from huggingface_hub import HfFileSystem, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from pyarrow import feather
 
 from meco_timm.common import UserError, get_logger
 from meco_timm.recipe import fingerprint
@@ -20,70 +21,68 @@ logger = get_logger(__name__)
 URL = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 
 
-class Place(NamedTuple):
-    """Of a file in a data set's repository."""
+class HubFile(NamedTuple):
+    """A file in a data set's repository."""
 
     repo: str
     revision: str
     path: str
 
 
-def place_of(location: str) -> Place | None:
-    """Where on the Hub; None for a file of this machine."""
+def hub_file(location: str) -> HubFile | None:
+    """Where on the Hub a URL of `datasets` leads; None for a file of this machine."""
     match = URL.fullmatch(location)
-    return Place(*match.groups()) if match else None
+    return HubFile(*match.groups()) if match else None
 
 
 def local(location: str) -> str:
     """The path of a file, which is fetched first if it lies on the Hub: once per machine, whoever asks.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be fetched.
     """
-    if (place := place_of(location)) is None:
+    if (file := hub_file(location)) is None:
         return location
-    return hf_hub_download(place.repo, place.path, repo_type="dataset", revision=place.revision)
+    return hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision)
 
 
 def fetch(locations: list[str]) -> None:
-    """Have all of them, which are of one data set, on this machine.
+    """Fetch all files, which are of one data set, that are not on this machine.
 
     Raises:
-        OSError: one cannot be had.
+        OSError: one cannot be fetched.
     """
-    places = [place for location in locations if (place := place_of(location))]
-    missing = [place.path for place in places if not _is_here(place)]
+    files = [file for location in locations if (file := hub_file(location))]
+    if not files:
+        return
+    repo, revision = files[0][:2]
+    known = {file.path: try_to_load_from_cache(repo, file.path, None, revision, "dataset") for file in files}
+    missing = [path for path, found in known.items() if not isinstance(found, str)]
     if missing:
-        repo, revision, _ = places[0]
         logger.info("data    %s: %d tar(s), which have no index, are fetched before the start", repo, len(missing))
         snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=missing)
 
 
-def _is_here(place: Place) -> bool:
-    found = try_to_load_from_cache(place.repo, place.path, revision=place.revision, repo_type="dataset")
-    return isinstance(found, str)
-
-
-def opened(location: str) -> IO[bytes]:
-    """A file for reading; of one on the Hub comes what is read and, without a cache, no more."""
-    if place_of(location):
+def open_file(location: str) -> IO[bytes]:
+    """Open a file for reading; of one on the Hub only what is read is fetched."""
+    if hub_file(location):
         return cast(IO[bytes], HfFileSystem().open(location, cache_type="none"))
     return open(location, "rb")
 
 
 def stamp(location: str) -> list[Any]:
     """What changes when the file does, without reading it: its name, bytes, and on the Hub the digest there."""
-    if (place := place_of(location)) is None:
+    if (file := hub_file(location)) is None:
         return [Path(location).name, os.path.getsize(location)]
     info = HfFileSystem().info(location)
-    return [Path(place.path).name, info["size"], (info.get("lfs") or {}).get("sha256") or info.get("blob_id")]
+    return [Path(file.path).name, info["size"], (info.get("lfs") or {}).get("sha256") or info.get("blob_id")]
 
 
-def remembered(location: str, what: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached_table(location: str, what: str, find: Callable[[], pa.Table]) -> pa.Table:
     """The result of `find()`, cached on disk beside the Hub's cache by file and stamp: a changed file is read again."""
-    now = stamp(location) if place_of(location) else [*stamp(location), os.stat(location).st_mtime_ns]
+    now = stamp(location) if hub_file(location) else [*stamp(location), os.stat(location).st_mtime_ns]
     folder = Path(constants.HF_HOME) / "meco_timm"
-    file = folder / f"{fingerprint([os.path.abspath(location), what])}-{fingerprint(now)}.npz"
+    file = folder / f"{fingerprint([os.path.abspath(location), what])}-{fingerprint(now)}.arrow"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file.with_suffix(".lock")).acquire()
@@ -91,20 +90,15 @@ def remembered(location: str, what: str, find: Callable[[], dict[str, np.ndarray
         return find()
     with lock:
         if file.exists():
-            with np.load(file) as arrays:
-                return dict(arrays)
+            return feather.read_table(file, memory_map=False)
         found = find()
-        _keep(file, found)
+        beside = file.with_suffix(".tmp")
+        try:
+            feather.write_feather(found, str(beside))
+            beside.replace(file)
+        except OSError:  # a full disk costs finding it again
+            beside.unlink(missing_ok=True)
         return found
-
-
-def _keep(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    beside = file.with_suffix(".tmp.npz")
-    try:
-        np.savez(beside, **arrays)  # type: ignore[arg-type]
-        beside.replace(file)
-    except OSError:  # a full disk costs finding it again
-        beside.unlink(missing_ok=True)
 
 
 def refusal(error: BaseException | None, source: str) -> str | None:
@@ -129,7 +123,7 @@ def refusal(error: BaseException | None, source: str) -> str | None:
 
 
 def unreadable(error: Exception, location: str) -> UserError:
-    """A shard that cannot be read or fetched."""
-    place = place_of(location)
-    reason = refusal(error, place.repo) if place else None
+    """The error for a shard that cannot be read or fetched."""
+    file = hub_file(location)
+    reason = refusal(error, file.repo) if file else None
     return UserError(f"data.source: {location}: {reason or f'the shard cannot be read: {error}'}")
