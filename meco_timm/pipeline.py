@@ -27,6 +27,7 @@ from meco_timm.selection import (
     load_rankable,
     measure_teachers,
     rank,
+    read_measured,
     require_known_classes,
     validation_sample,
 )
@@ -209,12 +210,11 @@ def _run(
     teachers = zoo.unfrozen()
     evaluated = make_table(student, alone, teachers, data, accelerator, combination)
     if accelerator.is_main_process:
-        from meco_timm.hub import finish_run  # imports matplotlib, which training does not need
-        from meco_timm.reporting import about_run
+        from meco_timm.hub import describe_run, finish_run  # imports matplotlib, which training does not need
 
         agreement = block_agreement(student, alone, teachers, data, accelerator)
-        about = about_run(recipe, data, teachers, steps, accelerator)
-        finish_run(folder, recipe, data, student, evaluated, agreement, about)
+        about = describe_run(folder, data, teachers, combination, read_measured(folder.path), steps, accelerator)
+        finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
     accelerator.wait_for_everyone()
     return evaluated.rows
 

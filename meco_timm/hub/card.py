@@ -10,7 +10,7 @@ from markupsafe import Markup
 from meco_timm.common import public
 from meco_timm.evaluation import table_columns
 from meco_timm.hub.licences import licence_note
-from meco_timm.recipe import Publish, named_teachers
+from meco_timm.recipe import Publish
 from meco_timm.reporting import (
     Chart,
     Results,
@@ -23,8 +23,8 @@ from meco_timm.reporting import (
     render_markdown,
     similarity_chart,
     soft_label_picture,
+    summary,
     title,
-    verdict,
 )
 
 CLASSES_NAMED = 30  # at most, in the card
@@ -59,15 +59,15 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         front=Markup(front_matter(results, publish)),
         title=title(results),
         teachers=_teachers(results),
-        verdict=verdict(results),
-        data=public(recipe.data.source),
-        load=Markup(json.dumps(_timm_name(results, publish))),
-        mode="L" if recipe.student.args.get("in_chans") == 1 else "RGB",
-        image_size=recipe.data.image_size,
+        verdict=summary(results),
+        data=public(recipe["data"]["source"]),
+        load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
+        mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
+        image_size=recipe["data"]["image_size"],
         classes=classes,
         most_classes=CLASSES_NAMED,
-        images=results.about.get("images"),
-        device=_device(results),
+        images=results.about["images"],
+        device={"cpu": "a CPU", "cuda": "a GPU"}.get(results.about["device"], results.about["device"]),
         table=list(zip(*table_columns(results.rows), strict=True)),
         per_class=class_table(results, CLASSES_NAMED),
         figures=figures,
@@ -78,99 +78,74 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
 
 def front_matter(results: Results, publish: Publish | None = None) -> str:
     """The card's metadata as YAML, by the Hub's specification (hub-docs, modelcard.md)."""
-    recipe, about = results.recipe, results.about
-    on_hub = not about.get("local_data", Path(recipe.data.source).is_dir())
-    origins = [*about.get("origins", {}).values(), about.get("student_origin", {})]
-    bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin.get("hub")))
+    about, settings, student = results.about, results.recipe["data"], results.row("student")
+    source, name = settings["source"], Path(settings["source"]).resolve().name
+    scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
+    origins = [*about["origins"].values(), about["student_origin"]]
+    bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin["hub"]))
     data = ModelCardData(
         license=publish.license if publish else None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "knowledge-distillation", "meco_timm"],
-        datasets=[recipe.data.source] if on_hub else None,
+        datasets=None if about["local_data"] else [source],
         metrics=["accuracy"],
         base_model=bases or None,
         # The Hub has no relation for distillation, and would show several base models as a merge.
         base_model_relation="finetune" if bases else None,
         model_name=publish.repo.partition("/")[2] if publish else results.folder.path.resolve().name,
-        eval_results=_eval_results(results, on_hub),
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type="imagefolder" if about["local_data"] else source,
+                dataset_name=name if about["local_data"] else source,
+                dataset_split=settings["test_split"] or "test",
+                metric_type=METRICS[key][0],
+                metric_name=METRICS[key][1],
+                metric_value=round(score, 4),
+            )
+            for key, score in scores.items()
+        ],
     )
     return data.to_yaml().strip()
 
 
-def _eval_results(results: Results, on_hub: bool) -> list[EvalResult]:
-    """The student's scores, on the named data set and split."""
-    data, student = results.recipe.data, results.row("student")
-    scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
-    return [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=data.source if on_hub else "imagefolder",
-            dataset_name=data.source if on_hub else Path(data.source).resolve().name,
-            dataset_split=data.test_split or "test",
-            metric_type=METRICS[key][0],
-            metric_name=METRICS[key][1],
-            metric_value=round(score, 4),
-        )
-        for key, score in scores.items()
-    ]
-
-
-def _timm_name(results: Results, publish: Publish | None) -> str:
-    """The name under which `timm.create_model` loads the student."""
-    if publish is None:
-        return public(f"local-dir:{results.folder.student}")
+def timm_name(publish: Publish) -> str:
+    """The name under which `timm.create_model` loads the published student."""
     return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
 
 
 def _teachers(results: Results) -> list[dict[str, Any]]:
-    origins = results.about.get("origins", {})
     return [
-        {
-            "name": name,
-            "start": origins.get(name, {}).get("start") or public(teacher.model),
-            "trained": teacher.train,
-            "licence": origins.get(name, {}).get("licence") or "–",
-        }
-        for name, teacher in named_teachers(results.recipe.teachers).items()
+        {"name": name, "start": origin["start"], "trained": teacher["train"], "licence": origin["licence"] or "–"}
+        for (name, origin), teacher in zip(results.about["origins"].items(), results.recipe["teachers"], strict=True)
     ]
-
-
-def _device(results: Results) -> str:
-    kind = results.about.get("device")
-    return "the machine of the run" if kind is None else {"cpu": "a CPU", "cuda": "a GPU"}.get(kind, kind)
 
 
 def _training(results: Results) -> list[tuple[str, Any]]:
     """(name, value) of the most important settings."""
-    recipe, about = results.recipe, results.about
-    loop, losses = recipe.loop, recipe.losses
-    settings = [
-        ("Teachers", "one drawn at random each step" if recipe.zoo.sampling == "random" else "the mean of all"),
-        ("Similarity", f"{public(losses.similarity)} of logits at temperature {losses.temperature:g} with weight "
-                       f"{losses.logits:g}, {losses.block_similarity} of {recipe.alignment.blocks} blocks"),
-        ("Adversary", recipe.discriminators.adversary),
-        ("Weight of the labels", f"{losses.labels:g}"),
-        ("Optimizer", f"{loop.optimizer}, {loop.schedule}, learning rate {loop.lr:g}, weight decay "
-                      f"{loop.weight_decay:g}"),
+    recipe, about, images = results.recipe, results.about, results.about["images"]
+    loop, losses = recipe["loop"], recipe["losses"]
+    return [
+        ("Teachers", "one drawn at random each step" if recipe["zoo"]["sampling"] == "random" else "the mean of all"),
+        ("Similarity", f"{public(losses['similarity'])} of logits at temperature {losses['temperature']:g} with weight "
+                       f"{losses['logits']:g}, {losses['block_similarity']} of {recipe['alignment']['blocks']} blocks"),
+        ("Adversary", recipe["discriminators"]["adversary"]),
+        ("Weight of the labels", f"{losses['labels']:g}"),
+        ("Optimizer", f"{loop['optimizer']}, {loop['schedule']}, learning rate {loop['lr']:g}, weight decay "
+                      f"{loop['weight_decay']:g}"),
+        ("Steps", f"{about['steps']:,} of {about['batch_size']} images"),
+        ("Images", f"{images['train']:,} to train on, of which {images['labelled']:,} had labels; "
+                   f"{images['validation']:,} to choose the weights"),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+        ("Seed", recipe["seed"]),
     ]  # fmt: skip
-    if about:
-        images = about["images"]
-        batch = loop.batch_size * loop.accumulation * about["processes"]
-        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-        settings += [
-            ("Steps", f"{about['steps']:,} of {batch} images"),
-            ("Images", f"{images['train']:,} to train on, of which {images['labelled']:,} had labels; "
-                       f"{images['validation']:,} to choose the weights"),
-            ("Versions", versions),
-        ]  # fmt: skip
-    return [*settings, ("Seed", recipe.seed)]
 
 
 def _charts(results: Results) -> dict[str, Chart]:
     """File name → chart."""
     charts = {"cost.png": cost_chart(results.rows, results.teachers)}
-    curves = similarity_chart(results.metrics, results.recipe, metrics_by_teacher(results))
+    curves = similarity_chart(results.metrics, results.recipe["losses"], metrics_by_teacher(results))
     if curves is not None:
         charts["curves.png"] = curves
     if results.predictions is not None:

@@ -1,22 +1,29 @@
-"""The files of a finished run: predictions, the student with its card, the table."""
+"""The files of a finished run: predictions, the student with its card, the table with the facts of the run."""
 
+import platform
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+from accelerate import Accelerator
 
+from meco_timm.common import is_object, public
 from meco_timm.data import DataSource
-from meco_timm.evaluation import Evaluation, make_predictions, save_predictions
+from meco_timm.evaluation import Combination, Evaluation, make_predictions, save_predictions
 from meco_timm.hub.card import card_files
-from meco_timm.networks import Stream, export
-from meco_timm.recipe import Recipe, named_teachers
-from meco_timm.reporting import Results, read_metrics
-from meco_timm.selection import kept_combination, read_measured
+from meco_timm.networks import Stream, export, is_foreign
+from meco_timm.recipe import Data
+from meco_timm.reporting import Results, read_keys, read_metrics
 from meco_timm.training import RunFolder
+
+LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
 
 
 def finish_run(
     folder: RunFolder,
-    recipe: Recipe,
+    settings: Data,
     data: DataSource,
     student: Stream,
     evaluated: Evaluation,
@@ -25,13 +32,70 @@ def finish_run(
 ) -> None:
     """Write the predictions, the student with its model card, and the table last: it marks the run as finished.
 
-    agreement: similarity of blocks by pair of networks (`block_agreement`). about: facts of the run (`about_run`).
+    agreement: similarity of blocks by pair of networks (`block_agreement`). about: `describe_run`.
     """
-    measured = read_measured(folder.path)
-    weights = kept_combination(folder.path, named_teachers(recipe.teachers), recipe.zoo).weights
-    predictions = make_predictions(evaluated, data, agreement, measured["choices"] if measured else [], weights)
-    metrics = read_metrics(folder.path / "metrics.jsonl")
-    results = Results(folder, recipe, evaluated.rows, about, metrics, predictions)
+    predictions = make_predictions(evaluated, data, agreement, about["choices"], about["weights"])
     save_predictions(predictions, folder.predictions)
-    export(student, folder.student, data.classes, recipe.data, card_files(results, data.classes))
+    metrics = read_metrics(folder.path / "metrics.jsonl")
+    results = Results(folder, read_keys(folder), evaluated.rows, about, metrics, predictions)
+    export(student, folder.student, data.classes, settings, card_files(results, data.classes))
     folder.finish(evaluated.rows, about)
+
+
+def describe_run(
+    folder: RunFolder,
+    data: DataSource,
+    teachers: dict[str, Stream],
+    combination: Combination,
+    measured: dict[str, Any] | None,
+    steps: int,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Facts of the run: images, origin and licence of weights, how teachers are combined, steps, device, versions.
+
+    measured: of the teachers on the validation split, as in combination.json.
+    """
+    recipe = read_keys(folder)
+    loop, source = recipe["loop"], recipe["data"]["source"]
+    splits = {"train": data.train, "labelled": data.labelled, "validation": data.validation, "test": data.test}
+    networks = zip(recipe["teachers"], teachers.items(), strict=True)
+    return {
+        "images": {name: len(images) for name, images in splits.items()},
+        "local_data": Path(source).is_dir() or is_object(source),
+        "origins": {name: describe_origin(keys, stream.model.pretrained_cfg) for keys, (name, stream) in networks},
+        "student_origin": describe_origin(recipe["student"], {}),
+        "weights": combination.weights,
+        "choices": measured["choices"] if measured else [],
+        "notes": measured["notes"] if measured else [],
+        "steps": steps,
+        "batch_size": loop["batch_size"] * loop["accumulation"] * accelerator.num_processes,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def describe_origin(network: dict[str, Any], config: dict[str, Any]) -> dict[str, str | None]:
+    """Origin of a network's initial weights: `start` as text, repository on the `hub`, `licence`; None if unknown.
+
+    network: the recipe's keys of a teacher or the student. config: timm's pretrained config of a network whose weights
+    the run does not change.
+    """
+    model, trained = network["model"], network.get("train", True)
+    if trained and not (network["weights"] or "." in model or ":" in model):
+        return {"start": "random weights", "hub": None, "licence": None}
+    licence, hub = None if trained else config.get("license"), None
+    if network["weights"] or model.startswith("local-dir:"):
+        start = "a local file"
+    elif is_object(model):
+        start = "a network of the Python program"
+    elif is_foreign(model):
+        start = public(model)
+    elif ":" in model:
+        start = hub = model.partition(":")[2].partition("@")[0]
+    else:
+        tag = timm.get_pretrained_cfg(model)
+        hub, licence = (tag.hf_hub_id, tag.license) if tag else (None, None)
+        start = hub or model
+    return {"start": start, "hub": hub, "licence": licence}

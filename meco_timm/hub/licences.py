@@ -25,29 +25,22 @@ def strictness(licence: str | None) -> int:
 
 def licence_note(results: Results, chosen: str | None) -> str:
     """The card's text on licences: the student's, and the strictest of the weights it was trained from."""
-    origins = {
-        **results.about.get("origins", {}),
-        "the student's initial weights": results.about.get("student_origin", {}),
-    }
-    foreign = {name: o.get("licence") for name, o in origins.items() if o.get("start") not in (None, "random weights")}
+    foreign = _foreign_licences(results)
     own = f"The student is published under {chosen}." if chosen else "No licence has been chosen for the student."
     if not foreign:
-        start = "All networks started from random weights" if results.about else "The teachers' origin was not recorded"
-        return f"{own} {start}. The licence of the data also applies."
+        return f"{own} All networks started from random weights. The licence of the data also applies."
     strictest = max(foreign, key=lambda name: strictness(foreign[name]))
-    licence = foreign[strictest] or "unknown"
     named = ", ".join(f"{name} ({licence or 'unknown'})" for name, licence in foreign.items())
     return (
-        f"{own} It was trained with the weights of {named}. The strictest of these licences is {licence} "
-        f"({strictest}): it {TERMS[strictness(foreign[strictest])]}. Whether it applies to the student "
-        "is for you to decide."
+        f"{own} It was trained with the weights of {named}. The strictest of these licences is "
+        f"{foreign[strictest] or 'unknown'} ({strictest}): it {TERMS[strictness(foreign[strictest])]}. Whether it "
+        "applies to the student is for you to decide."
     )
 
 
 def licence_warning(results: Results, chosen: str | None) -> str | None:
     """A warning if no licence is chosen, or one less strict than that of a teacher's weights; else None."""
-    origins = [*results.about.get("origins", {}).values(), results.about.get("student_origin", {})]
-    foreign = [o.get("licence") for o in origins if o.get("start") not in (None, "random weights")]
+    foreign = list(_foreign_licences(results).values())
     strictest = max(foreign, key=strictness, default=None)
     if chosen is None:
         hint = f" The strictest of its teachers' licences is {strictest or 'unknown'}." if foreign else ""
@@ -58,3 +51,10 @@ def licence_warning(results: Results, chosen: str | None) -> str | None:
             f"{TERMS[strictness(strictest)]}. Check that you may use it."
         )
     return None
+
+
+def _foreign_licences(results: Results) -> dict[str, str | None]:
+    """Licence of each network that did not start from random weights; None if unknown."""
+    about = results.about
+    origins = about["origins"] | {"the student's initial weights": about["student_origin"]}
+    return {name: o["licence"] for name, o in origins.items() if o["start"] != "random weights"}

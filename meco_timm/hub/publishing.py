@@ -1,29 +1,24 @@
 """Publish a student on the Hugging Face Hub: one commit of a fixed list of files. Repeating it changes nothing."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from pydantic import ValidationError
 
-from meco_timm.common import RESULT, UserError, first_line, get_logger, write_content
+from meco_timm.common import RESULT, UserError, get_logger, public, write_content
 from meco_timm.data import load_data
-from meco_timm.hub.card import card_files
+from meco_timm.hub.card import card_files, timm_name
 from meco_timm.hub.licences import licence_warning
-from meco_timm.recipe import Publish, public_yaml
+from meco_timm.hub.retries import with_retries
+from meco_timm.recipe import Data, Publish
 from meco_timm.reporting import Results, read_results, title
 
 logger = get_logger(__name__)
 
 WEIGHTS = "model.safetensors"
-ATTEMPTS, FIRST_WAIT = 4, 1.0  # seconds, doubled each time; the Hub client itself retries large files
-LONGEST_WAIT = 300.0  # seconds, if the Hub sends Retry-After
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-Answer = TypeVar("Answer")
 
 
 def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
@@ -47,7 +42,7 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         logger.warning(warning)
     if dry_run:
         _print_files(files, settings)
-        return _timm_name(settings)
+        return timm_name(settings)
     token = get_token()
     if not token:
         raise UserError(
@@ -57,8 +52,8 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
     check_student(results)
     _upload(HfApi(token=token), settings, files, results)
     message = 'Published. Load it with timm:\n  timm.create_model("%s", pretrained=True)'
-    get_logger(RESULT).info(message, _timm_name(settings))
-    return _timm_name(settings)
+    get_logger(RESULT).info(message, timm_name(settings))
+    return timm_name(settings)
 
 
 def publish_settings(run: str | Path, options: dict[str, Any]) -> Publish:
@@ -67,8 +62,7 @@ def publish_settings(run: str | Path, options: dict[str, Any]) -> Publish:
     Raises:
         UserError: there is no such run, no repository is named, or a value is invalid.
     """
-    in_recipe = read_results(run).recipe.publish
-    settings = (in_recipe.model_dump() if in_recipe else {}) | options
+    settings = (read_results(run).recipe["publish"] or {}) | options
     if "repo" not in settings:
         raise UserError("publish: no repository is named. Write --repo owner/name, or publish: {repo: owner/name}.")
     try:
@@ -81,8 +75,6 @@ def publish_settings(run: str | Path, options: dict[str, Any]) -> Publish:
 
 def named_files(results: Results) -> dict[str, Path | bytes]:
     """Name in the repository → file or content, of everything that is uploaded.
-
-    The recipe is uploaded without the local folders that its paths name.
 
     Raises:
         UserError: a file is missing.
@@ -97,6 +89,19 @@ def named_files(results: Results) -> dict[str, Path | bytes]:
     return {**files, "recipe.yaml": public_yaml(results.recipe).encode()}
 
 
+def public_yaml(recipe: dict[str, Any]) -> str:
+    """The recipe as YAML; of absolute paths, which contain names of users and disks, only the last part."""
+
+    def published(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: published(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [published(inner) for inner in value]
+        return public(value) if isinstance(value, str) else value
+
+    return yaml.safe_dump(published(recipe), sort_keys=False, allow_unicode=True)
+
+
 def check_student(results: Results) -> None:
     """Load the student from disk and evaluate it on the test split.
 
@@ -105,9 +110,9 @@ def check_student(results: Results) -> None:
     """
     from meco_timm.evaluation import evaluate
 
-    row, data = results.row("student"), results.recipe.data
+    row = results.row("student")
     try:
-        source = load_data(data, results.recipe.seed)
+        source = load_data(Data.model_validate(results.recipe["data"]), results.recipe["seed"])
     except UserError as error:
         raise UserError(
             f"publish: the student is evaluated again before it is uploaded, which needs the test data: {error}"
@@ -124,28 +129,20 @@ def check_student(results: Results) -> None:
 
 def _upload(api: HfApi, settings: Publish, files: dict[str, Path | bytes], results: Results) -> None:
     """Create the repository and the branch if they do not exist, then make one commit."""
-    repo, branch = settings.repo, settings.revision or "main"
-
-    def call(action: Callable[[], Answer]) -> Answer:
-        return _with_retries(action, settings, results)
-
-    call(lambda: api.create_repo(repo, private=settings.private, exist_ok=True))
+    repo, branch, run = settings.repo, settings.revision or "main", results.folder.path
+    with_retries(lambda: api.create_repo(repo, private=settings.private, exist_ok=True), settings, run)
     if branch != "main":
-        call(lambda: api.create_branch(repo, branch=branch, exist_ok=True))
-    existing = call(lambda: api.model_info(repo, revision=branch, files_metadata=True)).siblings or []
-    obsolete = _obsolete_files(existing, files, settings)
+        with_retries(lambda: api.create_branch(repo, branch=branch, exist_ok=True), settings, run)
+    info = with_retries(lambda: api.model_info(repo, revision=branch, files_metadata=True), settings, run)
+    obsolete = _obsolete_files(info.siblings or [], files, settings)
     message = f"{title(results)}, by meco_timm"
 
     def commit() -> Any:
-        operations = [_addition(name, content) for name, content in files.items()]
-        return api.create_commit(
-            repo,
-            [*operations, *(CommitOperationDelete(name) for name in obsolete)],
-            commit_message=message,
-            revision=branch,
-        )
+        additions = [_addition(name, content) for name, content in files.items()]  # new for every attempt
+        operations = [*additions, *(CommitOperationDelete(name) for name in obsolete)]
+        return api.create_commit(repo, operations, commit_message=message, revision=branch)
 
-    call(commit)
+    with_retries(commit, settings, run)
 
 
 def _addition(name: str, content: Path | bytes) -> CommitOperationAdd:
@@ -169,71 +166,6 @@ def _obsolete_files(existing: list[Any], files: dict[str, Path | bytes], setting
             "Name another repository, or replace the model with --overwrite (publish.overwrite=true)."
         )
     return others if settings.overwrite or same else []
-
-
-def _with_retries(action: Callable[[], Answer], settings: Publish, results: Results) -> Answer:
-    """The Hub's response; retries if the Hub is busy or fails, or the connection breaks.
-
-    Raises:
-        UserError: the Hub refuses, or the last attempt fails.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return action()
-        except (HTTPError, OSError, ValueError, RuntimeError) as raised:
-            error = _cause(raised)
-            status = _status(error)
-            transient = status in TRANSIENT if status else isinstance(error, HTTPError | OSError)
-            if not transient or attempt == ATTEMPTS - 1:
-                raise UserError(_message(error, status, settings, results)) from None
-            time.sleep(max(FIRST_WAIT * 2**attempt, _retry_after(error)))
-    raise AssertionError("a last attempt returns or raises")
-
-
-def _cause(raised: Exception) -> Exception:
-    """The underlying error: the client wraps a failed upload of a large file into a RuntimeError; others are bugs."""
-    if not isinstance(raised, RuntimeError):
-        return raised
-    if not isinstance(raised.__cause__, HTTPError | OSError | ValueError):
-        raise raised
-    return raised.__cause__
-
-
-def _status(error: Exception) -> int | None:
-    """HTTP status of the Hub's response, if there is one."""
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    return None if response is None else response.status_code
-
-
-def _retry_after(error: Exception) -> float:
-    """Seconds of the Retry-After header, 0 without one."""
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    asked = response.headers.get("retry-after", "") if response is not None else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else 0.0
-
-
-def _message(error: Exception, status: int | None, settings: Publish, results: Results) -> str:
-    """What went wrong, what to do, and how to publish later; never contains the token."""
-    first = first_line(error)
-    detail = " ".join(str(error).split()) if isinstance(error, ValueError) else first
-    what = f"{type(error).__name__}: {detail}" if status is None else detail
-    what = what.replace(get_token() or "\0", "(token)")
-    hint = ""
-    if status == 401 or isinstance(error, RepositoryNotFoundError):
-        hint = " Check that the token is valid and has write access (`hf auth login`, or HF_TOKEN)."
-    elif status == 403:
-        hint = f" The token has no write access to {settings.repo}. Use another token, or your own name before the '/'."
-    elif isinstance(error, RevisionNotFoundError):
-        hint = f" The repository has no branch {settings.revision or 'main'}."
-    branch = f" --revision {settings.revision}" if settings.revision else ""
-    return (
-        f"publish: {settings.repo}: {what}{hint}\nThe run is complete in {results.folder.path}. Publish it later with\n"
-        f"  meco-timm publish {results.folder.path} --repo {settings.repo}{branch}"
-    )
-
-
-def _timm_name(settings: Publish) -> str:
-    return f"hf-hub:{settings.repo}" + (f"@{settings.revision}" if settings.revision else "")
 
 
 def _print_files(files: dict[str, Path | bytes], settings: Publish) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from meco_timm.common import UserError, did_you_mean, located, public, short_name
+from meco_timm.common import UserError, did_you_mean, located, short_name
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import WATCHING, Loop
 from meco_timm.recipe.shipped import recipe_file, shipped_recipes
@@ -257,16 +257,3 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
 def to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML with all defaults; `load_recipe` reads it as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def public_yaml(recipe: Recipe) -> str:
-    """As `to_yaml`, for publishing: of absolute paths, which contain names of users and disks, only the last part."""
-    return yaml.safe_dump(_published(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
-
-
-def _published(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _published(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_published(inner) for inner in value]
-    return public(value) if isinstance(value, str) else value

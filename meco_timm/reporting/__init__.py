@@ -4,7 +4,6 @@ In: run folders. Out: report.html, compare.html, charts.
 Never: runs a network, or needs the data.
 """
 
-from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.compare_page import compare
 from meco_timm.reporting.curves import similarity_chart
 from meco_timm.reporting.drawing import Chart, chart_style
@@ -12,25 +11,26 @@ from meco_timm.reporting.figures import cost_chart, soft_label_picture
 from meco_timm.reporting.pages import builtin_template, read_template, render_markdown
 from meco_timm.reporting.results import (
     Results,
-    about_run,
+    class_table,
     metrics_by_teacher,
+    read_keys,
     read_metrics,
     read_results,
+    summary,
     title,
-    verdict,
 )
 from meco_timm.reporting.run_page import report
 
 __all__ = [
     "Chart",
     "Results",
-    "about_run",
     "builtin_template",
     "chart_style",
     "class_table",
     "compare",
     "cost_chart",
     "metrics_by_teacher",
+    "read_keys",
     "read_metrics",
     "read_results",
     "read_template",
@@ -38,6 +38,6 @@ __all__ = [
     "report",
     "similarity_chart",
     "soft_label_picture",
+    "summary",
     "title",
-    "verdict",
 ]

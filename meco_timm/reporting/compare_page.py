@@ -7,7 +7,7 @@ import numpy as np
 
 from meco_timm.common import UserError, write_text
 from meco_timm.evaluation import Row
-from meco_timm.recipe import Recipe, changed_keys, recipe_key
+from meco_timm.recipe import WATCHING
 from meco_timm.reporting.curves import validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import cost_chart, network_confidence, reliability_chart
@@ -15,7 +15,15 @@ from meco_timm.reporting.pages import render_page
 from meco_timm.reporting.results import Results, difference, interval, millions, read_results
 from meco_timm.reporting.teacher_charts import added_by_teachers, contribution_chart
 
-Runs = dict[str, Results]
+COLUMNS = [
+    "", "student", "teachers", "seed", "top-1 %", "above alone", "above ensemble", "NLL", "ECE %", "MACs M",
+]  # fmt: skip
+# Keys of a recipe that no result depends on: where files lie, how they are read, how often the run logs and saves.
+INCIDENTAL = {
+    "run", "trackers", "publish", "zoo.folder", "zoo.resident", "data.workers", "data.verify", "data.cache",
+    "data.augment_on",
+}  # fmt: skip
+INCIDENTAL |= {f"{loop}.{key}" for loop in ("loop", "zoo.loop") for key in WATCHING}
 
 
 def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path:
@@ -26,10 +34,11 @@ def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path
     """
     if len({Path(run).resolve() for run in runs}) < 2:
         raise UserError("compare: name at least two runs, each by its run folder.")
-    found = [read_results(run) for run in runs]
-    names = [results.folder.path.resolve().name for results in found]
-    unique = len(set(names)) == len(names)
-    page = compare_page(dict(zip(names if unique else [str(run) for run in runs], found, strict=True)))
+    results = [read_results(run) for run in runs]
+    names = [one.folder.path.resolve().name for one in results]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    page = compare_page(dict(zip(names, results, strict=True)))
     try:
         write_text(Path(output), page)
     except OSError as error:
@@ -37,56 +46,42 @@ def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path
     return Path(output)
 
 
-def compare_page(runs: Runs) -> str:
+def compare_page(runs: dict[str, Results]) -> str:
     """The page as HTML; `runs` by the name that the page gives them."""
+    added = {name: added_by_teachers(results) for name, results in runs.items()}
     with chart_style():
         return render_page(
             "compare.html",
             title=f"{len(runs)} runs",
-            verdict=_verdict(runs),
-            columns=[
-                "",
-                "student",
-                "teachers",
-                "seed",
-                "top-1 %",
-                "above alone",
-                "above ensemble",
-                "NLL",
-                "ECE %",
-                "MACs M",
-            ],
+            verdict=_best_run(runs),
+            columns=COLUMNS,
             cells=[_cells(name, results) for name, results in runs.items()],
-            notes=_notes(runs),
+            notes=[_data_note(list(runs.values()))],
             charts=_charts(runs),
-            teachers=_teachers(runs),
+            teachers=[contribution_chart(a)._replace(title=name) for name, a in added.items() if a],
             names=list(runs),
-            changed=_changed(runs),
+            changed=_changed_keys([results.recipe for results in runs.values()]),
         )
 
 
-def _student(results: Results) -> Row:
-    return results.row("student")
-
-
-def _verdict(runs: Runs) -> str:
+def _best_run(runs: dict[str, Results]) -> str:
     """The best run, and whether it is significantly better than the second."""
-    best, second = sorted(runs, key=lambda name: -_student(runs[name]).top1)[:2]
-    top1, next_best = _student(runs[best]).top1, _student(runs[second]).top1
-    text = f"The student of {best} is best: {top1:.2f} % top-1, {top1 - next_best:.2f} points above {second}"
+    top1 = {name: results.row("student").top1 for name, results in runs.items()}
+    best, second = sorted(runs, key=lambda name: -top1[name])[:2]
+    text = f"The student of {best} is best: {top1[best]:.2f} % top-1, {top1[best] - top1[second]:.2f} points above "
     a, b = runs[best].predictions, runs[second].predictions
     if a is None or b is None or not np.array_equal(a.label, b.label):
-        return text + "."
-    return f"{text} ({interval(a.right('student'), b.right('student'))})."
+        return f"{text}{second}."
+    return f"{text}{second} ({interval(a.right('student'), b.right('student'))})."
 
 
 def _cells(name: str, results: Results) -> list[str]:
-    row, recipe = _student(results), results.recipe
+    row, recipe = results.row("student"), results.recipe
     return [
         name,
-        recipe.student.model,
-        str(len(recipe.teachers)),
-        str(recipe.seed),
+        recipe["student"]["model"],
+        str(len(recipe["teachers"])),
+        str(recipe["seed"]),
         f"{row.top1:.2f}",
         _above(results, results.row("student alone")),
         _above(results, results.ensemble),
@@ -100,60 +95,55 @@ def _above(results: Results, other: Row | None) -> str:
     """`+2.34 ± 1.2`: the student's top-1 above that of another network of the run, in points."""
     if other is None:
         return "–"
-    gap = f"{_student(results).top1 - other.top1:+.2f}".replace("-", "−")
-    if results.predictions is None:
-        return gap
-    return f"{gap} ± {difference(results.predictions.right('student'), results.predictions.right(other.name))[1]:.1f}"
+    gap = f"{results.row('student').top1 - other.top1:+.2f}".replace("-", "−")
+    p = results.predictions
+    return gap if p is None else f"{gap} ± {difference(p.right('student'), p.right(other.name))[1]:.1f}"
 
 
-def _notes(runs: Runs) -> list[str]:
-    sources = sorted({results.recipe.data.source for results in runs.values()})
-    tests = {results.about.get("images", {}).get("test") for results in runs.values()}
-    if len(sources) == 1 and len(tests) == 1:
-        return [f"All on the test split of {sources[0]}."]
-    return [f"The runs use different data ({', '.join(sources)}), so their numbers cannot be compared."]
+def _data_note(runs: list[Results]) -> str:
+    sources = sorted({results.recipe["data"]["source"] for results in runs})
+    if len(sources) == 1 and len({results.about["images"]["test"] for results in runs}) == 1:
+        return f"All on the test split of {sources[0]}."
+    return f"The runs use different data ({', '.join(sources)}), so their numbers cannot be compared."
 
 
-def _charts(runs: Runs) -> list[Chart]:
-    rows = [_student(results)._replace(name=name) for name, results in runs.items()]
+def _charts(runs: dict[str, Results]) -> list[Chart]:
+    rows = {name: results.row("student")._replace(name=name) for name, results in runs.items()}
     confidences = {
-        name: network_confidence(results.predictions, _student(results))
+        name: network_confidence(results.predictions, results.row("student"))
         for name, results in runs.items()
         if results.predictions is not None
     }
     learning = validation_chart({name: results.metrics for name, results in runs.items()})
-    charts = [cost_chart(rows, list(runs)), learning, reliability_chart(confidences) if confidences else None]
+    reliability = reliability_chart(confidences) if confidences else None
+    charts = [cost_chart(list(rows.values()), list(runs)), learning, reliability]
     return [chart for chart in charts if chart is not None]
 
 
-def _teachers(runs: Runs) -> list[Chart]:
-    """What each teacher adds, a chart for each run that stored it."""
-    found = {name: added_by_teachers(results) for name, results in runs.items()}
-    return [contribution_chart(added)._replace(title=name) for name, added in found.items() if added]
+def _changed_keys(recipes: list[dict[str, Any]]) -> list[list[str]]:
+    """[dotted key, value in each run …] for every recipe key that a result depends on and in which runs differ."""
+    flat = [_flatten(_comparable(recipe)) for recipe in recipes]
+    values = {key: [str(one.get(key))[:200] for one in flat] for key in sorted(set().union(*flat) - INCIDENTAL)}
+    return [[key, *texts] for key, texts in values.items() if len(set(texts)) > 1]
 
 
-def _changed(runs: Runs) -> list[list[str]]:
-    """[key, value in each run …] for every recipe key in which runs differ."""
-    keys = [_key(results.recipe) for results in runs.values()]
-    changed = sorted({key for other in keys[1:] for key in changed_keys(keys[0], other)})
-    return [[key, *(_value(recipe, key) for recipe in keys)] for key in changed]
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with its teachers as one text, and no loop of teachers if none is trained."""
+    shared, texts = recipe["zoo"]["loop"], []
+    for teacher in recipe["teachers"]:
+        own = {name: value for name, value in teacher["loop"].items() if value != shared[name]}
+        settings = teacher | {"loop": own if teacher["train"] else {}, "model": None, "trust": None}
+        settings = {name: value for name, value in settings.items() if value}
+        texts.append(f"{teacher['model']} {settings}" if settings else teacher["model"])
+    loop = shared if any(teacher["train"] for teacher in recipe["teachers"]) else {}
+    store = recipe["store"] | {"folder": recipe["store"]["folder"] is not None}  # it matters that there is one
+    return recipe | {"teachers": "; ".join(texts), "zoo": recipe["zoo"] | {"loop": loop}, "store": store}
 
 
-def _key(recipe: Recipe) -> dict[str, Any]:
-    """The keys that decide a result, with each teacher as a text and the loop that trained teachers share."""
-    key, shared = recipe_key(recipe), recipe.zoo.loop.model_dump(mode="json")
-    for teacher in key["teachers"]:
-        teacher["loop"] = {name: value for name, value in teacher.get("loop", {}).items() if value != shared[name]}
-    loop = {name: shared[name] for name in key["loop"]} if any(t["train"] for t in key["teachers"]) else {}
-    return key | {"teachers": "; ".join(map(_teacher_text, key["teachers"])), "zoo": key["zoo"] | {"loop": loop}}
-
-
-def _teacher_text(teacher: dict[str, Any]) -> str:
-    settings = {name: value for name, value in teacher.items() if value and name != "model"}
-    return f"{teacher['model']} {settings}" if settings else teacher["model"]
-
-
-def _value(recipe: Any, dotted: str) -> str:
-    for key in dotted.split("."):
-        recipe = recipe.get(key) if isinstance(recipe, dict) else None
-    return str(recipe)[:200]
+def _flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    flat: dict[str, Any] = {}
+    for name, value in keys.items():
+        dotted = prefix + name
+        flat |= _flatten(value, dotted + ".") if isinstance(value, dict) and dotted != "publish" else {dotted: value}
+    return flat

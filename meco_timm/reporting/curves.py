@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from meco_timm.common import short_name
-from meco_timm.recipe import Recipe
-from meco_timm.reporting.drawing import GRID, INK, Chart, axes, legend, network_style, no_marker, series_style, shorten
+from meco_timm.reporting.drawing import GRID, INK, Chart, axes, legend, line_style, network_style, series_style, shorten
 
 Metrics = list[dict[str, Any]]
-STEP = "step"
+STEPS = "step (optimizer steps)"
 UNITS = {
     "ce": "nats",
     "kl": "nats",
@@ -18,7 +17,7 @@ UNITS = {
     "l2": "squared difference",
     "dist": "1 − correlation",
 }
-DRAWN_WINDOWS = 20
+WINDOWS = 20  # of the chart of drawn teachers
 
 
 def column(metrics: Metrics, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,31 +36,21 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def _keys(metrics: Metrics, family: str) -> list[str]:
     """The keys `family/…` that the metrics have, blocks first, in order."""
-    keys = {
-        key for line in metrics for key, value in line.items() if key.startswith(f"{family}/") and value is not None
-    }
+    prefix = f"{family}/"
+    keys = {key for line in metrics for key, value in line.items() if key.startswith(prefix) and value is not None}
     return sorted(keys, key=lambda key: (key.endswith("/logits"), key))
 
 
 def _label(key: str) -> str:
     place = key.partition("/")[2]
-    return place if place == "logits" else f"block {int(place) + 1}" if place.isdigit() else place
-
-
-def _ends(metrics: Metrics, keys: list[str], digits: int = 3) -> str:
-    """`block 1 from 1.2 to 0.4, …`: text alternative of the curves."""
-    parts = []
-    for key in keys:
-        values = smooth(column(metrics, key)[1])
-        parts.append(f"{_label(key)} from {values[0]:.{digits}g} to {values[-1]:.{digits}g}")
-    return ", ".join(parts)
+    return f"block {int(place) + 1}" if place.isdigit() else place
 
 
 def _draw(axis: Any, metrics: Metrics, keys: list[str], scale: float = 1) -> None:
     for i, key in enumerate(keys):
         steps, values = column(metrics, key)
-        look = {"color": INK, "linestyle": "-"} if key.endswith("/logits") else no_marker(series_style(i))
-        axis.plot(steps, scale * smooth(values), label=_label(key), linewidth=1.8, **look)
+        style = line_style(i) | ({"color": INK, "linestyle": "-"} if key.endswith("/logits") else {})
+        axis.plot(steps, scale * smooth(values), label=_label(key), **style)
 
 
 def validation_chart(runs: dict[str, Metrics]) -> Chart | None:
@@ -73,7 +62,7 @@ def validation_chart(runs: dict[str, Metrics]) -> Chart | None:
     figure, axis = axes(3.2 + 0.2 * len(curves))
     for name, (steps, top1) in curves.items():
         axis.plot(steps, top1, label=shorten(name, 34), **network_style(name, list(curves)))
-    axis.set(xlabel=f"{STEP} (optimizer steps)", ylabel="top-1, validation split (%)")
+    axis.set(xlabel=STEPS, ylabel="top-1, validation split (%)")
     legend(figure, [axis], 1)
     best = "; ".join(
         f"{name} from {top1[0]:.1f} to {top1[-1]:.1f}, best {top1.max():.1f}" for name, (_, top1) in curves.items()
@@ -83,55 +72,58 @@ def validation_chart(runs: dict[str, Metrics]) -> Chart | None:
     return Chart("Learning", figure, text, caption)
 
 
-def similarity_chart(metrics: Metrics, recipe: Recipe, teachers: dict[str, Metrics]) -> Chart | None:
+def similarity_chart(metrics: Metrics, losses: dict[str, Any], teachers: dict[str, Metrics]) -> Chart | None:
     """Each similarity term against steps: logits in the upper panel, blocks in the lower, since their units differ.
 
-    `teachers`: the metrics of the steps of each teacher, if one was drawn per step; logits then have a curve for each.
+    losses: the recipe's section. teachers: the metrics of the steps of each teacher, if one was drawn per step; logits
+    then have a curve for each.
     """
-    logits = [key for key in _keys(metrics, "similarity") if key.endswith("/logits")]
-    blocks = [key for key in _keys(metrics, "similarity") if not key.endswith("/logits")]
-    panels = [keys for keys in (logits, blocks) if keys]
+    keys = _keys(metrics, "similarity")
+    logits, blocks = ([key for key in keys if key.endswith("/logits") is wanted] for wanted in (True, False))
+    panels = [terms for terms in (logits, blocks) if terms]
     if not panels:
         return None
     figure, grid = axes(2.1 * len(panels) + 0.7, len(panels), sharex=True, squeeze=False)
-    for axis, keys in zip(grid[:, 0], panels, strict=True):
-        if keys is logits:
-            _draw_per_teacher(axis, teachers, keys[0])
+    for axis, terms in zip(grid[:, 0], panels, strict=True):
+        if terms is logits:
+            _draw_per_teacher(axis, teachers, terms[0])
         if not axis.lines:
-            _draw(axis, metrics, keys)
-        axis.set(**_similarity_labels(recipe, "logits" if keys is logits else "blocks"))
-    grid[-1, 0].set(xlabel=f"{STEP} (optimizer steps)")
+            _draw(axis, metrics, terms)
+        axis.set(**(_logits_labels if terms is logits else _blocks_labels)(losses))
+    grid[-1, 0].set(xlabel=STEPS)
     legend(figure, grid[:, 0])
     minimum = ""
-    if recipe.losses.similarity == "ce" and logits:
+    if losses["similarity"] == "ce" and logits:
         minimum = " Logits: cross-entropy less the teachers' entropy (KL), 0 where they agree."
-    if recipe.losses.block_similarity == "ce" and blocks:
+    if losses["block_similarity"] == "ce" and blocks:
         minimum += " Blocks: the minimum of their cross-entropy is the teachers' entropy, not 0."
-    text = f"Similarity loss over the run: {_ends(metrics, logits + blocks)}."
+    curves = {_label(key): smooth(column(metrics, key)[1]) for key in logits + blocks}
+    ends = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
     caption = (
         "Distance between the outputs of student and teacher, per term; lower is closer. Smoothed over a twelfth of "
         f"the run, since another teacher may be drawn at each step.{minimum}"
     )
-    return Chart("Similarity to the teachers", figure, text, caption)
+    return Chart("Similarity to the teachers", figure, f"Similarity loss over the run: {ends}.", caption)
 
 
 def _draw_per_teacher(axis: Any, teachers: dict[str, Metrics], key: str) -> None:
     for i, (name, lines) in enumerate(teachers.items()):
         steps, values = column(lines, key)
         if len(steps):
-            label = f"logits: {shorten(name)}"
-            axis.plot(steps, smooth(values), label=label, linewidth=1.8, **no_marker(series_style(i)))
+            axis.plot(steps, smooth(values), label=f"logits: {shorten(name)}", **line_style(i))
 
 
-def _similarity_labels(recipe: Recipe, outputs: str) -> dict[str, str]:
-    """Title and y axis of a panel. `outputs`: "logits" or "blocks"."""
-    losses = recipe.losses
-    if outputs == "blocks":
-        return {"title": f"blocks: {losses.block_similarity}", "ylabel": UNITS[losses.block_similarity]}
-    scaled = " × temperature²" if losses.similarity in ("ce", "kl", "dist") else ""
-    unit = UNITS.get(losses.similarity, "loss") + scaled  # of a function of the caller's it is not known
-    shown = "ce, shown as KL" if losses.similarity == "ce" else short_name(losses.similarity)
-    return {"title": f"logits: {shown}", "ylabel": unit}
+def _blocks_labels(losses: dict[str, Any]) -> dict[str, str]:
+    """Title and y axis of the blocks' panel."""
+    return {"title": f"blocks: {losses['block_similarity']}", "ylabel": UNITS[losses["block_similarity"]]}
+
+
+def _logits_labels(losses: dict[str, Any]) -> dict[str, str]:
+    """Title and y axis of the logits' panel. The unit of a function of the caller's is not known."""
+    similarity = losses["similarity"]
+    scaled = " × temperature²" if similarity in ("ce", "kl", "dist") else ""
+    name = "ce, shown as KL" if similarity == "ce" else short_name(similarity)
+    return {"title": f"logits: {name}", "ylabel": UNITS.get(similarity, "loss") + scaled}
 
 
 def adversary_chart(metrics: Metrics) -> Chart | None:
@@ -143,9 +135,7 @@ def adversary_chart(metrics: Metrics) -> Chart | None:
     _draw(above, metrics, losses)
     _draw(below, metrics, right, 100)
     above.set(title="adversarial loss", ylabel="loss (nats)")
-    below.set(
-        title="discriminator's accuracy", ylabel="accuracy (%)", ylim=(0, 103), xlabel=f"{STEP} (optimizer steps)"
-    )
+    below.set(title="discriminator's accuracy", ylabel="accuracy (%)", ylim=(0, 103), xlabel=STEPS)
     below.axhline(50, color=INK, linewidth=1, linestyle=":")
     legend(figure, [below], 3)
     ends = ", ".join(f"{_label(key)} {100 * smooth(column(metrics, key)[1])[-1]:.0f} %" for key in right)
@@ -159,7 +149,7 @@ def adversary_chart(metrics: Metrics) -> Chart | None:
 
 def drawn_chart(drawn: np.ndarray, teachers: list[str]) -> Chart:
     """Share of the steps for which each teacher was drawn, over the run. `drawn`: index of the teacher of each step."""
-    windows = min(DRAWN_WINDOWS, len(drawn))
+    windows = min(WINDOWS, len(drawn))
     edges = np.linspace(0, len(drawn), windows + 1).astype(int)
     middle = (edges[:-1] + edges[1:]) / 2
     figure, axis = axes(3.0 + 0.17 * len(teachers))
@@ -168,7 +158,7 @@ def drawn_chart(drawn: np.ndarray, teachers: list[str]) -> Chart:
         share = [100 * np.mean(drawn[a:b] == i) for a, b in pairwise(edges)]
         axis.plot(middle, share, label=f"{name}: {counts[i]:,} steps", **series_style(i))
     axis.axhline(100 / len(teachers), color=GRID, linewidth=2, zorder=0)
-    axis.set(xlabel=f"{STEP} (optimizer steps)", ylabel="share of the steps (%)", ylim=(0, None))
+    axis.set(xlabel=STEPS, ylabel="share of the steps (%)", ylim=(0, None))
     legend(figure, [axis], 1)
     listed = ", ".join(f"{name} {count:,}" for name, count in zip(teachers, counts, strict=True))
     text = f"Steps of each teacher, of {len(drawn):,}: {listed}."

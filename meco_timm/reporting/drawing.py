@@ -13,6 +13,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
@@ -72,7 +73,8 @@ class Chart(NamedTuple):
         """An `<svg>` element for a page, in the page's colours."""
         stream = io.StringIO()
         with chart_style({"svg.hashsalt": self.title + self.text}):
-            self.figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
+            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
         return inline_svg(stream.getvalue(), self.text)
 
     def png(self) -> bytes:
@@ -81,10 +83,6 @@ class Chart(NamedTuple):
         with chart_style():
             self.figure.savefig(stream, format="png", dpi=120, facecolor="white", metadata={"Software": None})
         return stream.getvalue()
-
-
-XLINK = "http://www.w3.org/1999/xlink"  # an XML namespace; nothing is fetched
-_METADATA = ("Creator", "Date", "Format", "Type")
 
 
 @contextmanager
@@ -131,9 +129,39 @@ def series_style(i: int) -> dict[str, Any]:
     return {"color": color, "marker": marker, "linestyle": line, "markersize": 6}
 
 
-def no_marker(style: dict[str, Any]) -> dict[str, Any]:
-    """The style without its marker, for lines of many points."""
-    return {"color": style["color"], "linestyle": style["linestyle"]}
+def line_style(i: int) -> dict[str, Any]:
+    """Colour and line of the i-th series without its marker, for curves of many points."""
+    color, _, line = SERIES[i % len(SERIES)]
+    return {"color": color, "linestyle": line, "linewidth": 1.8}
+
+
+def signed_bars(axis: Any, values: np.ndarray, good: int = 1, **options: Any) -> None:
+    """Horizontal bars to the left and right of 0; the worse ones are hatched. `good`: the sign that is better."""
+    worse = np.sign(values) == -good
+    colors = [VERMILION if w else GREEN for w in worse]
+    bars = axis.barh(range(len(values)), values, color=colors, ecolor=INK, capsize=3, **options)
+    for bar, is_worse in zip(bars, worse, strict=True):
+        bar.set_hatch("////" if is_worse else "")
+    axis.axvline(0, color=INK, linewidth=1)
+    axis.grid(axis="y", visible=False)
+
+
+def name_rows(axis: Any, labels: list[str]) -> None:
+    """Label the rows 0, 1, … of a chart, the first at the top."""
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+
+
+def heat_map(axis: Any, table: np.ndarray, digits: int, most: float, skip_diagonal: bool = False) -> None:
+    """Cells coloured from 0 to `most` with their values; nan is a dash."""
+    axis.pcolormesh(table, cmap="cividis", vmin=0, vmax=most, edgecolor="white", linewidth=0.5)
+    for (i, j), value in np.ndenumerate(table):
+        if skip_diagonal and i == j:
+            continue
+        text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+        color = "black" if value > 0.55 * most else "white"
+        axis.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9, color=color)
+    axis.grid(visible=False)
 
 
 def shorten(name: str, length: int = 18) -> str:
@@ -148,17 +176,12 @@ def inline_svg(svg: str, text: str) -> str:
     svg = svg[svg.index("<svg") :]
     for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r" font-family: [^;\"]*;?"):
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
-    svg = re.sub(r'style="[^"]*"', lambda match: _themed(match[0]), svg)
+    svg = re.sub(r'style="[^"]*"', lambda match: re.sub("|".join(THEMED), lambda c: THEMED[c[0]], match[0]), svg)
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     head, _, rest = svg.partition(">")
     box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', head)
     assert box is not None
     width = f"max-width:{1.5 * float(box[1]):.0f}px"  # beyond this, text is larger than the page's
-    return f'<svg {box[0]} role="img" aria-label="{escape(text)}" style="{width}" xmlns:xlink="{XLINK}">{rest}'
-
-
-def _themed(style: str) -> str:
-    for colour, themed in THEMED.items():
-        style = style.replace(colour, themed)
-    return style
+    xlink = 'xmlns:xlink="http://www.w3.org/1999/xlink"'  # an XML namespace; nothing is fetched
+    return f'<svg {box[0]} role="img" aria-label="{escape(text)}" style="{width}" {xlink}>{rest}'

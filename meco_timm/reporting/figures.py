@@ -7,7 +7,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from meco_timm.evaluation import Predictions, Row
-from meco_timm.reporting.drawing import GREEN, INK, VERMILION, Chart, axes, legend, log_ticks, network_style, shorten
+from meco_timm.reporting.drawing import (
+    INK,
+    Chart,
+    axes,
+    heat_map,
+    legend,
+    log_ticks,
+    name_rows,
+    network_style,
+    shorten,
+    signed_bars,
+)
 
 BINS = 10
 MIN_BIN_IMAGES = 5  # bins of the calibration diagram with fewer images are left out
@@ -18,12 +29,13 @@ CLASSES_SHOWN = 6  # of a soft label
 def cost_chart(rows: list[Row], others: list[str]) -> Chart:
     """Top-1 against multiply-adds. `others`: names of teachers or runs, in the order of their styles."""
     figure, axis = axes(3.0 + 0.11 * len(rows))
-    for row in rows:
+    cost = [max(row.multiply_adds, 1) / 1e6 for row in rows]  # above 0, as a logarithmic axis needs it
+    for row, x in zip(rows, cost, strict=True):
         style = network_style(row.name, others)
         spot = style | {"linestyle": "", "markersize": 1.3 * style["markersize"]}
-        axis.plot(_millions(row), row.top1, label=shorten(row.name, 34), clip_on=False, **spot)
+        axis.plot(x, row.top1, label=shorten(row.name, 34), clip_on=False, **spot)
     axis.set_xscale("log")
-    least, most = (f(map(_millions, rows)) for f in (min, max))
+    least, most = min(cost), max(cost)
     axis.set_xlim(least / 1.4, most * 1.4)
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, 0), min(high, 100.5))
@@ -34,11 +46,6 @@ def cost_chart(rows: list[Row], others: list[str]) -> Chart:
     text = f"Top-1 accuracy and multiply-adds per image: {listed}."
     caption = "Higher is better, further left is cheaper. The true ensemble runs all of its members."
     return Chart("Accuracy against cost", figure, text, caption)
-
-
-def _millions(row: Row) -> float:
-    """Multiply-adds in millions; above 0, as a logarithmic axis needs it."""
-    return max(row.multiply_adds, 1) / 1e6
 
 
 def decade_ticks(least: float, most: float) -> list[float]:
@@ -100,13 +107,14 @@ def class_chart(predictions: Predictions, name: str = "student", other: str = "s
     order = np.argsort(-gain, kind="stable")
     order = order[images[order] > 0]
     left_out = max(len(order) - 2 * BARS, 0)
-    shown = np.concatenate([order[:BARS], order[-BARS:]]) if left_out else order
-    labels = [f"{shorten(predictions.classes[i])} ({images[i]})" for i in shown]
+    drawn = np.concatenate([order[:BARS], order[-BARS:]]) if left_out else order
+    labels = [f"{shorten(predictions.classes[i])} ({images[i]})" for i in drawn]
     note = f" {left_out:,} classes that changed less are left out." if left_out else ""
-    return _bars("Classes", gain[shown], labels, "change (percentage points)", "class (test images)",
-                 f"Accuracy per class, {name} minus {other}: "
-                 f"{(gain[order] > 0).sum()} classes gain, {(gain[order] < 0).sum()} lose.{note} ",
-                 f"Accuracy of the {name} minus that of the {other}, per class.{note}")  # fmt: skip
+    gaining, losing = (gain[order] > 0).sum(), (gain[order] < 0).sum()
+    figure, listed = _draw_changes(gain[drawn], labels, "change (percentage points)", "class (test images)")
+    text = f"Accuracy per class, {name} minus {other}: {gaining} classes gain, {losing} lose.{note} {listed}."
+    caption = f"Accuracy of the {name} minus that of the {other}, per class.{note}"
+    return Chart("Classes", figure, text, caption)
 
 
 def class_gains(predictions: Predictions, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
@@ -125,58 +133,47 @@ def confusion_chart(predictions: Predictions, name: str = "student", other: str 
         return None
     pairs = sorted(change, key=lambda pair: (-abs(change[pair]), pair))[:BARS]
     pairs.sort(key=lambda pair: change[pair])
-    names = [" → ".join(shorten(predictions.classes[i], 13) for i in pair) for pair in pairs]
-    return _bars("Changed confusions", np.array([float(change[pair]) for pair in pairs]), names,
-                 "change (number of images)", "label → prediction (classes)",
-                 f"Wrong predictions: {other} {then.total()}, {name} {now.total()}. Change per pair: ",
-                 f"Label → wrong prediction: number of images of the {name} minus that of the {other}; "
-                 "left is better. The pairs that changed most.", good=-1)  # fmt: skip
+    labels = [" → ".join(shorten(predictions.classes[i], 13) for i in pair) for pair in pairs]
+    values = np.array([float(change[pair]) for pair in pairs])
+    figure, listed = _draw_changes(values, labels, "change (number of images)", "label → prediction (classes)", good=-1)
+    text = f"Wrong predictions: {other} {then.total()}, {name} {now.total()}. Change per pair: {listed}."
+    caption = (
+        f"Label → wrong prediction: number of images of the {name} minus that of the {other}; left is better. "
+        "The pairs that changed most."
+    )
+    return Chart("Changed confusions", figure, text, caption)
 
 
 def confusions(predictions: Predictions, name: str) -> Counter[tuple[int, int]]:
     """(label, wrong prediction) → number of images."""
     wrong = ~predictions.right(name)
-    predicted = predictions.predicted[predictions.networks.index(name)]
-    return Counter(zip(predictions.label[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    return Counter(zip(predictions.label[wrong].tolist(), predictions.predicted_by(name)[wrong].tolist(), strict=True))
 
 
-def _bars(
-    title: str, values: np.ndarray, labels: list[str], x: str, y: str, text: str, caption: str, good: int = 1
-) -> Chart:
-    """Bars to the left and right of 0; the worse ones are hatched. `good`: the sign that is better."""
+def _draw_changes(values: np.ndarray, labels: list[str], x: str, y: str, good: int = 1) -> tuple[Figure, str]:
+    """Signed bars, and their values as text. x, y: names of the axes. `good`: the sign that is better."""
     figure, axis = axes(max(1.1 + 0.21 * len(values), 2.4))
-    worse = np.sign(values) == -good
-    bars = axis.barh(range(len(values)), values, color=[VERMILION if w else GREEN for w in worse], height=0.7)
-    for bar, is_worse in zip(bars, worse, strict=True):
-        bar.set_hatch("////" if is_worse else "")
-    axis.set_yticks(range(len(values)), labels)
-    axis.invert_yaxis()
-    axis.axvline(0, color=INK, linewidth=1)
-    axis.grid(axis="y", visible=False)
-    axis.margins(x=0.08)
+    signed_bars(axis, values, good, height=0.7)
+    name_rows(axis, labels)
     most = max(float(np.abs(values).max(initial=0)), 1)
-    axis.set(
-        xlabel=x,
-        ylabel=y,
-        xlim=(min(values.min(initial=0) * 1.1, -0.15 * most), max(values.max(initial=0) * 1.1, 0.15 * most)),
-    )
-    listed = ", ".join(f"{label} {value:+.3g}" for label, value in zip(labels, values, strict=True))
-    return Chart(title, figure, text + listed + ".", caption)
+    low, high = min(1.1 * values.min(initial=0), -0.15 * most), max(1.1 * values.max(initial=0), 0.15 * most)
+    axis.set(xlabel=x, ylabel=y, xlim=(low, high))
+    return figure, ", ".join(f"{label} {value:+.3g}" for label, value in zip(labels, values, strict=True))
 
 
 def soft_label_chart(predictions: Predictions, i: int, teachers: list[str]) -> Chart:
-    """Probabilities that each network gives the i-th shown image, beside its one-hot label."""
-    sources = soft_labels(predictions, i)
-    figure, strips = axes(0.54 * len(sources) + 0.75, len(sources), sharex=True)
+    """Probabilities that each network gives the i-th example image, beside its one-hot label."""
+    soft_labels = _soft_labels(predictions, i)
+    figure, strips = axes(0.54 * len(soft_labels) + 0.75, len(soft_labels), sharex=True)
     figure.supylabel("probability (%)", fontsize=10)
-    _strips(strips, predictions, i, teachers)
-    listed = "; ".join(f"{name} {_likeliest(share, predictions.classes)}" for name, share in sources.items())
+    _draw_soft_labels(strips, predictions, i, teachers)
+    listed = "; ".join(f"{name} {_list_likeliest(p, predictions.classes)}" for name, p in soft_labels.items())
     label = predictions.classes[predictions.label[predictions.examples[i]]]
     return Chart(f"Labelled {shorten(label, 40)}", figure, f"Probabilities of one image: {listed}.", "")
 
 
 def soft_label_picture(predictions: Predictions, teachers: list[str], count: int = 3) -> Chart:
-    """The soft labels of the first shown images in one figure with the images, for model cards."""
+    """The soft labels of the first example images in one figure with the images, for model cards."""
     count, rows = min(count, len(predictions.examples)), len(predictions.networks) + 2
     figure = Figure(figsize=(3.3 * count, 0.5 * rows + 1.4), layout="constrained")
     figure.supylabel("probability (%)", fontsize=10)
@@ -184,27 +181,27 @@ def soft_label_picture(predictions: Predictions, teachers: list[str], count: int
     for i, column in enumerate(grid.T):
         column[0].imshow(predictions.images[i].transpose(1, 2, 0), interpolation="nearest")
         column[0].set_axis_off()
-        _strips(column[1:], predictions, i, teachers)
+        _draw_soft_labels(column[1:], predictions, i, teachers)
     labels = [predictions.classes[predictions.label[row]] for row in predictions.examples[:count]]
     text = f"Images labelled {', '.join(labels)}, and the probabilities that each network gives them."
     return Chart("Soft labels", figure, text, "")
 
 
-def soft_labels(predictions: Predictions, i: int) -> dict[str, np.ndarray]:
-    """Name → probabilities K of the i-th shown image: its one-hot label, then each network."""
+def _soft_labels(predictions: Predictions, i: int) -> dict[str, np.ndarray]:
+    """Name → probabilities K of the i-th example image: its one-hot label, then each network."""
     one_hot = np.eye(len(predictions.classes))[predictions.label[predictions.examples[i]]]
     return {"label (one-hot)": one_hot, **dict(zip(predictions.networks, predictions.probabilities[i], strict=True))}
 
 
-def _strips(strips: np.ndarray, predictions: Predictions, i: int, teachers: list[str]) -> None:
+def _draw_soft_labels(strips: np.ndarray, predictions: Predictions, i: int, teachers: list[str]) -> None:
     """Bars for each distribution of an image, over the classes that are likeliest in any of them."""
-    sources = soft_labels(predictions, i)
-    most = np.max(list(sources.values()), axis=0)  # the label's class is always among them
+    soft_labels = _soft_labels(predictions, i)
+    most = np.max(list(soft_labels.values()), axis=0)  # the label's class is always among them
     drawn = np.sort(np.argsort(-most, kind="stable")[:CLASSES_SHOWN])
-    for axis, (name, share) in zip(strips, sources.items(), strict=True):
+    for axis, (name, p) in zip(strips, soft_labels.items(), strict=True):
         color = INK if name not in predictions.networks else network_style(name, teachers)["color"]
-        axis.bar(range(len(drawn)), 100 * share[drawn], color=color, width=0.7)
-        for x, value in enumerate(share[drawn]):
+        axis.bar(range(len(drawn)), 100 * p[drawn], color=color, width=0.7)
+        for x, value in enumerate(p[drawn]):
             if value >= 0.005:
                 axis.text(x, 100 * value + 5, f"{100 * value:.0f}", ha="center", va="bottom", fontsize=8)
         axis.set(ylim=(0, 150), yticks=[0, 100], xticks=[])
@@ -212,14 +209,14 @@ def _strips(strips: np.ndarray, predictions: Predictions, i: int, teachers: list
         axis.tick_params(labelsize=8)
         axis.grid(visible=False)
     names = [shorten(predictions.classes[k], 11) for k in drawn]
-    rotation = {"rotation": 25, "ha": "right"} if max(map(len, names)) > 6 else {}
+    rotation: dict[str, Any] = {"rotation": 25, "ha": "right"} if max(map(len, names)) > 6 else {}
     strips[-1].set_xticks(range(len(drawn)), names, **rotation)
     strips[-1].set_xlabel("class (name)")
 
 
-def _likeliest(share: np.ndarray, classes: list[str]) -> str:
-    best = [k for k in np.argsort(-share, kind="stable")[:3] if share[k] >= 0.01]
-    return ", ".join(f"{shorten(classes[k], 40)} {100 * share[k]:.0f} %" for k in best)
+def _list_likeliest(p: np.ndarray, classes: list[str]) -> str:
+    best = [k for k in np.argsort(-p, kind="stable")[:3] if p[k] >= 0.01]
+    return ", ".join(f"{shorten(classes[k], 40)} {100 * p[k]:.0f} %" for k in best)
 
 
 def agreement_chart(predictions: Predictions, teacher: str) -> Chart:
@@ -227,26 +224,19 @@ def agreement_chart(predictions: Predictions, teacher: str) -> Chart:
     tables = {who: predictions.agreement[f"{who}/{teacher}"] for who in ("student", "student alone")}
     rows, columns = tables["student"].shape
     figure, panels = axes(max(1.0 + 0.45 * rows, 2.6), 1, 2, sharey=True)
+    means = []
     for axis, (who, table) in zip(panels, tables.items(), strict=True):
-        _heat_map(axis, table)
+        heat_map(axis, table, digits=2, most=1)
         axis.set(title=who, xlabel="teacher's block (number)")
         axis.set_xticks(np.arange(columns) + 0.5, range(1, columns + 1))
-        axis.grid(visible=False)
+        diagonal = table.diagonal()
+        known = diagonal[~np.isnan(diagonal)]
+        means.append(f"{who} {known.mean():.2f}" if len(known) else f"{who} unknown")
     panels[0].set_yticks(np.arange(rows) + 0.5, range(1, rows + 1))
     panels[0].set_ylabel("student's block (number)")
-    diagonals = {who: table.diagonal()[~np.isnan(table.diagonal())] for who, table in tables.items()}
-    means = [f"{who} {values.mean():.2f}" if len(values) else f"{who} unknown" for who, values in diagonals.items()]
     text = f"Centred kernel alignment with {teacher}, mean over blocks of equal depth: {', '.join(means)}."
     caption = (
         "Similarity (CKA, 0 to 1) of each block with each block of the teacher on test images. Values above those of "
         "the student alone come from distillation."
     )
     return Chart(f"Blocks: {shorten(teacher, 30)}", figure, text, caption)
-
-
-def _heat_map(axis: Any, table: np.ndarray) -> None:
-    axis.pcolormesh(table, cmap="cividis", vmin=0, vmax=1, edgecolor="white", linewidth=0.5)
-    for (i, j), value in np.ndenumerate(table):
-        text = "–" if np.isnan(value) else f"{value:.2f}"
-        color = "black" if value > 0.55 else "white"
-        axis.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9, color=color)

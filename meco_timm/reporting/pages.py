@@ -55,11 +55,10 @@ def escape_markdown(value: Any) -> Any:
 def thumbnail(image: np.ndarray) -> str:
     """uint8 3×H×W → a data URI: PNG for small images, else a JPEG thumbnail."""
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    small = max(picture.size) <= THUMBNAIL // 2
+    kind = "png" if max(picture.size) <= THUMBNAIL // 2 else "jpeg"
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     stream = io.BytesIO()
-    picture.save(stream, "PNG" if small else "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
+    picture.save(stream, kind, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

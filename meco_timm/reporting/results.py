@@ -1,49 +1,36 @@
 """The results of a finished run, which the report, the model card and publishing read."""
 
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import yaml
-from accelerate import Accelerator
 
-from meco_timm.common import UserError, is_object, located, public
-from meco_timm.data import DataSource
-from meco_timm.evaluation import Combination, Predictions, Row, load_predictions
-from meco_timm.networks import Stream, is_foreign
-from meco_timm.recipe import Network, Recipe, Teacher, named_teachers
-from meco_timm.selection import kept_combination
+from meco_timm.common import UserError, located, public
+from meco_timm.evaluation import Predictions, Row, load_predictions
 from meco_timm.training import RunFolder
 from meco_timm.zoo import draw
 
-LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
+COMPARED = ("student", "student alone", "true ensemble")  # in the table of classes
 
 
 class Results(NamedTuple):
-    """A finished run: recipe, table, facts (`about_run`), lines of metrics.jsonl, predictions.
+    """A finished run: the recipe's keys, the table, facts (`describe_run`), lines of metrics.jsonl, predictions.
 
-    `predictions` is None and `about` is empty for runs of older versions, which did not save them.
+    `predictions` is None if their file was deleted.
     """
 
     folder: RunFolder
-    recipe: Recipe
+    recipe: dict[str, Any]
     rows: list[Row]
     about: dict[str, Any]
     metrics: list[dict[str, Any]]
     predictions: Predictions | None
 
-    @property
-    def combination(self) -> Combination:
-        """How the run combined its teachers."""
-        return kept_combination(self.folder.path, named_teachers(self.recipe.teachers), self.recipe.zoo)
-
     def row(self, name: str) -> Row:
         """The table's row of that name; `student` and `student alone` are always there."""
-        return {row.name: row for row in self.rows}[name]
+        return next(row for row in self.rows if row.name == name)
 
     @property
     def ensemble(self) -> Row | None:
@@ -55,57 +42,14 @@ class Results(NamedTuple):
         """Names of the teachers that have a row."""
         return [row.name for row in self.rows if row.name not in ("true ensemble", "student alone", "student")]
 
-
-def about_run(
-    recipe: Recipe, data: DataSource, teachers: dict[str, Stream], steps: int, accelerator: Accelerator
-) -> dict[str, Any]:
-    """Facts recorded during the run: number of images, origin and licence of weights, device, versions."""
-    networks = zip(named_teachers(recipe.teachers).items(), teachers.values(), strict=True)
-    splits = {"train": data.train, "labelled": data.labelled, "validation": data.validation, "test": data.test}
-    return {
-        "images": {name: len(images) for name, images in splits.items()},
-        "local_data": Path(recipe.data.source).is_dir() or is_object(recipe.data.source),
-        "origins": {name: origin(teacher, stream.model.pretrained_cfg) for (name, teacher), stream in networks},
-        "student_origin": origin(recipe.student, {}),
-        "steps": steps,
-        "processes": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "precision": accelerator.mixed_precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-    }
-
-
-def origin(network: Network, config: dict[str, Any]) -> dict[str, str | None]:
-    """Origin of a network's initial weights: `start` as text, repository on the `hub`, `licence`; None if unknown.
-
-    `config`: timm's pretrained config of a network whose weights the run does not change.
-    """
-    trained = not isinstance(network, Teacher) or network.train
-    if trained and not network.names_weights:
-        return {"start": "random weights", "hub": None, "licence": None}
-    licence = None if trained else config.get("license")
-    if network.weights or network.model.startswith("local-dir:"):
-        return {"start": "a local file", "hub": None, "licence": licence}
-    if is_object(network.model):
-        return {"start": "a network of the Python program", "hub": None, "licence": licence}
-    if is_foreign(network.model):
-        return {"start": public(network.model), "hub": None, "licence": licence}
-    if ":" in network.model:
-        hub = network.model.partition(":")[2].partition("@")[0]
-        return {"start": hub, "hub": hub, "licence": licence}
-    tag = timm.get_pretrained_cfg(network.model)
-    home = tag.hf_hub_id if tag else None
-    return {"start": home or network.model, "hub": home, "licence": tag.license if tag else None}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; empty if there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight in the true ensemble, by name of every teacher."""
+        return self.about["weights"]
 
 
 def read_results(path: str | Path) -> Results:
-    """The results of the run in the folder `path`.
+    """Read the run in the folder `path`.
 
     Raises:
         UserError: there is no run, it has not finished, or its files are damaged.
@@ -121,34 +65,44 @@ def read_results(path: str | Path) -> Results:
             f"accelerate launch -m meco_timm {folder.path / 'recipe.yaml'}"
         )
     try:
-        recipe = Recipe.model_validate(yaml.safe_load((folder.path / "recipe.yaml").read_text(encoding="utf-8")))
+        recipe = read_keys(folder)
         table = json.loads(folder.table.read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in table["rows"]]
+        rows, about = [Row(**row) for row in table["rows"]], table["about"]
         metrics = read_metrics(folder.path / "metrics.jsonl")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: its files are damaged and cannot be read: {error}") from None
     if not {"student", "student alone"} <= {row.name for row in rows}:
         raise UserError(f"{folder.table} is damaged: it has no rows `student` and `student alone`.")
-    return Results(folder, recipe, rows, table.get("about", {}), metrics, load_predictions(folder.predictions))
+    return Results(folder, recipe, rows, about, metrics, load_predictions(folder.predictions))
+
+
+def read_keys(folder: RunFolder) -> dict[str, Any]:
+    """The keys of the run's recipe, with all defaults."""
+    return yaml.safe_load((folder.path / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics.jsonl; empty if there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def drawn_teachers(results: Results) -> np.ndarray:
-    """Index of the teacher drawn at each step; empty if not one of several was drawn for all processes."""
-    recipe, count = results.recipe, len(results.recipe.teachers)
-    steps = max((line["step"] for line in results.metrics), default=0)
-    if recipe.zoo.sampling != "random" or count == 1:
+    """Index of the teacher drawn at each step; empty if not one of several was drawn."""
+    weights = list(results.weights.values())
+    if results.recipe["zoo"]["sampling"] != "random" or len(weights) == 1:
         return np.array([], dtype=int)
-    weights = results.combination.weights_of(named_teachers(recipe.teachers))
-    return np.array([draw(recipe.seed, step, count, weights=weights) for step in range(steps)], dtype=int)
+    steps = max((line["step"] for line in results.metrics), default=0)
+    shares = weights if len(set(weights)) > 1 else None
+    seed = results.recipe["seed"]
+    return np.array([draw(seed, step, len(weights), weights=shares) for step in range(steps)], dtype=int)
 
 
 def metrics_by_teacher(results: Results) -> dict[str, list[dict[str, Any]]]:
     """The lines of metrics of the steps for which each teacher was drawn; empty if `drawn_teachers` is."""
     drawn = drawn_teachers(results)
-    names = named_teachers(results.recipe.teachers) if len(drawn) else {}
-    return {
-        name: [line for line in results.metrics if drawn[line["step"] - 1] == i] for i, name in enumerate(names)
-    }  # fmt: skip
+    names = list(results.weights) if len(drawn) else []
+    return {name: [line for line in results.metrics if drawn[line["step"] - 1] == i] for i, name in enumerate(names)}
 
 
 def difference(right: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -167,39 +121,61 @@ def interval(right: np.ndarray, other: np.ndarray) -> str:
     return f"{text}, not significant" if abs(middle) <= half else text
 
 
+def class_table(results: Results, limit: int) -> list[list[str]]:
+    """Head and lines: class, its test images, and the share of them that each network has right, in per cent.
+
+    At most `limit` classes: those in which the student is worst, from the worst on; else all, in their order.
+    """
+    columns = {row.name: row.per_class for row in results.rows if row.name in COMPARED}
+    student, p = columns["student"], results.predictions
+    classes = list(student)
+    if len(classes) > limit:
+        measured = [name for name in classes if student[name] is not None]
+        classes = sorted(measured, key=lambda name: student[name] or 0.0)[:limit]
+    counts = dict(zip(p.classes, np.bincount(p.label, minlength=len(p.classes)), strict=True)) if p else {}
+    names = [name for name in COMPARED if name in columns]
+    cells = [[columns[name][one] for name in names] for one in classes]
+    lines = [
+        [one, str(counts.get(one, "–")), *("–" if cell is None else f"{cell:.1f}" for cell in line)]
+        for one, line in zip(classes, cells, strict=True)
+    ]
+    return [["class", "test images", *(f"{name} %" for name in names)], *lines]
+
+
 def title(results: Results) -> str:
     """`test_vit from 3 teachers`."""
-    count = len(results.recipe.teachers)
-    return f"{public(results.recipe.student.model)} from {count} teacher{'s' if count > 1 else ''}"
+    return f"{public(results.recipe['student']['model'])} from {_count_teachers(len(results.weights))}"
 
 
-def verdict(results: Results) -> str:
-    """The results in one sentence."""
-    student, alone, ensemble = results.row("student"), results.row("student alone"), results.ensemble
-    images = f"{results.about['images']['test']:,} " if results.about else ""
+def summary(results: Results) -> str:
+    """The results in one sentence: the student's accuracy and cost, against the student alone and the ensemble."""
+    student, ensemble = results.row("student"), results.ensemble
     text = (
-        f"The student, {public(results.recipe.student.model)}, has a top-1 accuracy of {student.top1:.2f} % on the "
-        f"{images}test images with one forward pass of {millions(student.multiply_adds)} million multiply-adds: "
-        + _gap(results, student, alone, "the same network trained alone on the labels")
+        f"The student, {public(results.recipe['student']['model'])}, has a top-1 accuracy of {student.top1:.2f} % on "
+        f"the {results.about['images']['test']:,} test images with one forward pass of "
+        f"{millions(student.multiply_adds)} million multiply-adds: "
+        + _gap(results, results.row("student alone"), "the same network trained alone on the labels")
     )
     if ensemble is None:
         return text + "."
     times = ensemble.multiply_adds / max(student.multiply_adds, 1)
-    count = len(results.teachers)
-    named = f"the true ensemble of {count} teacher{'s' if count > 1 else ''}"
-    return f"{text}, and {_gap(results, student, ensemble, named)}, which costs {times:.1f} times as much."
+    gap = _gap(results, ensemble, f"the true ensemble of {_count_teachers(len(results.teachers))}")
+    return f"{text}, and {gap}, which costs {times:.1f} times as much."
+
+
+def _gap(results: Results, other: Row, name: str) -> str:
+    """`2.34 points more than the …`, with its interval if there are predictions."""
+    gap = round(results.row("student").top1 - other.top1, 2)
+    text = f"{abs(gap):.2f} points {'more' if gap > 0 else 'less'} than {name}" if gap else f"as much as {name}"
+    p = results.predictions
+    return text if p is None or not gap else f"{text} ({interval(p.right('student'), p.right(other.name))})"
+
+
+def _count_teachers(count: int) -> str:
+    return f"{count} teacher{'s' if count > 1 else ''}"
 
 
 def millions(count: float) -> str:
     """A count in millions: 0.96, 4.1, 1,820."""
     value = count / 1e6
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _gap(results: Results, student: Row, other: Row, named: str) -> str:
-    """`2.34 points more than the …`, with its interval if there are predictions."""
-    gap = round(student.top1 - other.top1, 2)
-    text = f"{abs(gap):.2f} points {'more' if gap > 0 else 'less'} than {named}" if gap else f"as much as {named}"
-    if results.predictions is None or not gap:
-        return text
-    return f"{text} ({interval(*(results.predictions.right(name) for name in ('student', other.name)))})"

@@ -5,8 +5,6 @@ from typing import Any
 
 from meco_timm.common import write_text
 from meco_timm.evaluation import table_columns
-from meco_timm.recipe import named_teachers, to_yaml
-from meco_timm.reporting.class_table import class_table
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import (
@@ -19,12 +17,18 @@ from meco_timm.reporting.figures import (
     soft_label_chart,
 )
 from meco_timm.reporting.pages import render_page, thumbnail
-from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_results, title, verdict
+from meco_timm.reporting.results import (
+    Results,
+    class_table,
+    drawn_teachers,
+    metrics_by_teacher,
+    read_results,
+    summary,
+    title,
+)
 from meco_timm.reporting.teacher_charts import teacher_charts
-from meco_timm.selection import read_measured
 
 CLASSES = 50  # with an accuracy of their own in the report
-Section = tuple[str, str, list[Chart]]  # heading, introduction, charts
 
 
 def report(run: str | Path) -> Path:
@@ -40,84 +44,57 @@ def report(run: str | Path) -> Path:
 
 def report_page(results: Results) -> str:
     """The report as HTML."""
-    plan = results.folder.path / "plan.txt"
+    path = results.folder.path
     columns, *cells = zip(*table_columns(results.rows), strict=True)
     with chart_style():
         return render_page(
             "report.html",
             title=title(results),
-            run=results.folder.path.resolve().name,
-            verdict=verdict(results),
+            run=path.resolve().name,
+            verdict=summary(results),
             columns=columns,
             cells=cells,
             per_class=class_table(results, CLASSES),
             recipe=results.recipe,
             predictions=results.predictions is not None,
-            sections=_sections(results),
-            soft_labels=_soft_labels(results),
+            sections=report_sections(results),
+            soft_labels=soft_labels(results),
             facts=_facts(results),
-            plan=plan.read_text(encoding="utf-8") if plan.exists() else "",
-            recipe_yaml=to_yaml(results.recipe),
+            plan=(path / "plan.txt").read_text(encoding="utf-8") if (path / "plan.txt").exists() else "",
+            recipe_yaml=(path / "recipe.yaml").read_text(encoding="utf-8"),
         )
 
 
-def _sections(results: Results) -> list[Section]:
-    sections: list[Section] = [
-        ("Accuracy, calibration, cost", "The student and the networks it is compared with.", _quality(results)),
-        ("What each teacher adds", _of_teachers(results), teacher_charts(results)),
-        ("Gains per class", "Compared with the same network trained alone on the labels.", _gains(results)),
-        ("Training", "Accuracy and the terms of the loss over the steps.", learning_charts(results)),
-        ("Agreement of blocks", "How similar the student's blocks are to the teachers'.", _agreement(results)),
-    ]  # fmt: skip
-    return [section for section in sections if section[2]]
-
-
-def _of_teachers(results: Results) -> str:
-    """Introduction of the teachers' section, with what the run warned of."""
-    measured = read_measured(results.folder.path)
-    notes = [f"{note[0].upper()}{note[1:]}." for note in measured["notes"]] if measured else []
-    return " ".join(["What the teachers know overlaps, and each of them costs.", *notes])
-
-
-def _quality(results: Results) -> list[Chart]:
-    charts = [cost_chart(results.rows, results.teachers)]
-    if results.predictions is not None:
+def report_sections(results: Results) -> list[tuple[str, str, list[Chart]]]:
+    """(heading, introduction, charts) of each section that the run has data for."""
+    p, metrics, drawn = results.predictions, results.metrics, drawn_teachers(results)
+    quality, gains, agreement = [cost_chart(results.rows, results.teachers)], [], []
+    if p is not None:
         rows = [row for row in results.rows if row.name not in results.teachers]
-        charts.append(reliability_chart({row.name: network_confidence(results.predictions, row) for row in rows}))
-    return charts
-
-
-def _gains(results: Results) -> list[Chart]:
-    if results.predictions is None:
-        return []
-    return _present(class_chart(results.predictions), confusion_chart(results.predictions))
-
-
-def learning_charts(results: Results) -> list[Chart]:
-    """The charts over the steps for which the run has data."""
-    metrics = results.metrics
-    return _present(
+        quality.append(reliability_chart({row.name: network_confidence(p, row) for row in rows}))
+        gains = [class_chart(p), confusion_chart(p)]
+        agreement = [agreement_chart(p, name) for name in results.weights if f"student/{name}" in p.agreement]
+    training = [
         validation_chart({"student": metrics}),
-        similarity_chart(metrics, results.recipe, metrics_by_teacher(results)),
+        similarity_chart(metrics, results.recipe["losses"], metrics_by_teacher(results)),
         adversary_chart(metrics),
-        _drawn(results),
-    )
+        drawn_chart(drawn, list(results.weights)) if len(drawn) else None,
+    ]
+    notes = [f"{note[0].upper()}{note[1:]}." for note in results.about["notes"]]
+    overlap = " ".join(["What the teachers know overlaps, and each of them costs.", *notes])
+    sections = [
+        ("Accuracy, calibration, cost", "The student and the networks it is compared with.", quality),
+        ("What each teacher adds", overlap, teacher_charts(results)),
+        ("Gains per class", "Compared with the same network trained alone on the labels.", gains),
+        ("Training", "Accuracy and the terms of the loss over the steps.", training),
+        ("Agreement of blocks", "How similar the student's blocks are to the teachers'.", agreement),
+    ]
+    known = [(heading, text, [chart for chart in charts if chart is not None]) for heading, text, charts in sections]
+    return [section for section in known if section[2]]
 
 
-def _drawn(results: Results) -> Chart | None:
-    drawn = drawn_teachers(results)
-    return drawn_chart(drawn, list(named_teachers(results.recipe.teachers))) if len(drawn) else None
-
-
-def _agreement(results: Results) -> list[Chart]:
-    if results.predictions is None:
-        return []
-    pairs = [pair.partition("/") for pair in results.predictions.agreement]
-    return [agreement_chart(results.predictions, teacher) for who, _, teacher in pairs if who == "student"]
-
-
-def _soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
-    """(chart, thumbnail, text alternative of the thumbnail) for each shown image."""
+def soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
+    """(chart, thumbnail, text alternative of the thumbnail) for each example image."""
     p = results.predictions
     if p is None:
         return []
@@ -126,30 +103,18 @@ def _soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
     return list(zip(charts, map(thumbnail, p.images), texts, strict=True))
 
 
-def _present(*charts: Chart | None) -> list[Chart]:
-    return [chart for chart in charts if chart is not None]
-
-
 def _facts(results: Results) -> list[tuple[str, Any]]:
     """(name, value) of the settings and facts at the end of the report."""
-    recipe, about = results.recipe, results.about
-    facts: list[tuple[str, Any]] = [
-        ("data", recipe.data.source),
-        (
-            "teachers",
-            ", ".join(teacher.model + (" (trained here)" if teacher.train else "") for teacher in recipe.teachers),
-        ),
-        ("student", recipe.student.model),
-        ("seed", recipe.seed),
-    ]
-    if about:
-        images = about["images"]
-        batch = recipe.loop.batch_size * recipe.loop.accumulation * about["processes"]
-        facts += [
-            ("images", f"{images['train']:,} to train on, {images['labelled']:,} of them with labels; "
-                       f"{images['validation']:,} validation, {images['test']:,} test"),
-            ("steps", f"{about['steps']:,} of {batch} images"),
-            ("device", f"{about['processes']} × {about['device']}, precision {about['precision']}"),
-            ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
-        ]  # fmt: skip
-    return facts
+    recipe, about, images = results.recipe, results.about, results.about["images"]
+    names = [teacher["model"] + (" (trained here)" if teacher["train"] else "") for teacher in recipe["teachers"]]
+    return [
+        ("data", recipe["data"]["source"]),
+        ("teachers", ", ".join(names)),
+        ("student", recipe["student"]["model"]),
+        ("seed", recipe["seed"]),
+        ("images", f"{images['train']:,} to train on, {images['labelled']:,} of them with labels; "
+                   f"{images['validation']:,} validation, {images['test']:,} test"),
+        ("steps", f"{about['steps']:,} of {about['batch_size']} images"),
+        ("device", f"{about['processes']} × {about['device']}, precision {about['precision']}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+    ]  # fmt: skip

@@ -1,62 +1,64 @@
 """Charts of what each teacher adds to the true ensemble, from a run's predictions on the test split. Pure functions."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from meco_timm.evaluation import Change, Difference, Predictions, bootstrap_changes
-from meco_timm.reporting.drawing import GREEN, INK, VERMILION, Chart, axes, legend, network_style, shorten
+from meco_timm.evaluation import Difference, Predictions, bootstrap_changes
+from meco_timm.reporting.drawing import (
+    GREEN,
+    Chart,
+    axes,
+    heat_map,
+    legend,
+    name_rows,
+    network_style,
+    shorten,
+    signed_bars,
+)
 from meco_timm.reporting.results import Results
 
 SMALLEST = 1e-20  # probability of a label
 
 
 def teacher_charts(results: Results) -> list[Chart]:
-    """All that the run's files allow: of one teacher none, of older runs those of single networks."""
+    """The charts that the run's files allow; none of a single teacher."""
     p, teachers = results.predictions, results.teachers
     if p is None or len(teachers) < 2:
         return []
     added = added_by_teachers(results)
     charts = [contribution_chart(added)] if added else []
     charts.append(disagreement_chart(p, teachers))
-    charts += [size_chart(results)] if len(p.counts) else []
+    charts += [size_chart(results, p)] if len(p.counts) else []
     return [*charts, student_agreement_chart(p, teachers)]
 
 
 def added_by_teachers(results: Results) -> dict[str, Difference]:
-    """The true ensemble with each teacher minus without it, on the test split; empty of older runs and one teacher."""
-    p, teachers, weights = results.predictions, results.teachers, results.combination.weights
-    if p is None:
+    """The true ensemble with each teacher minus without it, on the test split; empty of one teacher."""
+    p, teachers, weights = results.predictions, results.teachers, results.weights
+    names = [name for name in teachers if p and f"without/{name}" in p.ensembles]
+    if p is None or not names:
         return {}
-    names = [name for name in teachers if f"without/{name}" in p.ensembles]
-    if not names:
-        return {}
-    of_label = {name: p.of_label[p.networks.index(name)].astype(np.float64) for name in teachers}
-    whole = sum(weights[name] * of_label[name] for name in teachers)
-    total = sum(weights[name] for name in teachers)
+    weighted = {name: weights[name] * p.of_label[p.networks.index(name)].astype(np.float64) for name in teachers}
+    whole, total = sum(weighted.values()), sum(weights[name] for name in teachers)
     top1, nll = [], []
     for name in names:
-        rest = (whole - weights[name] * of_label[name]) / (total - weights[name])
-        nll.append(_loss(whole / total) - _loss(rest))
+        rest = (whole - weighted[name]) / (total - weights[name])
+        nll.append(np.log(np.maximum(rest, SMALLEST)) - np.log(np.maximum(whole / total, SMALLEST)))
         top1.append(100.0 * (p.right("true ensemble").astype(float) - (p.ensembles[f"without/{name}"] == p.label)))
     changes = (bootstrap_changes(torch.from_numpy(np.stack(values))) for values in (top1, nll))
     return {name: Difference(*pair) for name, *pair in zip(names, *changes, strict=True)}
-
-
-def _loss(of_label: Any) -> np.ndarray:
-    return -np.log(np.maximum(of_label, SMALLEST))
 
 
 def contribution_chart(added: dict[str, Difference]) -> Chart:
     """Bars with intervals for top-1 and NLL; hatched where the teacher makes the ensemble worse."""
     figure, panels = axes(1.3 + 0.32 * len(added), 1, 2, sharey=True)
     for axis, measure, unit, good in zip(panels, ("top1", "nll"), ("top-1, points", "NLL, nats"), (1, -1), strict=True):
-        _interval_bars(axis, [getattr(a, measure) for a in added.values()], good)
+        mean, low, high = np.array([getattr(difference, measure) for difference in added.values()]).T
+        signed_bars(axis, mean, good, xerr=[mean - low, high - mean], height=0.65)
         axis.set(xlabel=unit)
-    panels[0].set_yticks(range(len(added)), [shorten(name) for name in added])
+        axis.locator_params(axis="x", nbins=3)  # more labels would touch
+    name_rows(panels[0], [shorten(name) for name in added])
     panels[0].set_ylabel("teacher (name)")
-    panels[0].invert_yaxis()
     listed = "; ".join(f"{name} {a.top1.text(2)} points, NLL {a.nll.text(4)}" for name, a in added.items())
     text = f"True ensemble with each teacher minus without it, with 95 % intervals: {listed}."
     caption = (
@@ -66,57 +68,36 @@ def contribution_chart(added: dict[str, Difference]) -> Chart:
     return Chart("Contribution of each teacher", figure, text, caption)
 
 
-def _interval_bars(axis: Any, changes: list[Change], good: int) -> None:
-    means = np.array([change.mean for change in changes])
-    ends = np.array([[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]])
-    worse = np.sign(means) == -good
-    colors = [VERMILION if w else GREEN for w in worse]
-    bars = axis.barh(range(len(means)), means, xerr=ends, color=colors, ecolor=INK, capsize=3, height=0.65)
-    for bar, is_worse in zip(bars, worse, strict=True):
-        bar.set_hatch("////" if is_worse else "")
-    axis.axvline(0, color=INK, linewidth=1)
-    axis.grid(axis="y", visible=False)
-    axis.locator_params(axis="x", nbins=3)  # more labels would touch
-
-
 def disagreement_chart(p: Predictions, teachers: list[str]) -> Chart:
     """Share of test images for which two teachers predict different classes."""
-    predicted = np.stack([p.predicted[p.networks.index(name)] for name in teachers])
+    predicted = np.stack([p.predicted_by(name) for name in teachers])
     table = 100 * (predicted[:, None] != predicted).mean(2)
     figure, axis = axes(max(1.4 + 0.42 * len(teachers), 2.6))
-    most = max(table.max(), 1.0)
-    axis.pcolormesh(table, cmap="cividis", vmin=0, vmax=most, edgecolor="white", linewidth=0.5)
-    for (i, j), value in np.ndenumerate(table):
-        if i != j:
-            color = "black" if value > 0.55 * most else "white"
-            axis.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
+    heat_map(axis, table, digits=1, most=max(table.max(), 1.0), skip_diagonal=True)
     places = np.arange(len(teachers)) + 0.5
     axis.set_yticks(places, [f"{i} {shorten(name)}" for i, name in enumerate(teachers, 1)])
     axis.set_xticks(places, range(1, len(teachers) + 1))
     axis.set(xlabel="teacher (number)", ylabel="teacher (number and name)")
     axis.invert_yaxis()
-    axis.grid(visible=False)
-    pairs = [(i, j) for i in range(len(teachers)) for j in range(i + 1, len(teachers))]
+    pairs = zip(*np.triu_indices(len(teachers), 1), strict=True)
     listed = "; ".join(f"{teachers[i]} and {teachers[j]} {table[i, j]:.1f} %" for i, j in pairs)
     caption = "Share of test images, in per cent, for which two teachers predict different classes. 0: they repeat."
     return Chart("Disagreement", figure, f"Images with different predictions: {listed}.", caption)
 
 
-def size_chart(results: Results) -> Chart:
+def size_chart(results: Results, p: Predictions) -> Chart:
     """Top-1 on the test split against multiply-adds of the best ensemble of each size, and of the student."""
-    p = results.predictions
-    assert p is not None
     cost = np.array([results.row(name).multiply_adds for name in results.teachers]) / 1e6
     top1 = [100 * (p.ensembles[f"size/{k}"] == p.label).mean() for k in range(1, len(p.counts) + 1)]
     x = (p.counts > 0) @ cost
     figure, axis = axes(3.4)
     axis.plot(x, top1, color=GREEN, marker="o", markersize=7, linestyle="-", label="best ensemble of each size")
-    places: dict[tuple[float, float], list[int]] = {}
-    for size, place in enumerate(zip(x.tolist(), top1, strict=True), 1):
-        places.setdefault(place, []).append(size)
-    for place, sizes in places.items():
+    sizes_at: dict[tuple[float, float], list[int]] = {}
+    for size, point in enumerate(zip(x.tolist(), top1, strict=True), 1):
+        sizes_at.setdefault(point, []).append(size)
+    for point, sizes in sizes_at.items():
         label = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
-        axis.annotate(label, place, xytext=(5, 6), textcoords="offset points", fontsize=9)
+        axis.annotate(label, point, xytext=(5, 6), textcoords="offset points", fontsize=9)
     for name in ("true ensemble", "student"):
         row, style = results.row(name), network_style(name, []) | {"linestyle": ""}
         axis.plot(row.multiply_adds / 1e6, row.top1, label=name, **style)
@@ -135,20 +116,15 @@ def size_chart(results: Results) -> Chart:
 def student_agreement_chart(p: Predictions, teachers: list[str]) -> Chart:
     """Share of test images for which the student, and the student alone, predict what each teacher does."""
     figure, axis = axes(1.6 + 0.32 * len(teachers))
-    shares = {who: [_agree(p, who, name) for name in teachers] for who in ("student alone", "student")}
-    for who, values in shares.items():
-        axis.plot(values, range(len(teachers)), label=who, **network_style(who, []) | {"linestyle": ""})
-    axis.set_yticks(range(len(teachers)), [shorten(name) for name in teachers])
+    shares = {}
+    for who in ("student alone", "student"):
+        shares[who] = [100 * np.mean(p.predicted_by(who) == p.predicted_by(name)) for name in teachers]
+        axis.plot(shares[who], range(len(teachers)), label=who, **network_style(who, []) | {"linestyle": ""})
+    name_rows(axis, [shorten(name) for name in teachers])
     axis.set(xlabel="same prediction (% of test images)", ylabel="teacher (name)")
-    axis.invert_yaxis()
     axis.margins(0.12)
     legend(figure, [axis])
     rows = zip(teachers, shares["student"], shares["student alone"], strict=True)
     listed = "; ".join(f"{name}: student {a:.1f} %, student alone {b:.1f} %" for name, a, b in rows)
     caption = "How often the student predicts what a teacher does. Right of the student alone: learned from them."
     return Chart("Agreement of the student", figure, f"Same prediction as each teacher: {listed}.", caption)
-
-
-def _agree(p: Predictions, who: str, teacher: str) -> float:
-    first, second = (p.predicted[p.networks.index(name)] for name in (who, teacher))
-    return 100 * float((first == second).mean())

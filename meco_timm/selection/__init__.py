@@ -10,7 +10,6 @@ from meco_timm.selection.combining import (
     check_combination,
     combination_lines,
     combine_teachers,
-    kept_combination,
     read_measured,
 )
 from meco_timm.selection.kept_logits import measure_teachers
@@ -26,7 +25,6 @@ __all__ = [
     "combination_lines",
     "combine_teachers",
     "find_candidates",
-    "kept_combination",
     "load_rankable",
     "measure_teachers",
     "print_candidates",

@@ -163,11 +163,6 @@ def _show(measured: dict[str, Any], zoo: ZooSettings) -> None:
         logger.warning("%s (more: meco-timm zoo)", note)
 
 
-def kept_combination(folder: Path, names: Iterable[str], zoo: ZooSettings) -> Combination:
-    """How the run in `folder` combined its teachers, which have these names."""
-    return _combination(names, zoo, read_measured(folder))
-
-
 def _combination(names: Iterable[str], zoo: ZooSettings, measured: dict[str, Any] | None) -> Combination:
     temperatures, weights = written_combination(names, zoo)
     if measured and zoo.calibrate:

@@ -1,7 +1,5 @@
 """What is kept of the test split, and what is computed from it: against definitions written out."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -173,14 +171,3 @@ def test_nothing_where_no_blocks_are_compared(data):
 def test_images_are_taken_from_the_whole_split(data):
     assert data.test.subsample(4).rows.tolist() == [0, 3, 7, 11]
     assert data.test.subsample(100).rows.tolist() == list(range(12))
-
-
-def test_a_table_without_what_is_told_besides_is_read(ended, tmp_path):
-    """A run that ended before predictions were kept."""
-    for name in ("recipe.yaml", "metrics.jsonl"):
-        (tmp_path / name).write_bytes((ended / name).read_bytes())
-    rows = json.loads((ended / "table.json").read_text())["rows"]
-    (tmp_path / "table.json").write_text(json.dumps({"rows": rows}))
-    results = read_results(tmp_path)
-    assert results.predictions is None
-    assert results.about == {}

@@ -12,10 +12,11 @@ from huggingface_hub import ModelCard
 
 from meco_timm import UserError, load_recipe
 from meco_timm.hub.card import card_files, student_card
+from meco_timm.hub.finish import describe_origin
 from meco_timm.hub.licences import licence_note, licence_warning, strictness
 from meco_timm.recipe.recipe import Network, Publish, Teacher
 from meco_timm.reporting.pages import escape_markdown, render_markdown
-from meco_timm.reporting.results import Results, origin, read_results
+from meco_timm.reporting.results import Results, read_results
 
 FIGURES = {"cost.png": "a picture"}
 
@@ -33,7 +34,8 @@ def card(results: Results, **publish: Any) -> str:
 def with_origins(results: Results, licences: dict[str, str | None]) -> Results:
     """The run as if its teachers had come from the Hub."""
     origins = {name: {"start": f"timm/{name}", "hub": f"timm/{name}", "licence": li} for name, li in licences.items()}
-    return results._replace(about=results.about | {"origins": origins})
+    teachers = [results.recipe["teachers"][0]] * len(origins)
+    return results._replace(recipe=results.recipe | {"teachers": teachers}, about=results.about | {"origins": origins})
 
 
 # Metadata
@@ -74,10 +76,8 @@ def test_teachers_on_the_hub_are_its_base_models(results):
 
 
 def test_a_data_set_on_the_hub_is_named(results):
-    data = results.recipe.data.model_copy(update={"source": "owner/photos", "test_split": "valid"})
-    there = results._replace(
-        recipe=results.recipe.model_copy(update={"data": data}), about=results.about | {"local_data": False}
-    )
+    data = results.recipe["data"] | {"source": "owner/photos", "test_split": "valid"}
+    there = results._replace(recipe=results.recipe | {"data": data}, about=results.about | {"local_data": False})
     front = ModelCard(card(there)).data
     assert front.datasets == ["owner/photos"]
     (result, *_) = front.eval_results or []
@@ -99,7 +99,11 @@ def test_a_data_set_on_the_hub_is_named(results):
     ],
 )
 def test_where_weights_come_from(network, start, hub, licence):
-    assert origin(network, {"license": "cc-by-nc-4.0"}) == {"start": start, "hub": hub, "licence": licence}
+    assert describe_origin(network.model_dump(), {"license": "cc-by-nc-4.0"}) == {
+        "start": start,
+        "hub": hub,
+        "licence": licence,
+    }
 
 
 # Licences
@@ -196,8 +200,8 @@ def test_markdown_is_escaped(text, escaped):
 
 def test_the_metadata_stay_metadata(results):
     """A source and a repository name with YAML's signs in them."""
-    data = results.recipe.data.model_copy(update={"source": "a: [b\nlicense: mit"})
-    front = card(results._replace(recipe=results.recipe.model_copy(update={"data": data}))).split("\n---\n")[0]
+    data = results.recipe["data"] | {"source": "a: [b\nlicense: mit"}
+    front = card(results._replace(recipe=results.recipe | {"data": data})).split("\n---\n")[0]
     assert "license" not in yaml.safe_load(front.removeprefix("---\n"))
 
 

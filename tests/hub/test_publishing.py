@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import train
 from meco_timm import UserError, load_recipe
 from meco_timm.cli import main
-from meco_timm.hub.publishing import ATTEMPTS, publish, publish_settings
+from meco_timm.hub.publishing import publish, publish_settings
+from meco_timm.hub.retries import ATTEMPTS, _response
 from meco_timm.recipe import Publish, recipe_key, to_yaml
 from meco_timm.training import RunFolder
 
@@ -266,15 +267,14 @@ def test_a_licence_that_the_hub_does_not_know(hub, run, unchecked, waits):
 def test_a_wait_that_the_hub_asks_for_is_kept(monkeypatch):
     from huggingface_hub.errors import HfHubHTTPError
 
-    from meco_timm.hub.publishing import _retry_after
-
     class Response:
         headers = {"retry-after": "7"}  # noqa: RUF012
+        status_code = 429
 
     error = HfHubHTTPError.__new__(HfHubHTTPError)
     error.response = Response()  # type: ignore[assignment]
-    assert _retry_after(error) == 7
-    assert _retry_after(OSError()) == 0
+    assert _response(error) == (429, 7)
+    assert _response(OSError()) == (None, 0)
 
 
 # The run is not what it says

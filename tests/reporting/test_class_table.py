@@ -11,8 +11,7 @@ from conftest import CLASSES, ODD_CLASSES, base_recipe, fill, refused, write
 
 import train
 from meco_timm import load_recipe, plan
-from meco_timm.reporting.class_table import class_table
-from meco_timm.reporting.results import read_results
+from meco_timm.reporting.results import class_table, read_results
 from meco_timm.reporting.run_page import report_page
 
 
@@ -45,15 +44,6 @@ def test_of_many_classes_the_worst(ended):
     lines = class_table(results._replace(rows=rows), 2)[1:]
     assert [line[0] for line in lines] == [ODD_CLASSES[2], ODD_CLASSES[0]]
     assert [line[2] for line in class_table(results._replace(rows=rows), 3)[1:]] == ["90.0", "–", "10.0"]
-
-
-def test_a_run_of_before_has_none_and_is_read(ended):
-    results = read_results(ended)
-    old = results._replace(rows=[row._replace(per_class=None, balanced=None) for row in results.rows])
-    assert class_table(old, 30) == []
-    page = report_page(old)
-    assert "Accuracy of each class" not in page
-    assert "balanced %" not in page
 
 
 def test_the_plan_names_classes_without_a_test_image(tmp_path: Path, capsys):

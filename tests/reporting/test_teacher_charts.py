@@ -1,6 +1,5 @@
 """What each teacher adds, as the report shows it: from the run folder only, of new runs and older ones."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,18 +59,6 @@ def test_the_section_is_there_with_text_for_each_figure(results):
     page = report_page(results)
     assert "<h2>What each teacher adds</h2>" in page
     assert "Best ensemble" not in page or TITLES[2] in page
-
-
-def test_older_runs_show_what_their_files_allow(ended, results, tmp_path):
-    old = shutil.copytree(ended, tmp_path / "old")
-    (old / "combination.json").unlink()
-    p = predictions_of(results)
-    save_predictions(p._replace(ensembles={}, counts=np.zeros((0, 0), np.float32)), old / "predictions.safetensors")
-    found = read_results(old)
-    assert [chart.title for chart in teacher_charts(found)] == [TITLES[1], TITLES[3]]
-    assert "<h2>What each teacher adds</h2>" in report_page(found)
-    (old / "predictions.safetensors").unlink()
-    assert "What each teacher adds" not in report_page(read_results(old))
 
 
 def test_one_teacher_has_no_section(results):

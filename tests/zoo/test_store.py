@@ -101,7 +101,7 @@ def test_losses_from_the_store_are_those_of_live_teachers(base, full, tmp_path, 
     for name in ("train_student_alone", "make_table", "block_agreement", "show_results"):
         monkeypatch.setattr(pipeline, name, lambda *arguments: SimpleNamespace(rows=[]))
     monkeypatch.setattr("meco_timm.hub.finish_run", lambda *arguments: None)
-    monkeypatch.setattr("meco_timm.reporting.about_run", lambda *arguments: {})
+    monkeypatch.setattr("meco_timm.hub.describe_run", lambda *arguments: {})
     recipe = base | {"student": "test_vit2", "zoo": base["zoo"] | {"sampling": sampling}}
     recipe["loop"] = base["loop"] | {"steps": 50}
     if method == "projection":
