@@ -139,7 +139,7 @@ def _upload(api: HfApi, settings: Publish, files: dict[str, Path | bytes], resul
 
     def commit() -> Any:
         additions = [_addition(name, content) for name, content in files.items()]  # new for every attempt
-        operations = [*additions, *(CommitOperationDelete(name) for name in obsolete)]
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in obsolete)]
         return api.create_commit(repo, operations, commit_message=message, revision=branch)
 
     with_retries(commit, settings, run)

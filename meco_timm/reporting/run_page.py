@@ -1,5 +1,6 @@
 """The report of a run: one self-contained HTML page, made from the run folder only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ def report_page(results: Results) -> str:
 def report_sections(results: Results) -> list[tuple[str, str, list[Chart]]]:
     """(heading, introduction, charts) of each section that the run has data for."""
     p, metrics, drawn = results.predictions, results.metrics, drawn_teachers(results)
-    quality, gains, agreement = [cost_chart(results.rows, results.teachers)], [], []
+    quality: list[Chart | None] = [cost_chart(results.rows, results.teachers)]
+    gains: list[Chart | None] = []
+    agreement: list[Chart | None] = []
     if p is not None:
         rows = [row for row in results.rows if row.name not in results.teachers]
         quality.append(reliability_chart({row.name: network_confidence(p, row) for row in rows}))
@@ -82,7 +85,7 @@ def report_sections(results: Results) -> list[tuple[str, str, list[Chart]]]:
     ]
     notes = [f"{note[0].upper()}{note[1:]}." for note in results.about["notes"]]
     overlap = " ".join(["What the teachers know overlaps, and each of them costs.", *notes])
-    sections = [
+    sections: list[tuple[str, str, Sequence[Chart | None]]] = [
         ("Accuracy, calibration, cost", "The student and the networks it is compared with.", quality),
         ("What each teacher adds", overlap, teacher_charts(results)),
         ("Gains per class", "Compared with the same network trained alone on the labels.", gains),
