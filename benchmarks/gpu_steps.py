@@ -91,8 +91,9 @@ def reads(changes: dict[str, Any]) -> list[str]:
     one = stepping(training, data)
     one()
     plain.state.device = torch.device("cpu", 0)
-    on_gpu = [training.objective, training.skipped, *training.optimizer.optimizer.state.values(), *zoo.streams.values()]
-    with counted(*on_gpu, *([training.ema] if training.ema else [])) as found:
+    state = training.state
+    on_gpu = [state.objective, state.skipped, *state.optimizer.optimizer.state.values(), *zoo.streams.values()]
+    with counted(*on_gpu, *([state.ema] if state.ema else [])) as found:
         for _ in range(3):
             one()
     return found
@@ -126,7 +127,7 @@ def _against_plan(name: str, count: int, changes: dict[str, Any], stored: bool =
     folder: AbstractContextManager[Any] = tempfile.TemporaryDirectory() if stored else nullcontext("")
     zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, plain)
     training = training_of(network(settings.student.model), zoo, settings)
-    planned_memory, planned_ms = _planned(settings, training.student, zoo)
+    planned_memory, planned_ms = _planned(settings, training.state.student, zoo)
     with folder as place:
         if stored:
             from_store(zoo, list(zoo.names), settings, Path(place), torch.arange(SIZE.batch))

@@ -128,7 +128,7 @@ def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, stor
         assert not zoo.streams  # all is there
     training = training_of(student_of(args), zoo, recipe)
     step = stepping(training, batches)
-    return Side(lambda: step()["total"].detach(), training.student.model, training.optimizer)  # type: ignore[index]
+    return Side(lambda: step()["total"].detach(), training.state.student.model, training.state.optimizer)  # type: ignore[index]
 
 
 def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None) -> Recipe:
@@ -174,7 +174,7 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
     if kind == "ours":
         return our_side(args, batches, int(rest[0]), args.store if rest.endswith("stored") else None)
     recipe, student = recipe_of(args, 3, None), student_of(args)
-    stream = training_of(student_of(args), None, recipe).student  # only for its `prepare`
+    stream = training_of(student_of(args), None, recipe).state.student  # only for its `prepare`
     pairs = ((stream.prepare(batch.image), batch.label.clamp(min=0)) for batch in batches)
     if kind == "student":
         return student_only(student, pairs, args.lr)

@@ -89,7 +89,7 @@ def compare(args: argparse.Namespace) -> None:
     batches = batches_of(args, data)
     sides = {name: make_side(name, args, batches) for name in args.sides}
     seconds, losses = trained(sides, args)
-    stream = training_of(student_of(args), None, recipe_of(args, 1, None)).student
+    stream = training_of(student_of(args), None, recipe_of(args, 1, None)).state.student
     rows: list[Row] = []
     for name, side in sides.items():
         ms = [1000 * s / args.batch for s in seconds[name][5:]]

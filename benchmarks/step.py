@@ -107,9 +107,7 @@ def stepping(training: Training, batches: Iterable[Batch]) -> Step:
     endless: Iterator[Batch] = itertools.cycle(batches)
 
     def step() -> object:
-        losses = training._one_step(endless)
-        training.step += 1
-        return losses
+        return training.take_step(endless)
 
     return step
 

@@ -283,7 +283,7 @@ def _train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelera
     objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
     training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
-        return training.run(), training.step
+        return training.run(), training.state.step
     finally:
         zoo.flush()
 

@@ -216,7 +216,7 @@ class StepTimer:
         endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
         job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, self.recipe.seed)
         training, batches = Training(objective, job, self.accelerator, teach), itertools.repeat(self.loading.sample)
-        return training, timed(lambda: training._one_step(batches), self.clock) / self.batch
+        return training, timed(lambda: training.take_step(batches), self.clock) / self.batch
 
     @torch.no_grad()
     def _forward(self, stream: Stream) -> float:

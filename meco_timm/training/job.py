@@ -5,16 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import Stopwatch, derive, get_logger
+from meco_timm.common import Stopwatch, derive
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distillation import Targets
 from meco_timm.recipe import Loop
-
-logger = get_logger(__name__)
 
 Teach = Callable[[Batch, Tensor, int], Targets]
 OnStep = Callable[[int, dict[str, float]], bool | None]
@@ -44,6 +40,31 @@ class Job(NamedTuple):
     on_step: OnStep | None = None
     watch: Stopwatch | None = None
 
+    def logs(self, step: int) -> bool:
+        """Whether a line of metrics is due after `step` steps."""
+        return step % self.loop.log_every == 0 or step == self.steps
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between two validations."""
+        return max(1, self.steps // self.loop.validations)
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due after `step` steps."""
+        return step % self.validation_interval == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due by the number of steps."""
+        every = self.loop.checkpoint_steps
+        return step == self.steps or (every is not None and step % every == 0)
+
+    def measures_shares(self, step: int) -> bool:
+        """Whether to measure each term's share of the gradient after `step` steps: four times a run, in steps that
+        write metrics and so wait for the device anyway."""
+        quarter = max(1, self.steps // 4)
+        before = (step - 1) // self.loop.log_every * self.loop.log_every
+        return self.logs(step) and step // quarter > before // quarter
+
 
 class Teaching(NamedTuple):
     """The teachers' side of a training run.
@@ -54,18 +75,6 @@ class Teaching(NamedTuple):
 
     targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
-
-
-def is_enough(job: Job, step: int, losses: dict[str, Tensor], accelerator: Accelerator) -> bool:
-    """Whether `on_step` of any process ends the training after this step. Where there is one, the device is read."""
-    if job.on_step is None:
-        return False
-    enough = bool(job.on_step(step, {name: loss.item() for name, loss in losses.items()}))
-    if accelerator.num_processes > 1:
-        enough = bool(accelerator.reduce(torch.tensor(float(enough), device=accelerator.device)) > 0)
-    if enough:
-        logger.info("%s: ended by on_step after step %d of %d", job.title, step, job.steps)
-    return enough
 
 
 def student_seed(seed: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class MetricLines:
         self.path, self.main, self.objective = path, main, objective
         self._warned: set[str] = set()
         self._waiting = b""  # lines that could not be written yet
+        self._paced = (time.monotonic(), start, 0.0)  # time, step and seconds of waiting at the last call of `pace`
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
@@ -46,6 +48,17 @@ class MetricLines:
             return
         if written == len(self._waiting):
             self._size, self._waiting = self._size + written, b""
+
+    def pace(self, step: int, images: int, waited: float) -> dict[str, float]:
+        """Images per second since the last call, and the share of that time spent waiting for data.
+
+        images: of a step. waited: seconds of waiting for data in all.
+        """
+        now = time.monotonic()
+        (then, before, waited_before), self._paced = self._paced, (now, step, waited)
+        seconds = max(now - then, 1e-9)
+        rate, share = (step - before) * images / seconds, min((waited - waited_before) / seconds, 1.0)
+        return {"images_per_s": rate, "data_wait": share}
 
     def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
         """Write the line and return the note for the progress bar. Reads the losses from the device.

@@ -60,29 +60,28 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
         distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
         job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3)
         new = Training(distiller, job, accelerator, Teaching(zoo.targets))
-        assert new.shards.spread == any(isinstance(p, DTensor) for p in new.objective.parameters())
+        assert new.state.shards.spread == any(isinstance(p, DTensor) for p in new.state.objective.parameters())
         return new
 
     run = training()
     accelerator.gradient_accumulation_steps = accumulation
     losses: list[dict[str, float]] = []
-    while run.step < STEPS:
-        if run.step == STEPS // 2 and accelerator.num_processes > 1:
-            run._checkpoint()
+    while run.state.step < STEPS:
+        if run.state.step == STEPS // 2 and accelerator.num_processes > 1:
+            run.state.save({})
             accelerator.wait_for_everyone()
             accelerator.free_memory()
             run = training()
-            run._resume()
-            assert run.step == STEPS // 2
-        batches = run._batches()
+            run.state.resume({})
+            assert run.state.step == STEPS // 2
+        batches = run.batches()
         for _ in range(STEPS // 2):
             parts.clear()
-            run._one_step(batches)
-            run.step += 1
+            run.take_step(batches)
             mean = {name: torch.stack([part[name].detach() for part in parts]).mean() for name in sorted(parts[0])}
             losses.append({name: accelerator.reduce(value, "mean").item() for name, value in mean.items()})
-    state, _ = run.shards.states(run._module, run.optimizer)
-    student = run.shards.gather(run._module).state_dict()
+    state, _ = run.state.shards.states(run.state.module, run.state.optimizer)
+    student = run.state.evaluated().state_dict()
     if accelerator.is_main_process:
         result = {"losses": losses, "state": state, "student": student, "processes": accelerator.num_processes}
         torch.save(result | {"kind": accelerator.distributed_type.value}, out)

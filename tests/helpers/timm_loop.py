@@ -113,27 +113,26 @@ def own_training(
 def recorded(training: Training) -> Losses:
     """A list that gets the losses of every forward of a training."""
     found: Losses = []
-    forward = training.objective.forward
+    forward = training.state.objective.forward
 
     def recording(*inputs: Any) -> dict[str, Tensor]:
         losses = forward(*inputs)
         found.append({"loss" if name == "total" else name: value.item() for name, value in losses.items()})
         return losses
 
-    training.objective.forward = recording
+    training.state.objective.forward = recording
     return found
 
 
 def own_loop(training: Training, batches: Iterable[tuple[Tensor, Tensor]]) -> Losses:
     """The losses of each part of each step; `batches`: un-normalised images and targets."""
     found = recorded(training)
-    training.accelerator.gradient_accumulation_steps = training.settings.accumulation
+    training.accelerator.gradient_accumulation_steps = training.job.loop.accumulation
     training.accelerator.step = 0
     rows = torch.arange(len(next(iter(batches))[0]))
     endless = iter([Batch(image, label, rows, rows * 0) for image, label in batches])
     while len(found) < len(list(batches)):
-        training._one_step(endless)
-        training.step += 1
+        training.take_step(endless)
     return found
 
 

@@ -36,8 +36,8 @@ def test_it_starts_from_its_weights_with_a_new_head_and_its_own_rates(recipe, fi
     run = loop.Training.run
 
     def watched(self: loop.Training) -> Any:
-        state = {name: tensor.clone() for name, tensor in self.student.model.state_dict().items()}
-        started[self.job.title] = state, [group["lr"] for group in self.optimizer.param_groups]
+        state = {name: tensor.clone() for name, tensor in self.state.student.model.state_dict().items()}
+        started[self.job.title] = state, [group["lr"] for group in self.state.optimizer.param_groups]
         return run(self)
 
     monkeypatch.setattr(loop.Training, "run", watched)

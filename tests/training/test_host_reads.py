@@ -51,18 +51,17 @@ def reads(shapes: Path, folder: Path, changes: dict[str, Any], monkeypatch: pyte
     distiller = Distiller(stream("test_vit2", 0), recipe.method, len(data.classes), zoo.block_shapes)
     job = Job("student", folder, recipe.loop, data, data.train, 20, 0)
     training = Training(distiller, job, accelerator, Teaching(zoo.targets))
-    batches = training._batches()
-    for training.step in range(14 if recipe.store.folder else 1):  # the store fills while its views are seen first
-        training._one_step(batches)
+    batches, state = training.batches(), training.state
+    for _ in range(14 if recipe.store.folder else 1):  # the store fills while its views are seen first
+        training.take_step(batches)
     monkeypatch.setattr(accelerator.state, "device", DEVICE)
     monkeypatch.setattr(zoo.store or zoo, "device", DEVICE, raising=False)
-    optimizer = training.optimizer.optimizer
-    on_gpu = [training.objective, training.skipped, *optimizer.state.values(), *zoo.streams.values()]
-    on_gpu += [training.ema] if training.ema else []
+    optimizer = state.optimizer.optimizer
+    on_gpu = [state.objective, state.skipped, *optimizer.state.values(), *zoo.streams.values()]
+    on_gpu += [state.ema] if state.ema else []
     with counted(*on_gpu) as found:
         for _ in range(3):
-            training.step += 1
-            training._one_step(batches)
+            training.take_step(batches)
     return found
 
 

@@ -24,7 +24,8 @@ from meco_timm.networks.streams import Stream, student_stream
 from meco_timm.recipe.recipe import Alignment, Network, Recipe
 from meco_timm.recipe.sections import Data, Loop
 from meco_timm.training import Job, Teaching, Training, total_steps
-from meco_timm.training.loop import make_optimizer, make_schedule
+from meco_timm.training.optimizers import make_optimizer, make_schedule
+from meco_timm.training.step import TrainingStep
 
 LOGITS = Alignment(blocks=0)
 CHANNELS_LAST = torch.channels_last
@@ -146,16 +147,16 @@ class Interrupted(Exception):
 def interrupt_after(run: Training, checkpoints: int) -> None:
     """Run it until so many checkpoints are written, then stop as a killed process does."""
     written = 0
-    write = run._checkpoint
+    write = run.state.save
 
-    def stop() -> None:
+    def stop(teachers: dict[str, str]) -> None:
         nonlocal written
-        write()
+        write(teachers)
         written += 1
         if written == checkpoints:
             raise Interrupted
 
-    run._checkpoint = stop  # type: ignore[method-assign]
+    run.state.save = stop  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         run.run()
 
@@ -179,7 +180,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data
     resumed = training(tmp_path / "cut", data, settings, name)
     found = state(resumed.run().model)
     assert same(found, expected)
-    assert same(state(resumed.objective), state(whole.objective))
+    assert same(state(resumed.state.objective), state(whole.state.objective))
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
@@ -204,20 +205,21 @@ def test_resumed_with_other_loaders_and_all_that_draws_random_numbers(tmp_path, 
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-def test_a_run_interrupted_between_checkpoints_repeats_the_steps_since(tmp_path, data):
+def test_a_run_interrupted_between_checkpoints_repeats_the_steps_since(tmp_path, data, monkeypatch):
     settings = loop(steps=6, validations=2, checkpoint_steps=3)
     expected = state(training(tmp_path / "whole", data, settings).run().model)
     run = training(tmp_path / "cut", data, settings)
-    step = run._one_step
+    step = TrainingStep.__call__
 
-    def stop(batches: Any) -> dict[str, Tensor]:
-        if run.step == 5:
+    def stop(self: TrainingStep, batches: Any) -> dict[str, Tensor]:
+        if run.state.step == 5:
             raise Interrupted
-        return step(batches)
+        return step(self, batches)
 
-    run._one_step = stop  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        run.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", stop)
+        with pytest.raises(Interrupted):
+            run.run()
     assert [line["step"] for line in metrics(tmp_path / "cut")] == [1, 2, 3, 3, 4, 5]
     assert same(state(training(tmp_path / "cut", data, settings).run().model), expected)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
@@ -228,7 +230,7 @@ def test_a_finished_run_resumed_trains_nothing(tmp_path, data):
     again = training(tmp_path, data, loop())
     lines = metrics(tmp_path)
     assert same(state(again.run().model), first)
-    assert again.step == 4
+    assert again.state.step == 4
     assert metrics(tmp_path) == lines
 
 
@@ -244,7 +246,7 @@ def test_the_weights_with_the_best_validation_are_kept(tmp_path, data, ema, monk
         seen.append(state(validated.model))
         return {"top1": next(scores), "nll": 1.0}
 
-    monkeypatch.setattr("meco_timm.training.validation.validate", scored)
+    monkeypatch.setattr("meco_timm.training.loop.validate", scored)
     run = training(tmp_path, data, loop(steps=5, validations=5, lr=0.05, ema=ema), "test_vit")
     kept = run.run()
     assert [same(state(kept.model), weights) for weights in seen] == [False, False, False, True, False]
@@ -256,9 +258,9 @@ def test_without_a_validation_split_the_last_weights_are_kept(tmp_path, shapes):
     settings = {"source": str(shapes), "image_size": 32, "workers": 0, "validation": 0.0}
     every = load_data(Data.model_validate(settings), 0)
     run = training(tmp_path, every, loop())
-    assert same(state(run.run().model), state(run.student.model))
-    assert run.validation.best is not None
-    assert run.validation.best.step == 4
+    assert same(state(run.run().model), state(run.state.student.model))
+    assert run.state.best is not None
+    assert run.state.best.step == 4
 
 
 def test_metric_lines(tmp_path, data):
@@ -335,7 +337,7 @@ def test_a_step_without_a_finite_gradient_leaves_no_trace_and_is_counted(tmp_pat
 def test_settings_of_memory_change_no_result(tmp_path, data, name, changes):
     plain = training(tmp_path / "plain", data, loop(**PLAIN), name).run()
     changed = training(tmp_path / "changed", data, loop(**PLAIN, **changes), name)
-    assert "gradient_checkpointing" not in changes or changed.student.model.grad_checkpointing
+    assert "gradient_checkpointing" not in changes or changed.state.student.model.grad_checkpointing
     found = changed.run()
     assert "channels_last" not in changes or found.model.conv1[0].weight.is_contiguous(memory_format=CHANNELS_LAST)
     for key, tensor in state(plain.model).items():
@@ -357,7 +359,7 @@ def test_compiled_it_ends_alike_and_is_saved_alike(tmp_path, data, monkeypatch):
     try:
         interrupt_after(training(tmp_path / "cut", data, settings, "test_vit"), checkpoints=1)
         compiled = training(tmp_path / "cut", data, settings, "test_vit")
-        assert isinstance(compiled.objective, torch._dynamo.OptimizedModule)
+        assert isinstance(compiled.state.objective, torch._dynamo.OptimizedModule)
         found = state(compiled.run().model)
     finally:
         AcceleratorState._reset_state()

@@ -21,8 +21,8 @@ from meco_timm.distillation.labels import cross_entropy
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.recipe.sections import Loop
-from meco_timm.training.mixing import Mixing
 from meco_timm.training.optimizers import make_optimizer
+from meco_timm.training.step import Mixing
 
 IMAGE = torch.arange(4 * 3 * 32 * 32).remainder(256).to(torch.uint8).view(4, 3, 32, 32)
 LABEL = torch.tensor([0, 1, -1, 2])

@@ -28,6 +28,7 @@ from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.views import Steps
 from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.training.step import TrainingStep
 from meco_timm.zoo import output_shards
 from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.precompute import precompute_outputs, use_store
@@ -135,14 +136,14 @@ def test_maps_in_float32_come_back_to_the_bit(base, tmp_path, sampling):
 def test_a_run_from_a_full_store_has_no_teacher_in_memory(base, full, tmp_path, monkeypatch, capsys):
     """Until the table, where each teacher has its row."""
     held: list[int] = []
-    step = pipeline.Training._one_step
+    step = TrainingStep.__call__
 
     def watched(self: Any, batches: Any) -> Any:
         if self.job.title == "student":
             held.append(len(self.teaching.targets.__self__.streams))
         return step(self, batches)
 
-    monkeypatch.setattr(pipeline.Training, "_one_step", watched)
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
     path = write(with_store(base, full) | {"run": str(tmp_path / "run")}, tmp_path)
     assert train.main([path]) == 0
     assert held == [0] * 4
