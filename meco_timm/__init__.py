@@ -13,7 +13,8 @@ from meco_timm.recipe import load_recipe
 if TYPE_CHECKING:
     from meco_timm.evaluation import evaluate, predict
     from meco_timm.hub import publish
-    from meco_timm.pipeline import distill, fill_store, plan, rank_teachers
+    from meco_timm.pipeline import distill, fill_store, plan
+    from meco_timm.planning import rank_teachers
     from meco_timm.reporting import compare, report
     from meco_timm.task import EnsembleDistillation
     from meco_timm.zoo import list_teachers
@@ -47,7 +48,7 @@ _ROOMS = {
     "plan": "pipeline",
     "predict": "evaluation",
     "publish": "hub",
-    "rank_teachers": "pipeline",
+    "rank_teachers": "planning",
     "report": "reporting",
 }
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from huggingface_hub import get_token
 from torch import nn
@@ -18,18 +17,13 @@ from meco_timm.evaluation import Row, block_agreement, make_table
 from meco_timm.finished import finished_run, show_results
 from meco_timm.networks import Stream, student_stream, teacher_stream
 from meco_timm.planning import full_plan, make_plan, rehearsal
-from meco_timm.recipe import Recipe, Teacher, named_teachers, recipe_key, to_yaml
+from meco_timm.recipe import Recipe, named_teachers, recipe_key, to_yaml
 from meco_timm.selection import (
-    Ranking,
     check_lines,
     check_teachers,
     combine_teachers,
-    load_rankable,
-    measure_teachers,
-    rank,
     read_measured,
     require_known_classes,
-    validation_sample,
 )
 from meco_timm.training import (
     Inputs,
@@ -48,7 +42,6 @@ from meco_timm.training import (
     total_steps,
     train_student_alone,
     train_teachers,
-    trained_teacher,
 )
 from meco_timm.zoo import TeacherLike, Zoo, load_teachers, precompute_outputs, use_store
 
@@ -162,31 +155,6 @@ def fill_store(recipe: AnyRecipe) -> None:
         precompute_outputs(zoo, data, recipe.loop.batch_size, seed, accelerator)
 
 
-def rank_teachers(recipe: Recipe, images: int | None = None, candidates: Sequence[str] = ()) -> Ranking:
-    """Rank the recipe's teachers, and candidates beside them, on the validation split; trains nothing.
-
-    Every teacher runs once over the images, and its logits are kept in the folder `.logits` of `zoo.folder`. Teachers
-    that are not trained yet or give no logits are left out. One process, one device.
-
-    images: at most so many, evenly spread; by default all of the validation split. candidates: timm names with a tag,
-    `hf-hub:` or `local-dir:`; their weights are downloaded.
-
-    Raises:
-        UserError: there is nothing to rank, no labelled validation image, a class that no teacher knows, or a network
-            or the data cannot be loaded.
-    """
-    accelerator = _accelerator(recipe)
-    data = load_data(recipe.data, recipe.seed)
-    sample = validation_sample(data, images)
-    teachers = named_teachers([*recipe.teachers, *(Teacher(model=name) for name in candidates)])
-    training = _label_training(recipe, data, accelerator)
-    ready = {name: trained_teacher(name, teacher, training) for name, teacher in teachers.items()}
-    streams, notes = load_rankable(ready, recipe.alignment, data.classes, len(recipe.teachers))
-    measured = measure_teachers(streams, data, recipe.data, sample, recipe.zoo.folder, accelerator.device)
-    label = torch.from_numpy(sample.labels[sample.rows]).long()
-    return rank(streams, measured, label, data.classes, teachers, recipe.zoo, notes)
-
-
 def _run(
     recipe: Recipe, folder: RunFolder, accelerator: Accelerator, watch: Stopwatch, on_step: OnStep | None
 ) -> list[Row]:
@@ -196,9 +164,7 @@ def _run(
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
     pretrained, notes = _load_pretrained(recipe, data, accelerator)  # before the run folder is made
-    _begin(
-        recipe, folder, "\n".join([plan.rstrip(), *notes, ""]), Inputs.of(data.manifest, recipe.networks), accelerator
-    )
+    _begin(recipe, folder, data, "\n".join([plan.rstrip(), *notes, ""]), accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
     combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
@@ -233,12 +199,13 @@ def _load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator)
     return pretrained, check_lines(teachers, checks)
 
 
-def _begin(recipe: Recipe, folder: RunFolder, plan: str, inputs: Inputs, accelerator: Accelerator) -> None:
+def _begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: str, accelerator: Accelerator) -> None:
     """Create the run folder, print the plan and start the trackers.
 
     Raises:
         UserError: the folder holds a run with other data or weights, or cannot be written.
     """
+    inputs = Inputs.of(data.manifest, recipe.networks)
     folder.check_inputs(inputs)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -1,10 +1,11 @@
 """What a run will do, how long it takes and what it costs, before it starts.
 
-In: a recipe. Out: the plan as text, time estimates, a rehearsal in few steps.
+In: a recipe. Out: the plan as text, time estimates, a ranking of teachers, a rehearsal in few steps.
 Never: trains to the end, or writes a run folder.
 """
 
 from meco_timm.planning.plan import full_plan, make_plan
+from meco_timm.planning.rank_teachers import rank_teachers
 from meco_timm.planning.rehearse import rehearsal
 
-__all__ = ["full_plan", "make_plan", "rehearsal"]
+__all__ = ["full_plan", "make_plan", "rank_teachers", "rehearsal"]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meco_timm.common import UserError, located
 
@@ -69,23 +69,11 @@ def print_teachers(teachers: list[TrainedNetwork], folder: Path) -> None:
     for head in ("top-1 %", "steps", "px", "seed", "MB"):
         table.add_column(head, justify="right")
     for network in teachers:
-        table.add_row(*map(str, _cells(network)))
+        top1 = "–" if network.top1 is None else f"{network.top1:.2f}"
+        sizes = (network.steps, network.image_size, network.seed)
+        cells = [network.model, network.role, network.folder, network.data, top1, *map(str, sizes)]
+        table.add_row(*cells, f"{network.megabytes:.1f}")
     console = Console(width=None if Console().is_terminal else 150, markup=False)
     console.print(table if teachers else f"There are no trained networks in {folder}.")
     if teachers:
         console.print("top-1: best accuracy on the validation split, which selected the weights.")
-
-
-def _cells(network: TrainedNetwork) -> list[Any]:
-    top1 = "–" if network.top1 is None else f"{network.top1:.2f}"
-    return [
-        network.model,
-        network.role,
-        network.folder,
-        network.data,
-        top1,
-        network.steps,
-        network.image_size,
-        network.seed,
-        f"{network.megabytes:.1f}",
-    ]

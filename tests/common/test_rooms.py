@@ -1,5 +1,6 @@
 """The rooms: each imports only from those below it, and says what comes in, what goes out and what it never does."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -41,6 +42,25 @@ def test_a_room_that_the_contract_does_not_name_is_refused(copy):
     (copy / "meco_timm/attic").mkdir()
     (copy / "meco_timm/attic/__init__.py").touch()
     assert lint_imports(copy).returncode == 1
+
+
+MAY_KNOW_THE_RECIPE = {"__init__", "__main__", "arguments", "cli", "finished", "pipeline", "planning", "recipe", "task"}
+
+
+def importers(name: str) -> set[str]:
+    """The rooms and modules at the top in which a name is imported, also only for types."""
+    package, found = ROOT / "meco_timm", set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+                found.add(file.relative_to(package).parts[0].removesuffix(".py"))
+    return found
+
+
+def test_rooms_take_sections_and_not_the_recipe():
+    assert importers("Recipe") <= MAY_KNOW_THE_RECIPE
+    assert {"planning", "pipeline"} <= importers("Recipe")  # the search finds what is there
+    assert "zoo" in importers("Teacher")
 
 
 @pytest.mark.parametrize("room", ROOMS)
