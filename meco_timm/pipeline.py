@@ -10,7 +10,7 @@ from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
-from meco_timm.common import Stopwatch, UserError, collect_new_objects_only, get_logger, reseed, share_of_time
+from meco_timm.common import Status, Stopwatch, UserError, collect_new_objects_only, get_logger, reseed, share_of_time
 from meco_timm.data import DataSource, cache_images, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Row, block_agreement, make_table
@@ -159,8 +159,9 @@ def _run(
     recipe: Recipe, folder: RunFolder, accelerator: Accelerator, watch: Stopwatch, on_step: OnStep | None
 ) -> list[Row]:
     """A run from its data to its results. watch: runs during the training steps."""
-    data = load_data(recipe.data, recipe.seed, recipe.store.views)
-    plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
+    with Status("reading the data"):
+        data = load_data(recipe.data, recipe.seed, recipe.store.views)
+        plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
     pretrained, notes = _load_pretrained(recipe, data, accelerator)  # before the run folder is made
@@ -174,13 +175,16 @@ def _run(
     job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
     student, steps = _train_student(recipe, student, zoo, job, accelerator)
     teachers = zoo.unfrozen()
-    evaluated = make_table(student, alone, teachers, data, accelerator, combination)
-    if accelerator.is_main_process:
-        from meco_timm.hub import describe_run, finish_run  # imports matplotlib, which training does not need
+    with Status(f"evaluating {3 + len(teachers)} networks on the test split") as status:
+        evaluated = make_table(student, alone, teachers, data, accelerator, combination)
+        if accelerator.is_main_process:
+            from meco_timm.hub import describe_run, finish_run  # imports matplotlib, which training does not need
 
-        agreement = block_agreement(student, alone, teachers, data, accelerator)
-        about = describe_run(folder, data, teachers, combination, read_measured(folder.path), steps, accelerator)
-        finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
+            status.update("comparing blocks")
+            agreement = block_agreement(student, alone, teachers, data, accelerator)
+            status.update("writing the report")
+            about = describe_run(folder, data, teachers, combination, read_measured(folder.path), steps, accelerator)
+            finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
     accelerator.wait_for_everyone()
     return evaluated.rows
 

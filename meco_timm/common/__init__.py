@@ -11,15 +11,16 @@ from meco_timm.common.files import digest_of, flush, move_into_place, write_cont
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
-from meco_timm.common.progress import Ticker
+from meco_timm.common.progress import ProgressBar, Status, format_seconds
 from meco_timm.common.randomness import derive, reseed
 from meco_timm.common.stopwatch import Stopwatch, share_of_time
 
 __all__ = [
     "FOLDERS",
     "RESULT",
+    "ProgressBar",
+    "Status",
     "Stopwatch",
-    "Ticker",
     "UserError",
     "as_synsets",
     "collect_new_objects_only",
@@ -29,6 +30,7 @@ __all__ = [
     "expand",
     "first_line",
     "flush",
+    "format_seconds",
     "get_logger",
     "imagenet",
     "is_main_process",

@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from meco_timm.common import Ticker, UserError, get_logger
+from meco_timm.common import ProgressBar, UserError, get_logger
 from meco_timm.data.batched_views import BatchedView
 from meco_timm.data.decoding import decode
 from meco_timm.data.images import Images, collate
@@ -183,10 +183,10 @@ def _decoded(split: StoredImages, rows: np.ndarray, workers: int) -> Iterator[tu
         num_workers=workers if len(rows) > FEW else 0,
         worker_init_fn=outlive_signals,
     )
-    with Ticker("images decoded", len(rows), 0) as ticker:
+    with ProgressBar("images decoded", len(rows), 0) as bar:
         for done, part in enumerate(loader, 1):
             yield from ((row, image) for row, image in part if image is not None)
-            ticker.step(min(32 * done, len(rows)), "")
+            bar.step(min(32 * done, len(rows)))
 
 
 class _Lines(Dataset):

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
-from meco_timm.common import Ticker, UserError, get_logger, write_content
+from meco_timm.common import ProgressBar, UserError, get_logger, write_content
 from meco_timm.data.decoding import decode, why_unreadable
 from meco_timm.data.images import NAMED, Images
 from meco_timm.data.loading import DataSource, outlive_signals
@@ -152,7 +152,7 @@ def _row_name(images: StoredImages, number: int, start: int) -> str:
 def _checked(images: StoredImages, settings: Data, a: Accelerator) -> Iterator[list[Checked]]:
     """Read and decode all of them, in parts; each process takes its share and gets all results."""
     began = time.monotonic()
-    with Ticker("images checked", len(images), 0) as ticker:
+    with ProgressBar("images checked", len(images), 0) as bar:
         for first in range(0, len(images), PART):
             part = range(first, min(first + PART, len(images)))
             mine = part[a.process_index :: a.num_processes]
@@ -160,7 +160,7 @@ def _checked(images: StoredImages, settings: Data, a: Accelerator) -> Iterator[l
             for batch in _loader(images, mine, settings.workers):
                 found += batch
                 done = first + len(found) * a.num_processes
-                ticker.step(min(done, part[-1] + 1), f"{done / (time.monotonic() - began):.0f} images/s")
+                bar.step(min(done, part[-1] + 1), [f"{done / (time.monotonic() - began):.0f} images/s"])
             yield gather_object(found) if a.num_processes > 1 else found
 
 

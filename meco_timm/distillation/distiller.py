@@ -105,9 +105,9 @@ class Distiller(Objective):
             return "losses.logits" if output == "logits" else "losses.blocks"
         return "discriminators.weight" if family == "adversary" else f"losses.{term}"
 
-    def summary(self, values: dict[str, float]) -> str:
-        """The losses in short: the means over blocks and over discriminators."""
-        short = {"similarity": "blocks", "discriminator_accuracy": "D right"}
+    def summary(self, values: dict[str, float]) -> list[str]:
+        """The terms in short: the means over blocks and over discriminators."""
+        short = {"similarity": "blocks", "discriminator_accuracy": "discriminators right"}
         groups: dict[str, list[float]] = {}
         for name, value in values.items():
             family = name.partition("/")[0]

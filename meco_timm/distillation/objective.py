@@ -35,9 +35,9 @@ class Objective(nn.Module):
         """The recipe's key for the weight of a term."""
         return f"losses.{term}"
 
-    def summary(self, values: dict[str, float]) -> str:
-        """The losses in short, for a line of progress."""
-        return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+    def summary(self, values: dict[str, float]) -> list[str]:
+        """The terms of the loss in short, for a line of progress."""
+        return [f"{name} {value:.3f}" for name, value in values.items() if name != "total"]
 
     def gradient_shares(self, image: Tensor, label: Tensor, targets: Targets | None) -> dict[str, float]:
         """Each term's share of what pulls at the student's weights: the norm of its gradient over the sum of all.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meco_timm.common import Ticker, UserError, write_json
+from meco_timm.common import ProgressBar, UserError, write_json
 from meco_timm.data import DataSource, Images
 from meco_timm.evaluation import on_device
 from meco_timm.networks import Outputs, Stream, weights_digest
@@ -98,7 +98,7 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
     blocks: dict[Path, list[list[Tensor]]] = {folder: [] for folder in missing}
     seconds, done = dict.fromkeys(missing, 0.0), 0
     batches = data.in_order(images, BATCH)
-    with Ticker("teachers", len(images), 0) as ticker:
+    with ProgressBar("teachers", len(images), 0) as bar:
         while group := [batch.image.to(device) for batch in islice(batches, GROUP)]:
             ends = (done + np.cumsum([len(image) for image in group])).tolist()
             for folder, forward in missing.items():
@@ -110,7 +110,7 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
                     blocks[folder].append([block[places] for block in outputs.blocks])
                 seconds[folder] += time.perf_counter() - began
             done = ends[-1]
-            ticker.step(done, f"{len(missing)} teacher(s)")
+            bar.step(done, [f"{len(missing)} teacher(s)"])
     for folder, part in work.items():
         np.save(part / "blocks.npy", _kernels(blocks[folder]))
         write_json(part / "speed.json", {"images_per_s": len(images) / seconds[folder]})

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import Stopwatch, Ticker, derive, get_logger
+from meco_timm.common import ProgressBar, Stopwatch, derive, get_logger
 from meco_timm.data import Batch, Steps
 from meco_timm.distillation import Objective
 from meco_timm.evaluation import validate
@@ -53,8 +53,8 @@ class Training:
             )
             watch = Watch(self.accelerator, job.loop.checkpoint_minutes, state.step, stop)
             try:
-                with Ticker(job.title, job.steps, state.step) as ticker, self.watch:
-                    self._train(lines, ticker, watch)
+                with ProgressBar(job.title, job.steps, state.step) as bar, self.watch:
+                    self._train(lines, bar, watch)
             except RuntimeError as error:
                 if not stop.seen:
                     raise
@@ -63,12 +63,12 @@ class Training:
                 raise Interrupted(message) from error
         return state.finish()
 
-    def _train(self, lines: MetricLines, ticker: Ticker, watch: Watch) -> None:
+    def _train(self, lines: MetricLines, bar: ProgressBar, watch: Watch) -> None:
         job, state, batches, ended = self.job, self.state, self.batches(), False
         while state.step < job.steps and not ended and not self._is_out_of_patience():
             losses = self.take_step(batches)
             ended = self._is_ended(losses)
-            ticker.step(state.step, self._log(lines, losses) if job.logs(state.step) else "")
+            bar.step(state.step, self._log(lines, losses) if job.logs(state.step) else ())
             if self.take_step.shares:
                 lines.shares(state.step, self.take_step.shares)
             if ended or job.validates(state.step):
@@ -120,8 +120,8 @@ class Training:
         self.state.keep_if_best(stream, -scores["nll"] if job.loop.best == "nll" else scores["top1"])
         return scores
 
-    def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> str:
-        """Write a line of metrics and return the note for the progress bar. Reads the device, as validation does; no
+    def _log(self, lines: MetricLines, losses: dict[str, Tensor]) -> list[str]:
+        """Write a line of metrics and return the fields of the progress bar. Reads the device, as validation does; no
         other part of a step waits for it."""
         job, state, a = self.job, self.state, self.accelerator
         images = job.loop.batch_size * job.loop.accumulation * a.num_processes

@@ -23,6 +23,7 @@ class MetricLines:
     def __init__(self, path: Path, start: int, main: bool, objective: Objective):
         self.path, self.main, self.objective = path, main, objective
         self._warned: set[str] = set()
+        self._top1: float | None = None  # of the last validation
         self._waiting = b""  # lines that could not be written yet
         self._paced = (time.monotonic(), start, 0.0)  # time, step and seconds of waiting at the last call of `pace`
         if main:
@@ -60,8 +61,8 @@ class MetricLines:
         rate, share = (step - before) * images / seconds, min((waited - waited_before) / seconds, 1.0)
         return {"images_per_s": rate, "data_wait": share}
 
-    def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> str:
-        """Write the line and return the note for the progress bar. Reads the losses from the device.
+    def losses(self, step: int, losses: dict[str, Tensor], facts: dict[str, float], bad_in_row: int) -> list[str]:
+        """Write the line and return the fields of the progress bar, the most important first. Reads the device.
 
         Raises:
             UserError: `PATIENCE` steps in a row had no finite gradient; names the term.
@@ -74,11 +75,19 @@ class MetricLines:
                 "do without mixed precision. These steps changed no weights; the last good checkpoint remains."
             )
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
-        skipped = f"  skipped {facts['skipped_steps']}" if facts["skipped_steps"] else ""
-        wait = f"  waiting for data {facts['data_wait']:.0%}" if facts["data_wait"] >= 0.05 else ""
-        return f"{facts['images_per_s']:.0f} images/s{wait}  {self.objective.summary(values)}{skipped}"
+        return [
+            f"{facts['images_per_s']:.0f} images/s",
+            *([f"top-1 {self._top1:.2f} %"] if self._top1 is not None else []),
+            f"loss {values['total']:.3f}",
+            *([f"skipped {facts['skipped_steps']}"] if facts["skipped_steps"] else []),
+            *([f"waiting for data {facts['data_wait']:.0%}"] if facts["data_wait"] >= 0.05 else []),
+            *self.objective.summary(values),
+        ]
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
+        """Write the line; its top-1 is shown with the losses from now on."""
+        if scores["nll"]:  # 0 without a validation split
+            self._top1 = scores["top1"]
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
         logger.debug("validation at step %d: top-1 %.2f %%, NLL %.4f", step, scores["top1"], scores["nll"])
 

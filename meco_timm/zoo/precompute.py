@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import Ticker, UserError, get_logger
+from meco_timm.common import ProgressBar, UserError, get_logger
 from meco_timm.data import DataSource
 from meco_timm.recipe import Data
 from meco_timm.recipe import Store as StoreSettings
@@ -51,11 +51,11 @@ def precompute_outputs(zoo: Zoo, data: DataSource, batch_size: int, seed: int, a
     missing = zoo.store.missing(_rows(data))[accelerator.process_index :: accelerator.num_processes]
     began = time.monotonic()
     batches = data.chosen(data.train, missing[:, 0], missing[:, 1], batch_size, seed)
-    with Ticker("store", -(-len(missing) // batch_size), 0) as ticker, listen() as stop:
+    with ProgressBar("store", -(-len(missing) // batch_size), 0) as bar, listen() as stop:
         for done, batch in enumerate(batches, 1):
             zoo.precompute(batch)
             rate = done * batch_size * accelerator.num_processes / (time.monotonic() - began)
-            ticker.step(done, f"{rate:.0f} images/s, {len(zoo.names)} teacher(s)")
+            bar.step(done, [f"{rate:.0f} images/s", f"{len(zoo.names)} teacher(s)"])
             if stop.seen or zoo.store.write_error:
                 break
     zoo.store.flush()

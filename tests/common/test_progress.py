@@ -1,4 +1,4 @@
-"""What is seen while a loop runs: a bar on a terminal, a plain line now and then in a file."""
+"""What is seen while a loop or a stage runs: one line on a terminal, a plain line now and then in a file."""
 
 import os
 import pty
@@ -10,21 +10,35 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from meco_timm.common import Ticker, progress
+from meco_timm.common import ProgressBar, Status, format_seconds, progress
 
 STEPS = """
-from meco_timm.common import Ticker, log_to_screen
-
-with log_to_screen(), Ticker("student", 3, 1) as ticker:
-    ticker.step(2, "30 images/s  waiting for data 40%")
-    ticker.step(3)
+import time
+from meco_timm.common import ProgressBar, log_to_screen
+title, fields = {title!r}, ["1286 images/s", "top-1 97.50 %", "loss 19.375", "waiting for data 8%", "logits 0.125"]
+with log_to_screen(), ProgressBar(title, 1000, 700) as bar:
+    for step in range(700, 731):
+        time.sleep(0.01)
+        bar.step(step, fields)
+"""
+STAGES = """
+import time
+from meco_timm.common import ProgressBar, Status, log_to_screen
+with log_to_screen(), Status("reading images") as status:
+    time.sleep(0.3)
+    status.update("measuring test_resnet")
+    with ProgressBar("inner", 2) as bar:
+        bar.step(1, ["hidden"])
+    time.sleep(0.3)
+print("done")
 """
 
 
-def test_on_a_terminal_there_is_a_bar():
+def seen(code: str, columns: int = 80) -> list[str]:
+    """The lines that a terminal of so many columns has shown, one a refresh."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    with subprocess.Popen([sys.executable, "-c", STEPS], env=environment, stdout=theirs, stderr=theirs) as process:
+    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         said = b""
         while True:
@@ -34,29 +48,65 @@ def test_on_a_terminal_there_is_a_bar():
                 break
     os.close(ours)
     assert process.returncode == 0, said
-    last = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", said).decode().replace("\r", "\n").strip().splitlines()[-1]
-    assert re.search(r"student ━+ 3/3 .*30 images/s  waiting for data 40%", last), said
-    assert b"\x1b[" in said
+    return re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", said).decode().replace("\r", "\n").strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("title", "columns", "end"),
+    [
+        ("student", 80, "  1286 images/s  top-1 97.50 %"),
+        ("student", 110, "  1286 images/s  top-1 97.50 %  loss 19.375  waiting for data 8%"),
+        ("teacher mobilenetv3_large_100.ra_in1k", 80, "left"),
+        ("teacher convnext_xxlarge.clip_laion2b_soup_ft_in12k_in1k", 80, "left"),
+    ],
+)
+def test_a_terminal_shows_name_step_and_time_left_and_fields_by_importance(title, columns, end):
+    line = seen(STEPS.format(title=title), columns)[-1]
+    shown = title if len(title) < 45 else title[:37]
+    assert re.match(rf"{re.escape(shown)}\S* ━{{16}} 730/1000  \d+ s left", line), line
+    assert line.endswith(end), line
+    assert len(line) < columns
+
+
+def test_a_terminal_shows_the_stage_and_takes_it_away():
+    lines = seen(STAGES)
+    assert "reading images … 0 s" in lines
+    assert "measuring test_resnet … 0 s" in lines
+    assert not any("inner" in line for line in lines)
+    assert lines[-1] == "done"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (12000, "3 h 20 min")])
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """100 steps of 10 seconds each, later of 1 second, a note after every fifth."""
+    """100 steps of 10 seconds each, later of 1 second, fields after every fifth."""
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.seconds))
-    with Ticker("student", 100, 0) as ticker:
+    with ProgressBar("student", 100) as bar:
         for step in range(1, 101):
             now.seconds += 10 if step <= 50 else 1
-            ticker.step(step, f"note {step}" if step % 5 == 0 else "")
+            bar.step(step, [f"note {step}"] if step % 5 == 0 else [])
     return caplog.messages
 
 
-def test_in_a_file_there_is_a_line_now_and_then(monkeypatch, caplog):
-    """Every note of a slow run; of a fast one a line every 15 seconds, and the last."""
+def test_in_a_file_there_is_a_line_every_half_minute_at_most(monkeypatch, caplog):
     found = lines(monkeypatch, caplog)
-    steps = [int(re.match(r"student  step (\d+)/100  \d+ s left  note \1$", line)[1]) for line in found]  # type: ignore
-    assert steps == [5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 70, 90, 100]
+    steps = [int(re.match(r"student  step (\d+)/100  \d+ (?:s|min) left", line)[1]) for line in found]  # type: ignore
+    assert steps == [1, *range(4, 50, 3), 70, 100]
     assert found[-1] == "student  step 100/100  0 s left  note 100"
-    assert "student  step 50/100  500 s left" in found[9]
+    assert found[0] == "student  step 1/100  16 min left"
+
+
+def test_in_a_file_a_stage_is_named_when_it_takes_long(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.05)
+    with Status("reading images") as status:
+        status.update("measuring test_resnet")
+        status.timer.join()
+        status.update("writing")
+    assert caplog.messages == ["measuring test_resnet …"]
 
 
 def test_other_processes_are_silent(monkeypatch, caplog):
