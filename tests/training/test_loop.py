@@ -292,7 +292,7 @@ def test_the_share_of_time_that_goes_by_waiting_for_data(tmp_path, data, monkeyp
         for name in ("fast", "slow")
     ]
     assert max(shares[0]) < 0.6 < min(shares[1]) <= 1
-    assert re.search(r"step 4/4 .*images/s  waiting for data [6-9]\d%", caplog.messages[-1])
+    assert re.search(r"step 4/4 .*images/s .*waiting for data [6-9]\d%", caplog.messages[-1])
 
 
 @pytest.mark.parametrize(("wanted", "steps", "at"), [(2, 6, [3, 6]), (4, 6, [1, 2, 3, 4, 5, 6]), (20, 3, [1, 2, 3])])
