@@ -12,8 +12,6 @@ from pydantic import Field, WrapValidator, model_validator
 from meco_timm.common import is_object
 from meco_timm.recipe.sections import Holder, NotNegative, Positive, Section
 
-Similarity = Literal["l1", "l2", "kl", "ce"]
-
 
 def _word_or_object(value: Any, check: Callable[[Any], Any]) -> Any:
     return value if isinstance(value, str) and is_object(value) else check(value)
@@ -66,7 +64,7 @@ class Losses(Holder):
     """Softens both sides; `ce`, `kl` and `dist` are multiplied by its square."""
     logits: NotNegative = 1.0
     """Weight of the logits' similarity."""
-    block_similarity: Similarity = "l2"
+    block_similarity: Literal["l1", "l2", "kl", "ce"] = "l2"
     """Between aligned blocks: l1 and l2 on standardised vectors (so that l2 is 2 − 2 · cosine), kl and ce on their
     softmax."""
     blocks: NotNegative | list[NotNegative] = 3.0

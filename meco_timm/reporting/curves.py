@@ -115,7 +115,7 @@ def _draw_per_teacher(axis: Any, teachers: dict[str, Metrics], key: str) -> None
 
 def _blocks_labels(losses: dict[str, Any]) -> dict[str, str]:
     """Title and y axis of the blocks' panel."""
-    return {"title": f"blocks: {losses['block_similarity']}", "ylabel": UNITS[losses["block_similarity"]]}
+    return {"title": f"blocks: {losses['block_similarity']}", "ylabel": UNITS.get(losses["block_similarity"], "loss")}
 
 
 def _logits_labels(losses: dict[str, Any]) -> dict[str, str]:

@@ -236,7 +236,7 @@ def test_the_words_of_the_method_are_the_schemas():
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED])
 def test_keys_and_files_in_passing_exist(page):
-    """`data.labelled: 300` and `loop.lr=5e-4` are keys with a value that fits; `losses.py` is a module."""
+    """`data.labelled: 300` and `loop.lr=5e-4` are keys with a value that fits; `distiller.py` is a module."""
     for code in inline(page):
         if match := re.fullmatch(r"([a-z]+(?:\.[a-z_]+)+)(?:(?:=|: )(\S+))?", code):
             key, value = match.groups()
