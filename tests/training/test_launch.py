@@ -26,7 +26,7 @@ from meco_timm.evaluation.measures import quality
 from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import teacher_stream
 from meco_timm.recipe.recipe import Alignment, Recipe, Teacher
-from meco_timm.training.sharding import check_launch
+from meco_timm.training import check_launch
 
 LAUNCH = ROOT / "recipes/launch"
 CONFIGS = sorted(LAUNCH.glob("*.yaml"))
