@@ -93,7 +93,7 @@ def compare(stream: Stream, trace: Provenance) -> None:
     with trace:
         trace.name(leaves)  # buffers too, as training writes into them
         x = stream.prepare(image)
-        plain = stream._mapped(stream.model(x)) if stream.has_logits else None
+        plain = stream.mapped(stream.model(x)) if stream.has_logits else None
         trace.name(leaves)
         outputs, maps = run(stream, image)
     assert tuple(x.shape[-2:]) == (stream.size, stream.size), f"the network sees {tuple(x.shape)}"

@@ -30,7 +30,7 @@ from meco_timm.common.files import digest_of
 from meco_timm.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
-SPEEDS = ("images_per_s", "data_wait")  # all that two equal runs may differ in
+SPEEDS = ("images_per_s", "latency_ms", "data_wait")  # all that two equal runs may differ in
 RECIPE: dict[str, Any] = {
     "data": {
         "source": str(ROOT / "recipes/data/digits"),

@@ -12,7 +12,7 @@ from meco_timm.recipe import load_recipe
 
 if TYPE_CHECKING:
     from meco_timm.evaluation import evaluate, predict
-    from meco_timm.hub import publish
+    from meco_timm.hub import export_onnx, publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.planning import rank_teachers
     from meco_timm.reporting import compare, report
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "export_onnx",
     "fill_store",
     "list_teachers",
     "load_recipe",
@@ -43,6 +44,7 @@ _ROOMS = {
     "compare": "reporting",
     "distill": "pipeline",
     "evaluate": "evaluation",
+    "export_onnx": "hub",
     "fill_store": "pipeline",
     "list_teachers": "zoo",
     "plan": "pipeline",

@@ -12,7 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 import meco_timm
-from meco_timm.common import UserError, did_you_mean, get_logger, keep_freed_memory, log_to_screen, set_verbosity
+from meco_timm.cli_networks import Verbose, networks
+from meco_timm.common import UserError, did_you_mean, get_logger, keep_freed_memory, log_to_screen
 
 
 class Commands(TyperGroup):
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(networks)
 
 RecipePath = Annotated[
     Path,
@@ -58,16 +60,6 @@ Overrides = Annotated[
 ]
 Utilisation = Annotated[
     float | None, typer.Option(help="Assumed share of a GPU's peak FLOP/s in the plan; default: as measured.")
-]
-Verbose = Annotated[
-    bool | None,
-    typer.Option(
-        "--verbose/--quiet",
-        "-v/-q",
-        callback=set_verbosity,
-        help="Show all messages, or only warnings and results.",
-        show_default=False,
-    ),
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
@@ -144,49 +136,6 @@ def recipes(
     for title, file in shipped_recipes().items():
         print(f"{title:<24}{purpose(file)}")
     print(f"\nEdit one: meco-timm recipes NAME. Run one: python -m meco_timm NAME\nFolder: {RECIPES}")
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)],
-    data: Annotated[
-        str, typer.Option(help="Folder of class folders or parquet files, or a Hub id.", show_default=False)
-    ],
-    split: Annotated[str | None, typer.Option(help="Split; default: test, else validation, else the first.")] = None,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the network's own.")] = None,
-    classes: Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")] = None,
-    mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not have.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 64,
-    verbose: Verbose = None,
-) -> None:
-    """Evaluate any timm network on any data set: accuracy, calibration and cost."""
-    from pydantic import ValidationError
-
-    from meco_timm.recipe import Teacher
-
-    try:
-        network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
-    except ValidationError as error:
-        raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
-    from meco_timm.evaluation import print_table
-
-    print_table([meco_timm.evaluate(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)],
-    files: Annotated[list[str], typer.Argument(help="Image files, or folders of images.", show_default=False)],
-    top: Annotated[int, typer.Option(help="Classes per image.", min=1)] = 3,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, one line per image.")] = False,
-    classes: Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 64,
-    verbose: Verbose = None,
-) -> None:
-    """Name the classes of images, with their probabilities."""
-    from meco_timm.evaluation import iter_predictions, print_predictions
-
-    print_predictions(iter_predictions(model, files, top, classes, batch_size), csv)
 
 
 @app.command()

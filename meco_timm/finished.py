@@ -46,7 +46,7 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     if not is_main_process():
         return
     folder.drop_checkpoints()  # the run may have been killed after it wrote its results
-    result.info(styled_table(rows, f"\nTest split of {short_name(recipe.data.source)}"))
+    result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))
     result.info("\n%s", compare_errors(rows))
     if not folder.report.exists():
         from meco_timm.reporting import report

@@ -6,7 +6,7 @@ Never: imports another room, or torch at import time.
 
 from meco_timm.common.class_names import as_synsets, imagenet, join_names, printable, read_class_names
 from meco_timm.common.devices import upload
-from meco_timm.common.errors import UserError, did_you_mean, first_line
+from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
@@ -44,6 +44,7 @@ __all__ = [
     "printable",
     "public",
     "read_class_names",
+    "require_extra",
     "reseed",
     "set_verbosity",
     "share_of_time",

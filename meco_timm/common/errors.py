@@ -16,6 +16,14 @@ def first_line(error: BaseException) -> str:
     return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise a UserError that names the extra of this package, unless all `modules` are installed."""
+    from importlib.util import find_spec
+
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise UserError(f"{', '.join(missing)}: not installed. Write pip install 'meco-timm[{extra}]'.")
+
+
 def did_you_mean(word: object, choices: list[str] | tuple[str, ...]) -> str:
     """`' Did you mean "adamw"?'` for the most similar choices; empty if none is."""
     import difflib

@@ -2,10 +2,12 @@ from .agreement import block_agreement, kernel_cka
 from .class_check import ClassCheck, balanced_sample, check_classes
 from .ensemble import Combination
 from .image_files import Prediction, iter_predictions, predict, print_predictions
-from .one_network import evaluate
+from .latency import Latency, measure_latency, torch_threads
+from .one_network import data_for, evaluate
+from .onnx_runtime import OnnxNetwork, quantise
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
 from .rows import Row, compare_errors, print_table, styled_table, table_columns
-from .table import Evaluation, compute_logits, make_table, on_device, validate
+from .table import Evaluation, compute_logits, make_table, on_device, table_row, validate
 from .teacher_contributions import Change, Contributions, Difference, bootstrap_changes, contributions, temperature_of
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Contributions",
     "Difference",
     "Evaluation",
+    "Latency",
+    "OnnxNetwork",
     "Prediction",
     "Predictions",
     "Row",
@@ -25,19 +29,24 @@ __all__ = [
     "compare_errors",
     "compute_logits",
     "contributions",
+    "data_for",
     "evaluate",
     "iter_predictions",
     "kernel_cka",
     "load_predictions",
     "make_predictions",
     "make_table",
+    "measure_latency",
     "on_device",
     "predict",
     "print_predictions",
     "print_table",
+    "quantise",
     "save_predictions",
     "styled_table",
     "table_columns",
+    "table_row",
     "temperature_of",
+    "torch_threads",
     "validate",
 ]

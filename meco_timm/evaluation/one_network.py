@@ -38,7 +38,7 @@ def evaluate(
     """
     teacher = Teacher.model_validate(model) if isinstance(model, str) else model
     if isinstance(data, str | Path):
-        data = _data_for(teacher, str(data))
+        data = data_for(teacher, str(data))
     source = whole_split(data, split) if isinstance(data, Data) else data
     device = PartialState().device
     stream = teacher_stream(teacher, LOGITS_ONLY, source.classes, role="model").to(device).eval()
@@ -50,7 +50,7 @@ def evaluate(
     return table_row(teacher.model, [stream], logits, label, device, source.classes)
 
 
-def _data_for(teacher: Teacher, source: str) -> Data:
+def data_for(teacher: Teacher, source: str) -> Data:
     """The data set with the image size, crop and filter of the network's config."""
     model, size = make_network(teacher, {}, True, teacher.size, "model", weightless=True)
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)

@@ -14,6 +14,8 @@ from rich.text import Text
 class Row(NamedTuple):
     """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
 
+    latency_ms: of a batch of one image. megabytes: of an exported file. Both None where they are not measured.
+
     balanced: mean of per_class, the accuracy of each class by name in per cent, None of a class without an image.
     temperature, weight: of a teacher whose logits are divided by a temperature, or whose weight in the true ensemble
     differs from that of others.
@@ -31,6 +33,8 @@ class Row(NamedTuple):
     per_class: dict[str, float | None]
     temperature: float | None = None
     weight: float | None = None
+    latency_ms: float | None = None
+    megabytes: float | None = None
 
 
 def print_table(rows: list[Row], title: str) -> None:
@@ -65,7 +69,9 @@ def table_columns(rows: list[Row]) -> list[list[str]]:
         "weight": lambda r: None if r.weight is None else f"{r.weight:.3g}",
         "params M": lambda r: f"{r.parameters / 1e6:.2f}",
         "MACs M": lambda r: f"{r.multiply_adds / 1e6:.1f}",
+        "MB": lambda r: None if r.megabytes is None else f"{r.megabytes:.2f}",
         "images/s": lambda r: f"{r.images_per_s:,.0f}",
+        "ms": lambda r: None if r.latency_ms is None else f"{r.latency_ms:.3g}",
     }
     columns = {head: [cell(row) for row in rows] for head, cell in formats.items()}
     return [[head, *(cell or "" for cell in cells)] for head, cells in columns.items() if any(cells)]

@@ -95,7 +95,13 @@ def make_table(
         members["true ensemble"] = [teachers[name] for name in used]
         logits["true ensemble"] = mean_logits([logits[name] for name in used], weights=combination.weights_of(used))
     order = (*teachers, *(["true ensemble"] if used else []), "student alone", "student")
-    rows = [table_row(name, members[name], logits[name], label, accelerator.device, data.classes) for name in order]
+    rows = [
+        table_row(
+            name, members[name], logits[name], label, accelerator.device, data.classes,
+            latency=name in ("true ensemble", "student"),
+        )
+        for name in order
+    ]  # fmt: skip
     calibrated = any(temperature != 1 for temperature in combination.temperatures.values())
     weighted = combination.weights_of(teachers) is not None
     rows = [
@@ -134,11 +140,23 @@ def on_device(streams: list[Stream], device: torch.device) -> Iterator[None]:
 
 
 def table_row(
-    name: str, streams: list[Stream], logits: Tensor, label: Tensor, device: torch.device, classes: list[str]
+    name: str,
+    streams: list[Stream],
+    logits: Tensor,
+    label: Tensor,
+    device: torch.device,
+    classes: list[str],
+    predictor: Predictor | None = None,
+    latency: bool = False,
 ) -> Row:
-    """Measure one network, or the mean softmax of several, and its speed."""
+    """Measure one network, or the mean softmax of several, and its speed.
+
+    predictor: what computes the logits, if it is not the streams themselves. latency: also time one image.
+    """
+    size, function = streams[0].size, predictor or _mean_logits(streams)
     with on_device(streams, device):
-        speed = images_per_second(_mean_logits(streams), streams[0].size, device, min(64, len(label)))
+        speed = images_per_second(function, size, device, min(64, len(label)))
+        single = images_per_second(function, size, device, 1, 0.1) if latency else None
     accuracies = class_accuracies(logits, label)
     return Row(
         name,
@@ -148,6 +166,7 @@ def table_row(
         images_per_s=speed,
         balanced=mean_of_known(accuracies),
         per_class=dict(zip(classes, accuracies, strict=True)),
+        latency_ms=single and 1000 / single,
     )
 
 

@@ -1,14 +1,17 @@
-"""Publish a finished student on the Hugging Face Hub.
+"""A finished student as others get it: card, licences, ONNX files, the Hugging Face Hub.
 
-In: a run folder. Out: a model card; one commit on the Hugging Face Hub.
+In: a run folder. Out: a model card; ONNX files; one commit on the Hugging Face Hub.
 Never: changes the student.
 """
 
+from meco_timm.hub.exporting import Export, export_onnx
 from meco_timm.hub.finish import describe_run, finish_run
 from meco_timm.hub.publishing import publish, publish_settings
 
 __all__ = [
+    "Export",
     "describe_run",
+    "export_onnx",
     "finish_run",
     "publish",
     "publish_settings",

@@ -4,8 +4,9 @@ from .configs import data_config
 from .factory import is_place, make_network, weights_digest
 from .foreign import LogitsOnly, is_foreign
 from .live import Live, classes_of, name_of, student_of, teacher_of
+from .onnx_file import write_onnx
 from .saving import export
-from .streams import LOGITS_ONLY, NEVER, Outputs, Stream, student_stream, teacher_stream
+from .streams import LOGITS_ONLY, NEVER, Outputs, Stream, bare_stream, student_stream, teacher_stream
 from .weights_file import weights_file_digest
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LogitsOnly",
     "Outputs",
     "Stream",
+    "bare_stream",
     "classes_of",
     "data_config",
     "export",
@@ -32,4 +34,5 @@ __all__ = [
     "teacher_stream",
     "weights_digest",
     "weights_file_digest",
+    "write_onnx",
 ]

@@ -73,11 +73,11 @@ class Stream(nn.Module):
         """image B×3×H×W, uint8 or float in [0, 1] → Outputs."""
         x = self.prepare(image)
         if not self.taps:
-            return Outputs([], self._mapped(self.model(x)))
+            return Outputs([], self.mapped(self.model(x)))
         wanted: dict[str, Any] = {"indices": self.taps, "output_fmt": "NCHW"}
         if self.has_logits:
             final, maps = self.model.forward_intermediates(x, **wanted)
-            logits = self._mapped(self.model.forward_head(final))
+            logits = self.mapped(self.model.forward_head(final))
         else:
             maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
         return Outputs([self.align(m) for m in maps], logits)
@@ -88,7 +88,7 @@ class Stream(nn.Module):
         assert logits is not None
         return logits
 
-    def _mapped(self, logits: Tensor) -> Tensor:
+    def mapped(self, logits: Tensor) -> Tensor:
         """Logits of the network's classes → B×K, of the data set's classes."""
         if self.class_map is None:
             return logits
@@ -207,6 +207,13 @@ def teacher_stream(
             f"its weights {in_weights}. Its head would be random."
         )
     return teacher_around(model, size, teacher, alignment, classes, data_config(model, role), role)
+
+
+def bare_stream(network: Network, size: int | None = None) -> Stream:
+    """The stream of a network with its own weights and classes, logits only. size: by default its own."""
+    model, size = make_network(network, {}, network.names_weights, size, "network")
+    stream = Stream(model, LOGITS_ONLY, size, data_config(model, "network"))
+    return checked(stream, network.model, "network")
 
 
 def teacher_around(

@@ -16,7 +16,8 @@ COMPARED = ("student", "student alone", "true ensemble")  # in the table of clas
 
 
 class Results(NamedTuple):
-    """A finished run: the recipe's keys, the table, facts (`describe_run`), lines of metrics.jsonl, predictions.
+    """A finished run: the recipe's keys, the table, facts (`describe_run`), lines of metrics.jsonl,
+    predictions, rows of exported files.
 
     `predictions` is None if their file was deleted.
     """
@@ -27,6 +28,7 @@ class Results(NamedTuple):
     about: dict[str, Any]
     metrics: list[dict[str, Any]]
     predictions: Predictions | None
+    exports: list[Row] = []  # noqa: RUF012  never changed
 
     def row(self, name: str) -> Row:
         """The table's row of that name; `student` and `student alone` are always there."""
@@ -67,13 +69,14 @@ def read_results(path: str | Path) -> Results:
     try:
         recipe = read_keys(folder)
         table = json.loads(folder.table.read_text(encoding="utf-8"))
-        rows, about = [Row(**row) for row in table["rows"]], table["about"]
+        rows, exports = ([Row(**row) for row in table.get(part, [])] for part in ("rows", "exports"))
+        about = table["about"]
         metrics = read_metrics(folder.path / "metrics.jsonl")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: its files are damaged and cannot be read: {error}") from None
     if not {"student", "student alone"} <= {row.name for row in rows}:
         raise UserError(f"{folder.table} is damaged: it has no rows `student` and `student alone`.")
-    return Results(folder, recipe, rows, about, metrics, load_predictions(folder.predictions))
+    return Results(folder, recipe, rows, about, metrics, load_predictions(folder.predictions), exports)
 
 
 def read_keys(folder: RunFolder) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def report(run: str | Path) -> Path:
 def report_page(results: Results) -> str:
     """The report as HTML."""
     path = results.folder.path
-    columns, *cells = zip(*table_columns(results.rows), strict=True)
+    columns, *cells = zip(*table_columns([*results.rows, *results.exports]), strict=True)
     with chart_style():
         return render_page(
             "report.html",

@@ -66,6 +66,15 @@ class RunFolder:
         write_json(self.table, {"rows": [row._asdict() for row in rows], "about": about})
         self.drop_checkpoints()
 
+    def exports(self) -> list[Row]:
+        """The rows of the student's exported files, if there are any."""
+        return [Row(**row) for row in json.loads(self.table.read_text()).get("exports", [])]
+
+    def add_exports(self, rows: list[Row]) -> None:
+        """Add the rows of the student's exported files to table.json, in place of earlier ones of the same names."""
+        kept = {row.name: row for row in [*self.exports(), *rows]}
+        write_json(self.table, json.loads(self.table.read_text()) | {"exports": [r._asdict() for r in kept.values()]})
+
     def drop_checkpoints(self) -> None:
         """Delete the checkpoints of a finished run."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)

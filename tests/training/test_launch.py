@@ -145,7 +145,7 @@ def judged(recipe: dict[str, Any], split: str) -> tuple[int, dict[str, float | N
 
 def rows(run: Path) -> list[dict[str, Any]]:
     table = json.loads((run / "table.json").read_text())["rows"]
-    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in table]
+    return [{key: value for key, value in row.items() if key not in ("images_per_s", "latency_ms")} for row in table]
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,88 @@
+"""The commands about networks rather than runs: measure, try, export and choose them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import meco_timm
+from meco_timm.common import UserError, set_verbosity
+
+networks = typer.Typer()
+
+Verbose = Annotated[
+    bool | None,
+    typer.Option(
+        "--verbose/--quiet",
+        "-v/-q",
+        callback=set_verbosity,
+        help="Show all messages, or only warnings and results.",
+        show_default=False,
+    ),
+]
+ModelName = Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)]
+AnyNetwork = "A finished run, whose student is meant, or a timm name, hf-hub:owner/name or local-dir:path."
+Images = "Folder of class folders or parquet files, or a Hub id."
+Size = Annotated[int | None, typer.Option(help="Input size in pixels; default: the network's own.")]
+Classes = Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")]
+BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
+
+
+@networks.command()
+def evaluate(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help=Images, show_default=False)],
+    split: Annotated[str | None, typer.Option(help="Split; default: test, else validation, else the first.")] = None,
+    size: Size = None,
+    classes: Classes = None,
+    mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not have.")] = False,
+    batch_size: BatchSize = 64,
+    verbose: Verbose = None,
+) -> None:
+    """Evaluate any timm network on any data set: accuracy, calibration and cost."""
+    from pydantic import ValidationError
+
+    from meco_timm.recipe import Teacher
+
+    try:
+        network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
+    except ValidationError as error:
+        raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
+    from meco_timm.evaluation import print_table
+
+    print_table([meco_timm.evaluate(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
+
+
+@networks.command()
+def predict(
+    model: ModelName,
+    files: Annotated[list[str], typer.Argument(help="Image files, or folders of images.", show_default=False)],
+    top: Annotated[int, typer.Option(help="Classes per image.", min=1)] = 3,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, one line per image.")] = False,
+    classes: Classes = None,
+    batch_size: BatchSize = 64,
+    verbose: Verbose = None,
+) -> None:
+    """Name the classes of images, with their probabilities."""
+    from meco_timm.evaluation import iter_predictions, print_predictions
+
+    print_predictions(iter_predictions(model, files, top, classes, batch_size), csv)
+
+
+@networks.command()
+def export(
+    network: Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; implied, as the only format.")] = True,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write model_int8.onnx, quantised to eight bits.")] = False,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help="Normalise inside the graph: its input is RGB in [0, 1].")
+    ] = False,
+    data: Annotated[str | None, typer.Option(help=f"For a network that is no run's: {Images}")] = None,
+    size: Size = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; default: student/onnx in the run, or onnx.")
+    ] = None,
+    verbose: Verbose = None,
+) -> None:
+    """Export a network to ONNX and compare the file with PyTorch. Needs the extra `export`."""
+    meco_timm.export_onnx(network, output, int8=int8, preprocess=preprocess, data=data, size=size)

@@ -1,0 +1,146 @@
+"""Export to ONNX: the file gives PyTorch's logits, says how to prepare images, and can have eight bits."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ODD_CLASSES
+from timm.data import create_transform, resolve_data_config
+
+from meco_timm.common import UserError
+from meco_timm.data import load_data
+from meco_timm.evaluation import Row
+from meco_timm.hub import export_onnx
+from meco_timm.hub.exporting import compare_int8
+from meco_timm.networks import bare_stream, onnx_file
+from meco_timm.recipe import Data, Network
+from meco_timm.reporting import read_results
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def outputs(file, image):
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+
+
+def metadata(file):
+    return {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+
+
+@pytest.fixture(scope="module")
+def exported(ended, tmp_path_factory):
+    """A run with both files, and what was returned."""
+    run = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(ended, run)
+    return run, export_onnx(run, int8=True)
+
+
+def test_the_file_has_the_accuracy_of_the_table_to_the_image(exported):
+    """Longhand: the images of the test split, prepared with numpy from the file's metadata."""
+    run, export = exported
+    results = read_results(run)
+    facts, data = metadata(export.file), load_data(Data.model_validate(results.recipe["data"]), results.recipe["seed"])
+    batch = next(iter(data.in_order(data.test, 100)))
+    mean, std = (np.float32(facts[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    image = torch.from_numpy((np.float32(batch.image.numpy()) / 255 - mean) / std)
+    right = outputs(export.file, image).argmax(1) == batch.label.numpy()
+    assert 100 * right.mean() == pytest.approx(results.row("student").top1)
+    assert facts["classes"] == list(ODD_CLASSES)
+    assert facts["input_size"] == [3, 32, 32]
+    assert facts["normalised_inside"] is False
+
+
+def test_rows_of_the_files_are_in_the_table_card_and_page(exported):
+    run, _ = exported
+    results = read_results(run)
+    assert [row.name for row in results.exports] == ["student, ONNX", "student, int8"]
+    exact, eight = results.exports
+    assert exact.top1 == results.row("student").top1
+    assert abs(eight.top1 - exact.top1) <= 100 / 18 * 2
+    assert eight.megabytes < exact.megabytes
+    assert eight.latency_ms > 0
+    assert "student, int8" in (run / "report.html").read_text()
+    assert results.teachers == ["test_resnet", "test_efficientnet"]  # the files are no teachers
+    export_onnx(run)
+    assert [row.name for row in read_results(run).exports] == ["student, ONNX", "student, int8"]
+
+
+def test_with_preprocessing_inside_any_rgb_image_is_normalised(tmp_path):
+    export = export_onnx("test_resnet", tmp_path, preprocess=True, size=64)
+    stream = bare_stream(Network(model="test_resnet"), 64)
+    image = torch.rand(3, 3, 64, 64)
+    assert metadata(export.file)["normalised_inside"] is True
+    assert outputs(export.file, image).shape == (3, 1000)
+    assert export.difference < 1e-4
+    with torch.no_grad():
+        assert outputs(export.file, image) == pytest.approx(stream.logits(image).numpy(), abs=1e-4)
+
+
+def test_metadata_are_timms_config(tmp_path):
+    facts = metadata(export_onnx("test_vit", tmp_path).file)
+    config = resolve_data_config(model=bare_stream(Network(model="test_vit")).model)
+    assert facts["crop_pct"] == config["crop_pct"]
+    assert facts["interpolation"] == config["interpolation"]
+    assert tuple(facts["mean"]) == config["mean"]
+    assert create_transform(**config)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda output: output + 0.01, "differ from PyTorch's by"),
+        (lambda output: output * float("nan"), "differ from PyTorch's by nan"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_an_error(tmp_path, monkeypatch, wrong, message):
+    export = onnx_file._export
+
+    class Other(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, image):
+            return wrong(self.network(image))
+
+    monkeypatch.setattr(onnx_file, "_export", lambda network, example: export(Other(network).eval(), example))
+    with pytest.raises(UserError, match=message):
+        export_onnx("test_resnet", tmp_path, size=32)
+
+
+def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
+    def forward(image):
+        raise RuntimeError("data-dependent control flow\nsecond line")
+
+    def broken(network, example):
+        forward(example)
+
+    monkeypatch.setattr(onnx_file, "_export", broken)
+    with pytest.raises(UserError) as error:
+        export_onnx("test_resnet", tmp_path, size=32)
+    assert str(error.value) == ("export: torch cannot export ResNet to ONNX: RuntimeError: data-dependent control flow")
+    assert not list(tmp_path.iterdir())
+
+
+def test_eight_bits_need_images(tmp_path):
+    with pytest.raises(UserError, match="--data"):
+        export_onnx("test_resnet", tmp_path, int8=True)
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"onnxscript: not installed. Write pip install 'meco-timm\[export\]'"):
+        export_onnx("test_resnet", tmp_path)
+
+
+def test_a_loss_above_a_point_is_called_one():
+    row = Row("student, ONNX", 90.0, None, 0.3, 2.0, 1, 1, 1.0, 90.0, {}, latency_ms=2.0, megabytes=4.0)
+    assert compare_int8(row, row._replace(top1=89.5, latency_ms=1.0, megabytes=1.0)) == (
+        "With eight bits: −0.50 points of top-1, 4.0 times smaller, 2.0 times as fast."
+    )
+    assert "This is a loss" in compare_int8(row, row._replace(top1=88.9))
