@@ -39,9 +39,8 @@ def add(root: Path) -> dict[str, dict[str, str]]:
     for file, table, section, key in rows:
         name = re.search(r"def (\w+)", FUNCTIONS[table])[1]  # type: ignore[index]
         _edit(root / "meco_timm" / file, rf"(\n{table}: .*= \{{)", rf'\n{FUNCTIONS[table]}\n\1"{name}": {name}, ')
-        _edit(
-            root / "meco_timm/recipe/method.py", rf"(class {section}\b.*?\n    {key}: .*?Literal\[)", rf'\1"{name}", '
-        )
+        key_of_recipe = rf"(class {section}\b.*?\n    {key}: .*?Literal\[)"
+        _edit(root / "meco_timm/recipe/method.py", key_of_recipe, rf'\1"{name}", ')
         keys.setdefault(section.lower(), {})[key] = name
     return keys
 
@@ -59,6 +58,7 @@ def test_a_word_is_one_function_and_its_name_in_two_places(recipe: dict[str, Any
     recipe |= add(copy)
     recipe["alignment"] |= {"blocks": 2, "length": 32}
     recipe["losses"] |= {"blocks": 0.5}
+    recipe["discriminators"] |= {"on": "all"}
     recipe["teachers"] = [{"train": "test_resnet"}]
     command = [sys.executable, "-m", "meco_timm", write(recipe, tmp_path)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(copy)})
