@@ -168,8 +168,7 @@ def test_the_notebook_of_the_documentation_runs(recipe, tmp_path, capsys, monkey
 def test_evaluate_gives_the_tables_row(ended, capsys):
     """Of a teacher in the zoo and of the student, by the recipe's own view of the data."""
     results = read_results(ended)
-    data = results.recipe.data
-    row = evaluate(f"local-dir:{ended / 'student'}", Data(**data.model_dump()))
+    row = evaluate(f"local-dir:{ended / 'student'}", Data(**results.recipe["data"]))
     student = results.row("student")
     assert (row.top1, row.parameters, row.multiply_adds) == (student.top1, student.parameters, student.multiply_adds)
     assert row.nll == pytest.approx(student.nll, rel=1e-4)
@@ -187,16 +186,16 @@ def test_evaluate_sees_the_data_as_the_network_asks(ended, capsys):
 
 
 def test_evaluate_on_another_split_has_all_of_its_images(ended, capsys):
-    recipe = read_results(ended).recipe
-    train = evaluate(f"local-dir:{ended / 'student'}", recipe.data, split="train")
-    test = evaluate(f"local-dir:{ended / 'student'}", load_data(recipe.data, 0))
+    data = Data(**read_results(ended).recipe["data"])
+    train = evaluate(f"local-dir:{ended / 'student'}", data, split="train")
+    test = evaluate(f"local-dir:{ended / 'student'}", load_data(data, 0))
     assert train.nll != test.nll
     output_of(
         capsys,
         "evaluate",
         f"local-dir:{ended / 'student'}",
         "--data",
-        recipe.data.source,
+        data.source,
         "--split",
         "train",
         "--size",
