@@ -126,7 +126,7 @@ def our_side(args: argparse.Namespace, batches: list[Batch], teachers: int, stor
     if store:
         use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
         assert not zoo.streams  # all is there
-    training = training_of(student_of(args), zoo, recipe)
+    training = training_of(wrap_student(args), zoo, recipe)
     step = stepping(training, batches)
     return Side(lambda: step()["total"].detach(), training.state.student.model, training.state.optimizer)  # type: ignore[index]
 
@@ -154,7 +154,7 @@ def recipe_of(args: argparse.Namespace, teachers: int, store: Path | None) -> Re
     return Recipe.model_validate(plain)
 
 
-def student_of(args: argparse.Namespace) -> nn.Module:
+def wrap_student(args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(args.student, num_classes=10)
 
@@ -173,8 +173,8 @@ def make_side(name: str, args: argparse.Namespace, batches: list[Batch]) -> Side
     kind, _, rest = name.partition(" ")
     if kind == "ours":
         return our_side(args, batches, int(rest[0]), args.store if rest.endswith("stored") else None)
-    recipe, student = recipe_of(args, 3, None), student_of(args)
-    stream = training_of(student_of(args), None, recipe).state.student  # only for its `prepare`
+    recipe, student = recipe_of(args, 3, None), wrap_student(args)
+    stream = training_of(wrap_student(args), None, recipe).state.student  # only for its `prepare`
     pairs = ((stream.prepare(batch.image), batch.label.clamp(min=0)) for batch in batches)
     if kind == "student":
         return student_only(student, pairs, args.lr)

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report, spread
-from benchmarks.peer_sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, student_of
+from benchmarks.peer_sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, wrap_student
 from benchmarks.step import training_of
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.measures import accuracy
@@ -89,7 +89,7 @@ def compare(args: argparse.Namespace) -> None:
     batches = batches_of(args, data)
     sides = {name: make_side(name, args, batches) for name in args.sides}
     seconds, losses = trained(sides, args)
-    stream = training_of(student_of(args), None, recipe_of(args, 1, None)).state.student
+    stream = training_of(wrap_student(args), None, recipe_of(args, 1, None)).state.student
     rows: list[Row] = []
     for name, side in sides.items():
         ms = [1000 * s / args.batch for s in seconds[name][5:]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from meco_timm.common import UserError
 from meco_timm.data import data_of
 from meco_timm.distillation import check_similarity, similarity_name
-from meco_timm.networks import Live
+from meco_timm.networks import ModuleEntry
 from meco_timm.recipe import Recipe, check_recipe, fingerprint, read_keys, recipe_key, with_run, written_run
 from meco_timm.zoo import TeacherLike, recipe_entries, with_live, with_network
 
@@ -37,7 +37,7 @@ def as_recipe(
     if isinstance(recipe, Recipe) and all(given is None for given in (student, teachers, data, similarity)):
         return recipe
     raw, name, lines, stem = _keys(recipe)
-    live: dict[int, Live] = {}
+    live: dict[int, ModuleEntry] = {}
     if student is not None:
         raw["student"] = DRAFT if isinstance(student, nn.Module) else student
     if teachers is not None:
@@ -48,14 +48,14 @@ def as_recipe(
     checked.teachers = with_live(checked.teachers, live)
     if isinstance(student, nn.Module):
         checked.student = with_network(
-            checked.student, Live(deepcopy(student))
+            checked.student, ModuleEntry(deepcopy(student))
         )  # as it is now: it may be a teacher too
     if data is not None and not isinstance(data, (str, Path)):
         checked.data = data_of(checked.data, data)
         _check_publish(checked)
     if similarity is not None:
         check_similarity(similarity)
-        checked.losses = checked.losses.holding(similarity, similarity=similarity_name(similarity))
+        checked.losses = checked.losses.with_object(similarity, similarity=similarity_name(similarity))
     return with_run(checked, stem)
 
 

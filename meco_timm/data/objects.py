@@ -29,11 +29,11 @@ def data_of(settings: Data, given: Any) -> Data:
     """
     parts = dict(given) if isinstance(given, Mapping) else {settings.train_split: given}
     splits = {str(name): _split(part, f"data.{name}") for name, part in parts.items()}
-    draft = settings.holding(splits, source=object_name(type(given).__name__, "0"))
+    draft = settings.with_object(splits, source=object_name(type(given).__name__, "0"))
     found = read_source(draft)
     opened = [part for part in (found.train, found.validation, found.test) if part is not None]
     digest = fingerprint([found.classes, *([part.labels.tolist(), part.images.stamp()] for part in opened)])
-    return draft.holding(splits, source=object_name(type(given).__name__, digest))
+    return draft.with_object(splits, source=object_name(type(given).__name__, digest))
 
 
 def _split(given: Any, role: str) -> datasets.Dataset:

@@ -58,7 +58,7 @@ def make_network(
     own_size = _own_size(args.get("img_size") or probe.pretrained_cfg["input_size"])
     if network.weights:
         _check_fit(probe, state, network.weights, role, prefix)
-    elif pretrained and not (is_place(network.model) or timm.is_model_pretrained(network.model)):
+    elif pretrained and not (is_hub_or_folder(network.model) or timm.is_model_pretrained(network.model)):
         raise UserError(f"{role}: timm has no weights of {network.model}. Name a file with `weights:`, or `train:` it.")
     size = size or own_size
     if size != own_size and _takes_argument(type(probe), "img_size") and probe.pretrained_cfg.get("fixed_input_size"):
@@ -144,7 +144,7 @@ def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, rol
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{role}: the weights of {network.model} cannot be adapted to images of {size} × {size}: {_why(error)}"
+            f"{role}: the weights of {network.model} cannot be adapt_module to images of {size} × {size}: {_why(error)}"
         ) from error
 
 
@@ -156,7 +156,7 @@ def check_name(name: str, role: str) -> None:
         )
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{role}: {located(name)} is not a folder with a timm config.json.")
-    if is_place(name):
+    if is_hub_or_folder(name):
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -167,7 +167,7 @@ def check_name(name: str, role: str) -> None:
         raise UserError(f"{role}: timm has no weights {name!r}.{did_you_mean(tag, tags)} Tags of it: {all_tags}.")
 
 
-def is_place(name: str) -> bool:
+def is_hub_or_folder(name: str) -> bool:
     """Whether it is a Hub repository or a folder, not a timm name."""
     return name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
 

@@ -65,7 +65,7 @@ def make_foreign(
     return LogitsOnly(model, classes, config | {"input_size": (3, size or own, size or own)}), size or own
 
 
-def adapted(module: nn.Module) -> Made:
+def adapt_module(module: nn.Module) -> Made:
     """A network that the caller has, and what its library knows of its input and classes."""
     library = sys.modules.get("transformers")
     if library is None or not isinstance(module, library.PreTrainedModel):
@@ -95,9 +95,13 @@ def _from_torchvision(name: str, args: dict[str, Any], load: bool, role: str, de
             model = vision.get_model(architecture, weights=weights[tag] if load else None, **args)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{role}: {TORCHVISION}{name} cannot be made: {first_line(error)}") from error
-    shown, names = weights[tag].transforms(), weights[tag].meta["categories"]
-    side = shown.crop_size[0]
-    config = {"mean": tuple(shown.mean), "std": tuple(shown.std), "interpolation": shown.interpolation.value}
+    transforms, names = weights[tag].transforms(), weights[tag].meta["categories"]
+    side = transforms.crop_size[0]
+    config = {
+        "mean": tuple(transforms.mean),
+        "std": tuple(transforms.std),
+        "interpolation": transforms.interpolation.value,
+    }
     return model.eval(), {**config, "input_size": (3, side, side), "num_classes": len(names), **_labels(names)}
 
 

@@ -16,7 +16,7 @@ from meco_timm.common import UserError, first_line, reseed
 from meco_timm.networks.alignment import block_form, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.configs import data_config
-from meco_timm.networks.factory import is_place, make_network
+from meco_timm.networks.factory import is_hub_or_folder, make_network
 from meco_timm.networks.foreign import LogitsOnly
 from meco_timm.recipe import Alignment, Network, Teacher
 
@@ -180,7 +180,7 @@ def student_stream(
     if model.num_classes != classes:
         model.reset_classifier(classes)
     stream = Stream(model, alignment, size, data_config(model, role), gives, as_teacher=as_teacher)
-    return checked(stream, network.model, role)
+    return check_stream(stream, network.model, role)
 
 
 def teacher_stream(
@@ -201,22 +201,22 @@ def teacher_stream(
             f"{role}.args: num_classes {own} would replace the head of {teacher.model} by a random one. Leave it out, "
             f"and map its classes with {role}.classes."
         )
-    if is_place(teacher.model) and model.num_classes != in_weights:
+    if is_hub_or_folder(teacher.model) and model.num_classes != in_weights:
         raise UserError(
             f"{role}: the config of {teacher.model} contradicts itself: the network has {model.num_classes} classes, "
             f"its weights {in_weights}. Its head would be random."
         )
-    return teacher_around(model, size, teacher, alignment, classes, data_config(model, role), role)
+    return make_teacher_stream(model, size, teacher, alignment, classes, data_config(model, role), role)
 
 
 def bare_stream(network: Network, size: int | None = None) -> Stream:
     """The stream of a network with its own weights and classes, logits only. size: by default its own."""
     model, size = make_network(network, {}, network.names_weights, size, "network")
     stream = Stream(model, LOGITS_ONLY, size, data_config(model, "network"))
-    return checked(stream, network.model, "network")
+    return check_stream(stream, network.model, "network")
 
 
-def teacher_around(
+def make_teacher_stream(
     model: Any,
     size: int,
     teacher: Teacher,
@@ -237,10 +237,10 @@ def teacher_around(
         gives = "blocks"
     mapped = None if gives == "blocks" else find_map(model, classes, teacher.classes, teacher.missing, role)
     stream = Stream(model, alignment, size, config, gives, mapped, as_teacher=True)
-    return checked(stream, teacher.model, role)
+    return check_stream(stream, teacher.model, role)
 
 
-def checked(stream: Stream, name: str, role: str) -> Stream:
+def check_stream(stream: Stream, name: str, role: str) -> Stream:
     """Check the stream with one image, so that errors are found before any training."""
     available = len(stream.model.feature_info)
     if stream.taps and stream.alignment.blocks > available:

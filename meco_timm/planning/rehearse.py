@@ -118,9 +118,9 @@ def _with_objects(short: Recipe, recipe: Recipe) -> Recipe:
     """The rehearsal's recipe with the networks and the function that `recipe` holds, and a file cannot."""
     pairs = zip(short.teachers, recipe.teachers, strict=True)
     held = {
-        "teachers": [own.holding(given.object) for own, given in pairs],
-        "student": short.student.holding(recipe.student.object),
-        "losses": short.losses.holding(recipe.losses.object),
+        "teachers": [own.with_object(given.object) for own, given in pairs],
+        "student": short.student.with_object(recipe.student.object),
+        "losses": short.losses.with_object(recipe.losses.object),
     }
     return short.model_copy(update=held)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
-from meco_timm.networks import Stream, is_place
+from meco_timm.networks import Stream, is_hub_or_folder
 from meco_timm.recipe import Network, Recipe, Teacher, named_teachers
 
 WIDTH = 118
@@ -78,7 +78,7 @@ def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
         source, has_head = "as given", network.object.module.num_classes == classes
     else:
         # A timm name with its tag stands in the first column.
-        own = "its own" if is_teacher and not is_place(network.model) else network.model
+        own = "its own" if is_teacher and not is_hub_or_folder(network.model) else network.model
         source = network.weights or (own if network.names_weights else "random")
         trains_all = not network.names_weights or bool(network.weights)
         has_head = trains_all or stream.model.pretrained_cfg.get("num_classes") == classes

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, WrapValidator, model_validator
 
 from meco_timm.common import is_object
-from meco_timm.recipe.sections import Holder, NotNegative, Positive, Section
+from meco_timm.recipe.sections import NotNegative, ObjectSection, Positive, Section
 
 
 def _word_or_object(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -55,7 +55,7 @@ class Alignment(Section):
         return self.method == "projection"
 
 
-class Losses(Holder):
+class Losses(ObjectSection):
     """Similarity between teacher and student (distillation/similarity.py)."""
 
     similarity: Annotated[Literal["l1", "l2", "kl", "ce", "dist"], WrapValidator(_word_or_object)] = "ce"

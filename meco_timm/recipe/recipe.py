@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand, short_name
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
-from meco_timm.recipe.sections import Data, FilePath, Holder, Loop, NotNegative, Section, Store
+from meco_timm.recipe.sections import Data, FilePath, Loop, NotNegative, ObjectSection, Section, Store
 
 
-class Network(Holder):
+class Network(ObjectSection):
     """A timm network. A name with a tag (`resnet18.a1_in1k`), `hf-hub:` or `local-dir:` names weights, a bare
     architecture (`resnet18`) does not."""
 

@@ -19,7 +19,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 
-AnyHolder = TypeVar("AnyHolder", bound="Holder")
+AnyObjectSection = TypeVar("AnyObjectSection", bound="ObjectSection")
 
 
 class Section(BaseModel):
@@ -28,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Holder(Section):
+class ObjectSection(Section):
     """A section for which a Python caller may give an object in place of a name.
 
     The object is no part of the YAML, which has `object:NAME@DIGEST` instead, so that a run is continued only with the
@@ -42,7 +42,7 @@ class Holder(Section):
         """The object; None where the YAML says everything."""
         return self._object
 
-    def holding(self: AnyHolder, held: Any, **changes: Any) -> AnyHolder:
+    def with_object(self: AnyObjectSection, held: Any, **changes: Any) -> AnyObjectSection:
         """A copy with this object, and with these keys changed."""
         copy = self.model_copy(update=changes)
         copy._object = held
@@ -78,7 +78,7 @@ class Augmentation(Section):
         return self
 
 
-class Data(Holder):
+class Data(ObjectSection):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
 
     source: Annotated[FilePath, AfterValidator(shipped_data)]

@@ -7,7 +7,7 @@ import timm
 from huggingface_hub import try_to_load_from_cache
 
 from meco_timm.common import UserError, did_you_mean, expand, located
-from meco_timm.networks import is_place, make_network
+from meco_timm.networks import is_hub_or_folder, make_network
 from meco_timm.recipe import Network
 
 MOST = 100
@@ -46,7 +46,7 @@ def _names(text: str) -> list[str]:
         if not names:
             raise UserError(f"--candidates: {located(file)} names no network. Write one a line.")
         return names
-    if is_place(text):
+    if is_hub_or_folder(text):
         return [text]
     names = timm.list_pretrained(text)
     if not names:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from meco_timm.common import UserError, derive, get_logger
 from meco_timm.data import Batch
 from meco_timm.distillation import Distiller, Targets, weighted_sum
-from meco_timm.networks import Stream, classes_of, name_of
+from meco_timm.networks import Stream, architecture_name, count_classes
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
 from meco_timm.task.parts import check_alone, check_sections, parts_of_teachers, parts_of_zoo
@@ -39,7 +39,7 @@ class TrainableModule(Distiller):
     def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the losses of `Distiller`, and "output": the student's logits B×K."""
         outputs = self.student(image)
-        classes_of(outputs.logits, name_of(self.student.model), "student")
+        count_classes(outputs.logits, architecture_name(self.student.model), "student")
         losses = weighted_sum(self.terms(outputs, label, targets), self.zero_of_unused(outputs, targets))
         return {**losses, "output": outputs.logits}
 
@@ -121,7 +121,7 @@ class EnsembleDistillation(TrainingTask):
         self.trainable_module: nn.Module = _trainable(*parts).to(self.device)
         self.step, self._looked, self._warned = 0, 0, False
         if verbose:
-            logger.info("%s learns from %s", name_of(student), ", ".join(self.teachers.names))
+            logger.info("%s learns from %s", architecture_name(student), ", ".join(self.teachers.names))
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """input B×3×H×W, normalised with the student's mean and std; target B class numbers, or B×K shares of classes

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from meco_timm.common import UserError
-from meco_timm.networks import Live, Stream, name_of, student_of
+from meco_timm.networks import ModuleEntry, Stream, architecture_name, wrap_student
 from meco_timm.recipe import Recipe, check_recipe, named_teachers
 from meco_timm.zoo import (
     DeviceContext,
@@ -47,7 +47,7 @@ def parts_of_zoo(student: nn.Module, zoo: Zoo, recipe: Recipe | None, data_confi
             "teachers: a Zoo with a store finds outputs by image and view, which timm's loaders do not give. Make one "
             "without store.folder."
         )
-    stream = student_of(student, recipe.alignment, data_config)
+    stream = wrap_student(student, recipe.alignment, data_config)
     count = stream.model.num_classes
     for name, teacher in zoo.streams.items():
         own = teacher.model.num_classes if teacher.class_map is None else len(teacher.class_map)
@@ -72,14 +72,14 @@ def parts_of_teachers(
         UserError: a key or value is wrong, or a network cannot be used.
     """
     entries, live = recipe_entries(teachers)
-    keys = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": name_of(student)}
+    keys = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": architecture_name(student)}
     recipe = check_recipe({**method, **keys}, "EnsembleDistillation")
     if recipe.zoo.calibrate or recipe.zoo.weights == "validation":
         raise UserError(
             "zoo.calibrate, zoo.weights: a task has no validation images to fit temperatures or weights on. Write "
             "zoo.weights as a list with a number for each teacher."
         )
-    stream = student_of(student, recipe.alignment, data_config)
+    stream = wrap_student(student, recipe.alignment, data_config)
     _check_shared_weights(student, live)
     recipe.teachers = with_live(recipe.teachers, live)
     count = stream.model.num_classes
@@ -108,7 +108,7 @@ def check_sections(sections: dict[str, Any]) -> None:
             )
 
 
-def _check_shared_weights(student: nn.Module, teachers: dict[int, Live]) -> None:
+def _check_shared_weights(student: nn.Module, teachers: dict[int, ModuleEntry]) -> None:
     """Raises: UserError: a teacher shares weights with the student, which would be frozen with it."""
     own = {id(p) for p in student.parameters()}
     for i, teacher in teachers.items():

@@ -8,9 +8,9 @@ from torch import nn
 from meco_timm.common import UserError, object_name
 from meco_timm.networks import (
     LOGITS_ONLY,
-    Live,
+    ModuleEntry,
     Stream,
-    name_of,
+    architecture_name,
     student_stream,
     teacher_stream,
     weights_digest,
@@ -93,7 +93,7 @@ def check_targets(streams: Mapping[str, Stream], method: Method) -> None:
         )
 
 
-def recipe_entries(teachers: TeacherLike | Sequence[TeacherLike]) -> tuple[list[Any], dict[int, Live]]:
+def recipe_entries(teachers: TeacherLike | Sequence[TeacherLike]) -> tuple[list[Any], dict[int, ModuleEntry]]:
     """(the recipe's `teachers`, the live networks among them by number).
 
     Each is a timm name, `hf-hub:` or `local-dir:` id, a module, or a dict with the keys of a recipe's teacher whose
@@ -103,7 +103,7 @@ def recipe_entries(teachers: TeacherLike | Sequence[TeacherLike]) -> tuple[list[
         UserError: something else.
     """
     entries: list[Any] = []
-    live: dict[int, Live] = {}
+    live: dict[int, ModuleEntry] = {}
     several = [teachers] if isinstance(teachers, (str, dict, Teacher, nn.Module)) else teachers
     for i, given in enumerate(several):
         entry: Any = {"model": given} if isinstance(given, nn.Module) else given
@@ -112,18 +112,18 @@ def recipe_entries(teachers: TeacherLike | Sequence[TeacherLike]) -> tuple[list[
                 f"teachers.{i}: {type(entry).__name__} is no teacher. Give a timm name, a module, or a dict with model."
             )
         if isinstance(entry, dict) and isinstance(entry.get("model"), nn.Module):
-            live[i] = Live(entry["model"], {key: entry[key] for key in INPUT if key in entry})
+            live[i] = ModuleEntry(entry["model"], {key: entry[key] for key in INPUT if key in entry})
             entry = {key: value for key, value in entry.items() if key not in INPUT}
-            entry["model"] = name_of(live[i].module)
+            entry["model"] = architecture_name(live[i].module)
         entries.append(entry)
     return entries, live
 
 
-def with_live(teachers: Sequence[Teacher], live: Mapping[int, Live]) -> list[Teacher]:
+def with_live(teachers: Sequence[Teacher], live: Mapping[int, ModuleEntry]) -> list[Teacher]:
     """The teachers, with these networks in the place of some, by number."""
     return [with_network(teacher, live[i]) if i in live else teacher for i, teacher in enumerate(teachers)]
 
 
-def with_network(entry: AnyNetwork, live: Live) -> AnyNetwork:
+def with_network(entry: AnyNetwork, live: ModuleEntry) -> AnyNetwork:
     """A recipe's entry with the network itself, named `object:NAME@DIGEST` by its weights."""
-    return entry.holding(live, model=object_name(name_of(live.module), weights_digest(live.module)))
+    return entry.with_object(live, model=object_name(architecture_name(live.module), weights_digest(live.module)))

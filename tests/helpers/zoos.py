@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from meco_timm.networks import Live, Stream
+from meco_timm.networks import ModuleEntry, Stream
 from meco_timm.recipe import Recipe, named_teachers
 from meco_timm.zoo import DeviceContext, Zoo, load_trained_teachers, with_live
 
@@ -13,6 +13,6 @@ def zoo_of(
     return Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, context, load)
 
 
-def teacher_streams(recipe: Recipe, classes: list[str], live: dict[int, Live]) -> dict[str, Stream]:
+def teacher_streams(recipe: Recipe, classes: list[str], live: dict[int, ModuleEntry]) -> dict[str, Stream]:
     """The recipe's teachers, some of them networks that are there already, by number."""
     return load_trained_teachers(named_teachers(with_live(recipe.teachers, live)), recipe.alignment, classes)

@@ -8,7 +8,7 @@ import torch
 from torchvision import models
 
 from meco_timm import UserError, distill
-from meco_timm.networks import is_foreign, student_stream, teacher_of, teacher_stream
+from meco_timm.networks import is_foreign, student_stream, teacher_stream, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
 
 ALIGNMENT = Alignment(blocks=2)
@@ -87,7 +87,7 @@ def test_a_live_classifier_of_transformers_is_the_same(of_transformers, caplog):
     live = transformers.AutoModelForImageClassification.from_pretrained(folder)
     named = teacher_stream(Teacher(model=f"transformers:{folder}"), ALIGNMENT, CLASSES).eval()
     torch.testing.assert_close(
-        teacher_of(live, Teacher(model="mine"), ALIGNMENT, CLASSES).logits(IMAGES), named.logits(IMAGES)
+        wrap_teacher(live, Teacher(model="mine"), ALIGNMENT, CLASSES).logits(IMAGES), named.logits(IMAGES)
     )
     assert "ImageNet's" not in caplog.text  # its image processor was found beside its weights
 
@@ -95,7 +95,7 @@ def test_a_live_classifier_of_transformers_is_the_same(of_transformers, caplog):
 def test_a_classifier_without_image_processor_is_normalised_as_imagenet_which_is_a_warning(of_transformers, caplog):
     network, _ = of_transformers
     assert not network.name_or_path
-    teacher_of(network, Teacher(model="mine", size=48), ALIGNMENT, CLASSES)
+    wrap_teacher(network, Teacher(model="mine", size=48), ALIGNMENT, CLASSES)
     assert "mine has no pretrained_cfg: its images get ImageNet's mean and std" in caplog.text
 
 
@@ -104,7 +104,7 @@ def test_a_timm_checkpoint_in_transformers_gives_blocks_too(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=3, id2label=dict(enumerate(CLASSES)))
     live = transformers.TimmWrapperForImageClassification(config).eval()
-    stream = teacher_of(live, Teacher(model="mine", size=64), ALIGNMENT, CLASSES).eval()
+    stream = wrap_teacher(live, Teacher(model="mine", size=64), ALIGNMENT, CLASSES).eval()
     blocks, logits = stream(IMAGES)
     assert len(blocks) == 2
     torch.testing.assert_close(logits, live(stream.prepare(IMAGES)).logits)

@@ -37,7 +37,7 @@ from meco_timm.arguments import as_recipe
 from meco_timm.common import reseed
 from meco_timm.data import Steps, load_data
 from meco_timm.distillation import Distiller
-from meco_timm.networks import student_of, student_stream
+from meco_timm.networks import student_stream, wrap_student
 from meco_timm.recipe import Teacher
 from meco_timm.task import EnsembleDistillation
 from meco_timm.training import Job, Teaching, Training, batch_seed, student_seed
@@ -69,7 +69,7 @@ def twin(task: EnsembleDistillation, name: str, teachers: list[Any], amp: bool =
     settings = settings.model_copy(update={"teachers": [Teacher.model_validate(entry) for entry in entries]})
     device = accelerator(amp)
     zoo = zoo_of(teacher_streams(settings, ["0", "1", "2"], live), settings, device)
-    student = student_of(network(name, 1), settings.alignment, CONFIG)
+    student = wrap_student(network(name, 1), settings.alignment, CONFIG)
     return own_training(student, zoo, settings, device, task.trainable_module)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from meco_timm.common import UserError
-from meco_timm.networks import Stream, student_of, student_stream, teacher_of, teacher_stream
+from meco_timm.networks import Stream, student_stream, teacher_stream, wrap_student, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
 
 ALIGNMENT = Alignment(blocks=2)
@@ -38,7 +38,7 @@ def images(size: int = 32) -> Tensor:
 
 
 def teacher(module: nn.Module, config: dict[str, Any] | None = None, **settings: Any) -> Stream:
-    return teacher_of(module, Teacher(model="mine", **settings), ALIGNMENT, CLASSES, config=config)
+    return wrap_teacher(module, Teacher(model="mine", **settings), ALIGNMENT, CLASSES, config=config)
 
 
 @torch.no_grad()
@@ -55,9 +55,9 @@ def test_a_live_timm_network_is_the_stream_that_its_name_would_be(name):
     by_name = student_stream(Network(model=name), ALIGNMENT, 3, 32)
     live = timm_model(name, **({"img_size": 32} if name == "test_vit" else {}))
     live.load_state_dict(by_name.model.state_dict())
-    assert_equal(student_of(live, ALIGNMENT, {"input_size": (3, 32, 32)}), by_name)
-    assert student_of(live.train(), ALIGNMENT).training
-    assert student_of(live, ALIGNMENT).size == (32 if name == "test_vit" else 160)  # its own
+    assert_equal(wrap_student(live, ALIGNMENT, {"input_size": (3, 32, 32)}), by_name)
+    assert wrap_student(live.train(), ALIGNMENT).training
+    assert wrap_student(live, ALIGNMENT).size == (32 if name == "test_vit" else 160)  # its own
 
 
 def test_a_live_teacher_is_the_stream_that_its_folder_would_be(tmp_path):
@@ -115,7 +115,7 @@ def test_wrappers_of_torch_are_looked_through_and_others_are_kept():
 
 
 def test_a_network_in_bfloat16_sees_images_in_it():
-    stream = student_of(timm_model("test_resnet").bfloat16(), ALIGNMENT, {"input_size": (3, 32, 32)})
+    stream = wrap_student(timm_model("test_resnet").bfloat16(), ALIGNMENT, {"input_size": (3, 32, 32)})
     assert stream(images()).logits.dtype == torch.bfloat16
 
 
@@ -127,8 +127,8 @@ REFUSED = [
     (lambda: teacher(nn.Linear(7, 3), CONFIG), "teachers.0.size: mine cannot take images of 32 × 32"),
     (lambda: teacher(Small(), CONFIG | {"input_size": (3, 32, 48)}), "images of 32 × 48 are not square"),
     (lambda: teacher(timm.create_model("test_resnet", num_classes=5)), "the teacher has 5 classes"),
-    (lambda: student_of(Small(), ALIGNMENT), "student: Small is not a timm network: it has no forward_intermediates"),
-    (lambda: student_of(timm.create_model("test_resnet", num_classes=0), ALIGNMENT), "has no head to classify with"),
+    (lambda: wrap_student(Small(), ALIGNMENT), "student: Small is not a timm network: it has no forward_intermediates"),
+    (lambda: wrap_student(timm.create_model("test_resnet", num_classes=0), ALIGNMENT), "has no head to classify with"),
 ]
 
 

@@ -14,8 +14,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from meco_timm.common import UserError, first_line, get_logger, short_name
 from meco_timm.networks.configs import data_config
-from meco_timm.networks.foreign import LogitsOnly, adapted, logits_in
-from meco_timm.networks.streams import Stream, checked, teacher_around
+from meco_timm.networks.foreign import LogitsOnly, adapt_module, logits_in
+from meco_timm.networks.streams import Stream, check_stream, make_teacher_stream
 from meco_timm.recipe import Alignment, Network, Teacher
 
 logger = get_logger(__name__)
@@ -24,7 +24,7 @@ OF_TIMM = ("forward_intermediates", "forward_head", "feature_info", "pretrained_
 NORMALISATION = ("mean", "std")
 
 
-class Live(NamedTuple):
+class ModuleEntry(NamedTuple):
     """A network that a Python caller has, in place of a name in the recipe: the `object` of the recipe's entry.
 
     config: keys of timm's data config that its `pretrained_cfg` does not have, or has otherwise.
@@ -36,10 +36,10 @@ class Live(NamedTuple):
     def teacher(
         self, teacher: Teacher, alignment: Alignment, classes: list[str], role: str, notes: bool = True
     ) -> Stream:
-        """As `teacher_of`; `teacher`: the recipe's entry."""
+        """As `wrap_teacher`; `teacher`: the recipe's entry."""
         _check_entry(teacher, role)
         named = teacher.model_copy(update={"model": short_name(teacher.model)})
-        return teacher_of(self.module, named, alignment, classes, role=role, config=self.config, notes=notes)
+        return wrap_teacher(self.module, named, alignment, classes, role=role, config=self.config, notes=notes)
 
     def trainable(self, network: Network, role: str) -> Any:
         """A copy to be trained, so that the caller's network stays as it is; all of it, if it is frozen as a whole.
@@ -60,7 +60,7 @@ def _check_entry(network: Network, role: str) -> None:
         raise UserError(f"{role}.{key}: for networks by name. A module has its arguments and weights already.")
 
 
-def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None) -> Stream:
+def wrap_student(module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None) -> Stream:
     """A trainable stream around a timm network, which is trained in place.
 
     config: timm's data config, for keys that are not the network's own (`input_size`, `mean`, `std`).
@@ -71,16 +71,17 @@ def student_of(module: nn.Module, alignment: Alignment, config: dict[str, Any] |
     model: Any = _unwrapped(module)
     role = "student"
     _require_timm(model, role)
+    name = architecture_name(model)
     if not model.num_classes:
-        raise UserError(f"{role}: {name_of(model)} has no head to classify with: create it with num_classes=K.")
+        raise UserError(f"{role}: {name} has no head to classify with: create it with num_classes=K.")
     training = model.training
     stream = Stream(model, alignment, input_size(model, config, role), data_config(model, role, config))
-    checked(stream, name_of(model), role)
+    check_stream(stream, name, role)
     check_logits(stream, role)
     return stream.train(training)
 
 
-def teacher_of(
+def wrap_teacher(
     module: nn.Module,
     teacher: Teacher,
     alignment: Alignment,
@@ -93,14 +94,14 @@ def teacher_of(
     """The stream of a teacher that is there already; it is frozen in place, and moves with the stream.
 
     teacher: its settings: `size`, `gives`, `classes`, `missing`; `model` is its name. classes: names of the data set's.
-    config: as of `student_of`; a module without timm's `pretrained_cfg` needs it, or gets ImageNet's mean and std.
+    config: as of `wrap_student`; a module without timm's `pretrained_cfg` needs it, or gets ImageNet's mean and std.
     notes: freeze it, and log that and what is assumed of it; not for a plan.
 
     Raises:
         UserError: it gives something else than logits B×K, or its classes do not match (class_maps.py).
     """
     whole = _unwrapped(module)
-    model, own = adapted(whole)
+    model, own = adapt_module(whole)
     config = own | (config or {})
     if teacher.size:
         config["input_size"] = (3, teacher.size, teacher.size)
@@ -110,14 +111,14 @@ def teacher_of(
         if notes:
             _note_input(model, teacher.model, alignment, config, role)
         model = _logits_only(model, teacher.model, config, role)
-    stream = teacher_around(
+    stream = make_teacher_stream(
         model, input_size(model, config, role), teacher, alignment, classes, data_config(model, role, config), role
     )
     check_logits(stream, role)
     return stream
 
 
-def name_of(module: nn.Module) -> str:
+def architecture_name(module: nn.Module) -> str:
     """timm's name of the architecture, else the name of the class."""
     config = getattr(module, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(module).__name__)
@@ -125,7 +126,7 @@ def name_of(module: nn.Module) -> str:
 
 def is_timm(module: nn.Module) -> bool:
     """Whether it has all that blocks and logits from one forward need."""
-    return not _absent(module)
+    return not _missing_attributes(module)
 
 
 def input_size(model: nn.Module, config: dict[str, Any] | None, role: str) -> int:
@@ -143,10 +144,10 @@ def input_size(model: nn.Module, config: dict[str, Any] | None, role: str) -> in
 def check_logits(stream: Stream, role: str) -> None:
     """Raises: UserError: the network gives a tuple, a dict or a map instead of logits B×K."""
     if stream.has_logits:
-        classes_of(stream.try_out().logits, name_of(stream.model), role)
+        count_classes(stream.try_out().logits, architecture_name(stream.model), role)
 
 
-def classes_of(output: Any, name: str, role: str) -> int:
+def count_classes(output: Any, name: str, role: str) -> int:
     """The number of classes K of logits 1×K.
 
     Raises:
@@ -173,15 +174,15 @@ def _unwrapped(module: nn.Module) -> Any:
     return getattr(module, "_orig_mod", module)  # of torch.compile
 
 
-def _absent(module: nn.Module) -> list[str]:
+def _missing_attributes(module: nn.Module) -> list[str]:
     return [name for name in OF_TIMM if not hasattr(module, name)]
 
 
 def _require_timm(module: nn.Module, role: str) -> None:
-    if not is_timm(module):
+    if missing := _missing_attributes(module):
         raise UserError(
-            f"{role}: {name_of(module)} is not a timm network: it has no {_absent(module)[0]}. Create the {role} with "
-            "timm.create_model."
+            f"{role}: {architecture_name(module)} is not a timm network: it has no {missing[0]}. Create the {role} "
+            "with timm.create_model."
         )
 
 
@@ -194,7 +195,7 @@ def _note_input(module: nn.Module, name: str, alignment: Alignment, config: dict
             "they differ."
         )
     if alignment.blocks:
-        logger.info("%s: %s has no %s, so it gives logits only", role, name, _absent(module)[0])
+        logger.info("%s: %s has no %s, so it gives logits only", role, name, _missing_attributes(module)[0])
 
 
 def _logits_only(module: nn.Module, name: str, config: dict[str, Any], role: str) -> LogitsOnly:
@@ -202,7 +203,7 @@ def _logits_only(module: nn.Module, name: str, config: dict[str, Any], role: str
     own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
     size = input_size(module, own, role)
     own["input_size"] = (3, size, size)
-    count = classes_of(_output(module, size, name, role), name, role)
+    count = count_classes(_output(module, size, name, role), name, role)
     return LogitsOnly(module, count, own | {"num_classes": count})
 
 
