@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meco_timm.hub import export_onnx, publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.planning import rank_teachers
+    from meco_timm.repeating import repeat
     from meco_timm.reporting import compare, report
     from meco_timm.task import EnsembleDistillation
     from meco_timm.zoo import list_teachers
@@ -36,6 +37,7 @@ __all__ = [
     "predict",
     "publish",
     "rank_teachers",
+    "repeat",
     "report",
 ]
 
@@ -51,6 +53,7 @@ _ROOMS = {
     "predict": "evaluation",
     "publish": "hub",
     "rank_teachers": "planning",
+    "repeat": "repeating",
     "report": "reporting",
 }
 

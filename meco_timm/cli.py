@@ -123,6 +123,32 @@ def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = No
 
 
 @app.command()
+def repeat(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(help="Recipes, and keys to change in all of them.", metavar="RECIPE... [KEY=VALUE]..."),
+    ],
+    seeds: Annotated[str, typer.Option(help="How many, from 0 on; or a list such as 0,3,4.")] = "5",
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.", min=1)] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.")] = Path("repeat.html"),
+    verbose: Verbose = None,
+) -> None:
+    """Run recipes with several seeds, and compare the students with intervals over seeds.
+
+    Each is a plain run. What has ended is not run again, so the command can be interrupted and repeated.
+    """
+    overrides = [word for word in recipes if "=" in word]
+    named = [word for word in recipes if "=" not in word]
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--seeds: {seeds!r} is no number and no list such as 0,3,4.") from None
+    if not named:
+        raise typer.BadParameter("name at least one recipe.")
+    meco_timm.repeat(named, numbers if "," in seeds else range(numbers[0]), overrides, jobs, output)
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="The recipe to write to this folder.", show_default=False)] = None,
     verbose: Verbose = None,

@@ -6,7 +6,8 @@ from .latency import Latency, measure_latency, torch_threads
 from .one_network import data_for, evaluate
 from .onnx_runtime import OnnxNetwork, quantise
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
-from .rows import Row, compare_errors, print_table, styled_table, table_columns
+from .repeats import Interval, Runs, paired_interval, seeds_difference, seeds_table, seeds_text, values_of
+from .rows import Row, compare_errors, print_table, styled_columns, styled_table, table_columns
 from .table import Evaluation, compute_logits, make_table, on_device, table_row, validate
 from .teacher_contributions import Change, Contributions, Difference, bootstrap_changes, contributions, temperature_of
 
@@ -17,11 +18,13 @@ __all__ = [
     "Contributions",
     "Difference",
     "Evaluation",
+    "Interval",
     "Latency",
     "OnnxNetwork",
     "Prediction",
     "Predictions",
     "Row",
+    "Runs",
     "balanced_sample",
     "block_agreement",
     "bootstrap_changes",
@@ -38,15 +41,21 @@ __all__ = [
     "make_table",
     "measure_latency",
     "on_device",
+    "paired_interval",
     "predict",
     "print_predictions",
     "print_table",
     "quantise",
     "save_predictions",
+    "seeds_difference",
+    "seeds_table",
+    "seeds_text",
+    "styled_columns",
     "styled_table",
     "table_columns",
     "table_row",
     "temperature_of",
     "torch_threads",
     "validate",
+    "values_of",
 ]

@@ -44,8 +44,13 @@ def print_table(rows: list[Row], title: str) -> None:
 
 def styled_table(rows: list[Row], title: str) -> Text:
     """The rows as text, as wide as the terminal, or 110 characters without one; `str` of it has no styles."""
+    return styled_columns(table_columns(rows), title)
+
+
+def styled_columns(columns: list[list[str]], title: str) -> Text:
+    """Columns, each with its head, as text like that of `styled_table`."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    heads, *lines = zip(*table_columns(rows), strict=True)
+    heads, *lines = zip(*columns, strict=True)
     for head in heads:
         table.add_column(head, justify="right" if head else "left")
     for cells in lines:

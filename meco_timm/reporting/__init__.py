@@ -9,6 +9,7 @@ from meco_timm.reporting.curves import similarity_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import cost_chart, soft_label_picture
 from meco_timm.reporting.pages import builtin_template, read_template, render_markdown
+from meco_timm.reporting.repeat_page import write_repeat_page
 from meco_timm.reporting.results import (
     Results,
     class_table,
@@ -40,4 +41,5 @@ __all__ = [
     "soft_label_picture",
     "summary",
     "title",
+    "write_repeat_page",
 ]
