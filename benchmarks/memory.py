@@ -17,7 +17,7 @@ import torch
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report
 from benchmarks.step import CLASSES, recipe, stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch
-from meco_timm.evaluation.ensemble import Combination
+from meco_timm.networks import Combination
 from meco_timm.networks.streams import Outputs
 from meco_timm.zoo.output_shards import OutputShards
 from meco_timm.zoo.store import Store, layout

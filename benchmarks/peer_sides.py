@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from benchmarks.step import stepping, training_of
+from meco_timm.common import batch_seed
 from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
 from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import use_store
 
 TEMPERATURE = 4.0

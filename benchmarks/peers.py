@@ -24,12 +24,12 @@ from torch import nn
 from benchmarks.form import Row, arguments, in_own_process, peak_mib, report, spread
 from benchmarks.peer_sides import SIDES, VIEWS, Side, batches_of, data_of, make_side, recipe_of, wrap_student
 from benchmarks.step import training_of
+from meco_timm.common import batch_seed
 from meco_timm.data.loading import DataSource
 from meco_timm.evaluation.measures import accuracy
 from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import Stream
 from meco_timm.pipeline import assemble_zoo
-from meco_timm.training import batch_seed
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 
 

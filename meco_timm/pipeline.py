@@ -10,7 +10,17 @@ from huggingface_hub import get_token
 from torch import nn
 
 from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
-from meco_timm.common import Status, Stopwatch, UserError, collect_new_objects_only, get_logger, reseed, share_of_time
+from meco_timm.common import (
+    Status,
+    Stopwatch,
+    UserError,
+    batch_seed,
+    collect_new_objects_only,
+    get_logger,
+    reseed,
+    share_of_time,
+    student_seed,
+)
 from meco_timm.data import DataSource, cache_images, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Row, block_agreement, make_table
@@ -33,12 +43,10 @@ from meco_timm.training import (
     RunFolder,
     Teaching,
     Training,
-    batch_seed,
     check_launch,
     explain_faults,
     make_accelerator,
     open_run_folder,
-    student_seed,
     total_steps,
     train_student_alone,
     train_teachers,

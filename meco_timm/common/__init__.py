@@ -12,21 +12,26 @@ from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_sc
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import ProgressBar, Status, format_seconds
-from meco_timm.common.randomness import derive, reseed
+from meco_timm.common.randomness import batch_seed, derive, draw, reseed, student_seed
+from meco_timm.common.signals import Interrupted, StopSign, listen
 from meco_timm.common.stopwatch import Stopwatch, share_of_time
 
 __all__ = [
     "FOLDERS",
     "RESULT",
+    "Interrupted",
     "ProgressBar",
     "Status",
+    "StopSign",
     "Stopwatch",
     "UserError",
     "as_synsets",
+    "batch_seed",
     "collect_new_objects_only",
     "derive",
     "did_you_mean",
     "digest_of",
+    "draw",
     "expand",
     "first_line",
     "flush",
@@ -37,6 +42,7 @@ __all__ = [
     "is_object",
     "join_names",
     "keep_freed_memory",
+    "listen",
     "located",
     "log_to_screen",
     "move_into_place",
@@ -49,6 +55,7 @@ __all__ = [
     "set_verbosity",
     "share_of_time",
     "short_name",
+    "student_seed",
     "upload",
     "write_content",
     "write_json",

@@ -2,12 +2,37 @@
 
 import hashlib
 import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
 
 def derive(seed: int, *key: int | str) -> int:
     """A 63-bit seed: a pure function of `seed` and `key`, the same on every machine and in every process."""
     words = "/".join(map(str, (seed, *key))).encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+
+
+def draw(seed: int, step: int, teachers: int, weights: Sequence[float] | None = None) -> int:
+    """Index of the teacher drawn for `step`, as MEAL does at every iteration; a pure function of its arguments.
+
+    weights: each teacher is drawn in proportion to its own; by default all alike.
+    """
+    value = derive(seed, "teacher", step)
+    if weights is None:
+        return value % teachers
+    ends = list(accumulate(weights))
+    return bisect_right(ends, (value >> 10) / 2**53 * ends[-1])
+
+
+def student_seed(seed: int) -> int:
+    """Seed of the student's initial weights and of its training, in a run with this seed."""
+    return derive(seed, "role=student")
+
+
+def batch_seed(seed: int) -> int:
+    """Seed of the student's batches and their views, which a store depends on, in a run with this seed."""
+    return derive(student_seed(seed), "batches")
 
 
 def reseed(seed: int, *key: int | str) -> None:

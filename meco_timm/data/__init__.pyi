@@ -5,7 +5,7 @@ from .hub_datasets import COUNTS, known_data
 from .images import BadImages
 from .labels import Split
 from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
-from .manifest import Manifest, changes, read_manifest
+from .manifest import MANIFEST, Manifest, changes, read_manifest
 from .names import split_name
 from .objects import data_of
 from .sources import read_source
@@ -15,6 +15,7 @@ from .walk import image_files
 
 __all__ = [
     "COUNTS",
+    "MANIFEST",
     "BadImages",
     "Batch",
     "CachePlan",

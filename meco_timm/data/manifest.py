@@ -16,6 +16,7 @@ from meco_timm.common import join_names
 from meco_timm.data.folders import Folder, read_folder
 from meco_timm.recipe import Data, fingerprint
 
+MANIFEST = "data.parquet"  # its file in the folders of runs, stores and trained networks
 UNKNOWN = -1  # checksum of a file that was not read
 UNLABELLED = "unlabelled: "  # before the names of `data.unlabelled`
 BLOCK = 1 << 20

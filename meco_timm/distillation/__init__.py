@@ -6,7 +6,7 @@ Never: runs a teacher, steps an optimizer, reads data.
 
 from meco_timm.distillation.custom import check_similarity, similarity_name
 from meco_timm.distillation.distiller import Distiller
-from meco_timm.distillation.labels import class_weights, mean_logits
+from meco_timm.distillation.labels import class_weights
 from meco_timm.distillation.objective import Objective, Supervised, weighted_sum
 from meco_timm.distillation.targets import Targets, TeacherBlocks
 
@@ -18,7 +18,6 @@ __all__ = [
     "TeacherBlocks",
     "check_similarity",
     "class_weights",
-    "mean_logits",
     "similarity_name",
     "weighted_sum",
 ]

@@ -1,10 +1,7 @@
-"""What is learned from labels, and the mean of several networks' soft labels."""
+"""What is learned from labels."""
 
-from collections.abc import Sequence
-from math import log
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,15 +28,3 @@ def class_weights(kind: str, counts: Tensor) -> Tensor | None:
     if kind == "none":
         return None
     return counts.sum() / (len(counts) * counts.clamp(min=1).float())
-
-
-def mean_logits(logits: list[Tensor], temperature: float = 1.0, weights: Sequence[float] | None = None) -> Tensor:
-    """Logits whose softmax at `temperature` is the mean of the networks' softmax at `temperature`; B×K each.
-
-    weights: of the networks in the mean, not all 0; by default equal.
-    """
-    softened = torch.stack([z.float() / temperature for z in logits]).log_softmax(-1)
-    if weights is not None:
-        shares = [z + log(w / sum(weights)) for z, w in zip(softened, weights, strict=True) if w]
-        return temperature * torch.stack(shares).logsumexp(0)
-    return temperature * (softened.logsumexp(0) - log(len(logits)))

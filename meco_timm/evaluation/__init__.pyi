@@ -1,6 +1,5 @@
 from .agreement import block_agreement, kernel_cka
 from .class_check import ClassCheck, balanced_sample, check_classes
-from .ensemble import Combination
 from .image_files import Prediction, iter_predictions, predict, print_predictions
 from .latency import Latency, measure_latency, torch_threads
 from .one_network import data_for, evaluate
@@ -14,7 +13,6 @@ from .teacher_contributions import Change, Contributions, Difference, bootstrap_
 __all__ = [
     "Change",
     "ClassCheck",
-    "Combination",
     "Contributions",
     "Difference",
     "Evaluation",

@@ -4,7 +4,7 @@ An ensemble is a weighted mean of its members' softmax, so each is a row of weig
 them twice. Logits may be float16 memory maps: they are read in parts, once for all rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,24 +18,6 @@ FLOOR = 1e-20  # smallest probability of a label: that of a class which no membe
 PART = 2**19  # numbers of all members in one part: few enough for a processor's cache
 RESAMPLES = 1000
 TEMPERATURES = (0.05, 20.0)
-
-
-class Combination(NamedTuple):
-    """By name of each member: the temperature that its logits are divided by, and its weight in the mean of softmax."""
-
-    temperatures: dict[str, float]
-    weights: dict[str, float]
-
-    @classmethod
-    def equal(cls, names: Iterable[str]) -> "Combination":
-        """The paper's true ensemble: equal weights, temperatures of 1."""
-        names = list(names)
-        return cls(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
-
-    def weights_of(self, names: Iterable[str]) -> list[float] | None:
-        """The weights of these members; None if they are equal."""
-        weights = [self.weights[name] for name in names]
-        return None if len(set(weights)) == 1 else weights
 
 
 class Votes(NamedTuple):

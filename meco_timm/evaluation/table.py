@@ -11,11 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.data import DataSource, Images
-from meco_timm.distillation import mean_logits
-from meco_timm.evaluation.ensemble import Combination
 from meco_timm.evaluation.measures import accuracy, class_accuracies, mean_of_known, negative_log_likelihood, quality
 from meco_timm.evaluation.rows import Row
-from meco_timm.networks import Stream
+from meco_timm.networks import Combination, Stream, mean_logits
 
 Predictor = Callable[[Tensor], Tensor]  # image uint8 B×3×H×W → logits B×K
 

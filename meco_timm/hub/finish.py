@@ -11,9 +11,9 @@ from accelerate import Accelerator
 
 from meco_timm.common import is_object, public
 from meco_timm.data import DataSource
-from meco_timm.evaluation import Combination, Evaluation, make_predictions, save_predictions
+from meco_timm.evaluation import Evaluation, make_predictions, save_predictions
 from meco_timm.hub.card import card_files
-from meco_timm.networks import Stream, export, is_foreign
+from meco_timm.networks import Combination, Stream, export, is_foreign
 from meco_timm.recipe import Data
 from meco_timm.reporting import Results, read_keys, read_metrics
 from meco_timm.training import RunFolder

@@ -1,6 +1,7 @@
 from .alignment import pool_to_grid, standardise
 from .class_maps import known_by_name, readable_names
 from .configs import data_config
+from .ensemble import Combination, mean_logits
 from .factory import is_hub_or_folder, make_network, weights_digest
 from .foreign import LogitsOnly, is_foreign
 from .modules import ModuleEntry, architecture_name, count_classes, wrap_student, wrap_teacher
@@ -12,6 +13,7 @@ from .weights_file import weights_file_digest
 __all__ = [
     "LOGITS_ONLY",
     "NEVER",
+    "Combination",
     "LogitsOnly",
     "ModuleEntry",
     "Outputs",
@@ -25,6 +27,7 @@ __all__ = [
     "is_hub_or_folder",
     "known_by_name",
     "make_network",
+    "mean_logits",
     "pool_to_grid",
     "readable_names",
     "standardise",

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from meco_timm.common import UserError, located, public
+from meco_timm.common import UserError, draw, located, public
 from meco_timm.evaluation import Predictions, Row, load_predictions
 from meco_timm.training import RunFolder
-from meco_timm.zoo import draw
 
 COMPARED = ("student", "student alone", "true ensemble")  # in the table of classes
 

@@ -16,13 +16,8 @@ from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, write_json
 from meco_timm.data import DataSource
-from meco_timm.evaluation import (
-    Combination,
-    Contributions,
-    contributions,
-    temperature_of,
-)
-from meco_timm.networks import Stream
+from meco_timm.evaluation import Contributions, contributions, temperature_of
+from meco_timm.networks import Combination, Stream
 from meco_timm.recipe import Data
 from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.selection.kept_logits import measure_teachers

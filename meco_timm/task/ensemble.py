@@ -17,14 +17,13 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meco_timm.common import UserError, derive, get_logger
+from meco_timm.common import UserError, derive, get_logger, student_seed
 from meco_timm.data import Batch
 from meco_timm.distillation import Distiller, Targets, weighted_sum
 from meco_timm.networks import Stream, architecture_name, count_classes
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
 from meco_timm.task.parts import check_alone, check_sections, parts_of_teachers, parts_of_zoo
-from meco_timm.training import student_seed
 from meco_timm.zoo import TeacherLike, Zoo
 
 logger = get_logger(__name__)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from meco_timm.common import Stopwatch, derive
+from meco_timm.common import Stopwatch
 from meco_timm.data import Batch, DataSource, Images
 from meco_timm.distillation import Targets
 from meco_timm.recipe import Loop
@@ -75,16 +75,6 @@ class Teaching(NamedTuple):
 
     targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
-
-
-def student_seed(seed: int) -> int:
-    """Seed of the student's initial weights and of its training, in a run with this seed."""
-    return derive(seed, "role=student")
-
-
-def batch_seed(seed: int) -> int:
-    """Seed of the student's batches and their views, which a store depends on, in a run with this seed."""
-    return derive(student_seed(seed), "batches")
 
 
 def total_steps(settings: Loop, images: int, processes: int) -> int:

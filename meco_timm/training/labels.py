@@ -15,13 +15,12 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from meco_timm.common import Stopwatch, UserError, derive, get_logger, short_name
-from meco_timm.data import DataSource, Images, Manifest, changes
+from meco_timm.data import MANIFEST, DataSource, Images, Manifest, changes
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
 from meco_timm.recipe import Data, Loop, Network, Teacher, fingerprint, loop_key
 from meco_timm.training.job import Job, total_steps
 from meco_timm.training.loop import Training
-from meco_timm.training.run_folder import MANIFEST
 
 logger = get_logger(__name__)
 

@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import ProgressBar, Stopwatch, derive, get_logger
+from meco_timm.common import Interrupted, ProgressBar, Stopwatch, derive, get_logger, listen
 from meco_timm.data import Batch, Steps
 from meco_timm.distillation import Objective
 from meco_timm.evaluation import validate
 from meco_timm.networks import Stream
-from meco_timm.training.checkpoint import Interrupted, Watch, listen
+from meco_timm.training.checkpoint import Watch
 from meco_timm.training.job import Job, Teaching
 from meco_timm.training.metrics import MetricLines
 from meco_timm.training.sharding import same_buffers

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meco_timm.common import UserError, get_logger, write_content, write_json, write_text
-from meco_timm.data import Manifest, changes
+from meco_timm.data import MANIFEST, Manifest, changes
 from meco_timm.evaluation import Row
 from meco_timm.networks import weights_file_digest
 from meco_timm.recipe import Network, changed_keys, saved_key
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a finished run is shown without torch
 
 logger = get_logger(__name__)
 
-MANIFEST, WEIGHTS = "data.parquet", "weights.json"
+WEIGHTS = "weights.json"
 # Keys that may change while a run is not finished: it then continues with the new values.
 MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
 

@@ -17,14 +17,13 @@ from meco_timm.zoo.teachers import (
     with_live,
     with_network,
 )
-from meco_timm.zoo.zoo import DeviceContext, Zoo, draw, written_combination
+from meco_timm.zoo.zoo import DeviceContext, Zoo, written_combination
 
 __all__ = [
     "DeviceContext",
     "TeacherLike",
     "Zoo",
     "check_targets",
-    "draw",
     "layout",
     "list_teachers",
     "load_teachers",

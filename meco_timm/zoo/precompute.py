@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import ProgressBar, UserError, get_logger
+from meco_timm.common import Interrupted, ProgressBar, UserError, get_logger, listen
 from meco_timm.data import DataSource
 from meco_timm.recipe import Data
 from meco_timm.recipe import Store as StoreSettings
-from meco_timm.training import Interrupted, listen
 from meco_timm.zoo.store import describe, layout, open_store
 from meco_timm.zoo.zoo import Zoo
 

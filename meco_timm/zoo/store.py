@@ -18,11 +18,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, write_content, write_json
-from meco_timm.data import DataSource, Images, Manifest, changes, numbered
+from meco_timm.data import MANIFEST, DataSource, Images, Manifest, changes, numbered
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Data, changed_keys, fingerprint
 from meco_timm.recipe import Store as StoreSettings
-from meco_timm.training import MANIFEST
 from meco_timm.zoo.output_shards import SHARD_BYTES, Layout, OutputShards
 
 logger = get_logger(__name__)

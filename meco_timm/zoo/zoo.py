@@ -4,10 +4,8 @@ One teacher is drawn at random per iteration, as in the paper, or the mean of al
 are computed or read from the store.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,11 +13,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import UserError, derive, get_logger, upload
+from meco_timm.common import UserError, draw, get_logger, upload
 from meco_timm.data import Batch
-from meco_timm.distillation import Targets, TeacherBlocks, mean_logits
-from meco_timm.evaluation import Combination
-from meco_timm.networks import Outputs, Stream, weights_digest
+from meco_timm.distillation import Targets, TeacherBlocks
+from meco_timm.networks import Combination, Outputs, Stream, mean_logits, weights_digest
 from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.zoo.frozen import freeze
 from meco_timm.zoo.offload import Offloader
@@ -28,18 +25,6 @@ from meco_timm.zoo.store import Compute, Store
 logger = get_logger(__name__)
 
 LOOK_AHEAD = 32  # steps
-
-
-def draw(seed: int, step: int, teachers: int, weights: Sequence[float] | None = None) -> int:
-    """Index of the teacher drawn for `step`, as MEAL does at every iteration; a pure function of its arguments.
-
-    weights: each teacher is drawn in proportion to its own; by default all alike.
-    """
-    value = derive(seed, "teacher", step)
-    if weights is None:
-        return value % teachers
-    ends = list(accumulate(weights))
-    return bisect_right(ends, (value >> 10) / 2**53 * ends[-1])
 
 
 def written_combination(names: Iterable[str], settings: ZooSettings) -> Combination:

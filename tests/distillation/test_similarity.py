@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from meco_timm.distillation.labels import class_weights, cross_entropy, mean_logits
+from meco_timm.distillation.labels import class_weights, cross_entropy
 from meco_timm.distillation.similarity import BLOCKS, LOGITS
+from meco_timm.networks import mean_logits
 
 B, K = 3, 5
 KINDS = list(BLOCKS)  # the paper's

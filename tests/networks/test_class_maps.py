@@ -13,9 +13,9 @@ from torch import Tensor
 
 import train
 from meco_timm.common import UserError, imagenet, read_class_names
-from meco_timm.distillation.labels import mean_logits
 from meco_timm.distillation.similarity import LOGITS
 from meco_timm.evaluation.measures import accuracy
+from meco_timm.networks import mean_logits
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.streams import NEVER, Stream, teacher_stream
 from meco_timm.recipe.recipe import Alignment, Teacher

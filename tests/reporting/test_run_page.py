@@ -13,6 +13,7 @@ from helpers.browser import PROGRAM, Browser
 from helpers.predictions import some_predictions
 
 from meco_timm import UserError, compare, report
+from meco_timm.common import draw
 from meco_timm.evaluation.predictions import Predictions
 from meco_timm.evaluation.rows import Row
 from meco_timm.recipe import Recipe, to_yaml
@@ -23,7 +24,6 @@ from meco_timm.reporting.pages import thumbnail
 from meco_timm.reporting.results import Results, drawn_teachers, metrics_by_teacher, read_keys, read_results, summary
 from meco_timm.reporting.run_page import report_page, report_sections, soft_labels
 from meco_timm.training.run_folder import RunFolder
-from meco_timm.zoo.zoo import draw
 
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 

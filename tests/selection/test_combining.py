@@ -16,14 +16,15 @@ from torch import Tensor
 
 import train
 from meco_timm import UserError, load_recipe, plan
+from meco_timm.common import draw
 from meco_timm.data.loading import DataSource, load_data
-from meco_timm.evaluation import Combination
+from meco_timm.networks import Combination
 from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.reporting.results import drawn_teachers, read_results
 from meco_timm.selection import combining
 from meco_timm.selection.combining import combine_teachers
-from meco_timm.zoo.zoo import Zoo, draw
+from meco_timm.zoo.zoo import Zoo
 
 Settings = dict[str, Any]
 COMBINED = Combination({"test_resnet": 2.0, "test_efficientnet": 0.5}, {"test_resnet": 3.0, "test_efficientnet": 1.0})

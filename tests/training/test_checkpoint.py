@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import tree
 
+from meco_timm.common import StopSign, listen
 from meco_timm.training import checkpoint
-from meco_timm.training.checkpoint import Checkpoints, StopSign, Watch, listen
+from meco_timm.training.checkpoint import Checkpoints, Watch
 
 
 def state(step: int) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import torch
 from helpers.zoos import zoo_of
 
 from benchmarks.host_reads import DEVICE, HostReads, counted
+from meco_timm.common import batch_seed
 from meco_timm.data.loading import load_data
 from meco_timm.distillation import Distiller
 from meco_timm.networks.streams import student_stream
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.training import Job, Teaching, Training, batch_seed
+from meco_timm.training import Job, Teaching, Training
 from meco_timm.training.accelerator import make_accelerator
 from meco_timm.zoo.precompute import use_store
 

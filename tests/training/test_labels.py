@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from conftest import CLASSES, contents, fill, tree
 from helpers.data import PLAIN, load
 
+from meco_timm.data import MANIFEST
 from meco_timm.data.folders import read_folder
 from meco_timm.data.loading import DataSource, load_data
 from meco_timm.data.manifest import Manifest, manifest_of
@@ -19,7 +20,6 @@ from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import Data
 from meco_timm.training import labels
 from meco_timm.training.labels import LabelTraining, Task, find_trained, train_on_labels, train_student_alone
-from meco_timm.training.run_folder import MANIFEST
 
 
 @pytest.fixture

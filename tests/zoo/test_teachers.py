@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from helpers.zoos import zoo_of
 from torch import nn
 
+from meco_timm.common import draw
 from meco_timm.data.loading import DataSource, load_data
-from meco_timm.distillation.labels import mean_logits
+from meco_timm.networks import mean_logits
 from meco_timm.pipeline import assemble_zoo
 from meco_timm.recipe.recipe import Recipe
-from meco_timm.zoo.zoo import draw
 
 
 @pytest.fixture(scope="module")

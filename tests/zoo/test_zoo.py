@@ -10,6 +10,7 @@ from helpers.zoos import zoo_of
 from timm.data import resolve_data_config
 from torch import nn
 
+from meco_timm.common import draw
 from meco_timm.data.loading import Batch
 from meco_timm.evaluation.table import on_device
 from meco_timm.networks.factory import weights_digest
@@ -18,7 +19,7 @@ from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo import frozen
 from meco_timm.zoo.frozen import freeze
 from meco_timm.zoo.offload import Offloader
-from meco_timm.zoo.zoo import Zoo, draw
+from meco_timm.zoo.zoo import Zoo
 
 CPU = torch.device("cpu")
 ROWS = torch.arange(4)
