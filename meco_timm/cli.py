@@ -6,6 +6,7 @@ a recipe appear at once. To train on several devices: `accelerate launch -m meco
 
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -74,6 +75,12 @@ def open_recipe(recipe: Path, overrides: list[str] | None) -> Any:
     return loaded
 
 
+def print_plan(recipe: Any, utilisation: float | None) -> None:
+    """Print the plan in the width of the terminal."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    print(meco_timm.plan(recipe, utilisation, measure=True, width=width), end="")
+
+
 @app.command()
 def train(
     recipe: RecipePath,
@@ -101,7 +108,7 @@ def train(
 
     loaded = open_recipe(recipe, overrides)
     if plan:
-        print(meco_timm.plan(loaded, utilisation, measure=True), end="")
+        print_plan(loaded, utilisation)
     elif store:
         meco_timm.fill_store(loaded)
     elif fresh or limit_steps or not show_finished(loaded):
@@ -113,7 +120,7 @@ def plan(
     recipe: RecipePath, overrides: Overrides = None, utilisation: Utilisation = None, verbose: Verbose = None
 ) -> None:
     """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
-    print(meco_timm.plan(open_recipe(recipe, overrides), utilisation, measure=True), end="")
+    print_plan(open_recipe(recipe, overrides), utilisation)
 
 
 @app.command()

@@ -20,13 +20,14 @@ from meco_timm.common import (
     reseed,
     share_of_time,
     student_seed,
+    terminal_width,
 )
 from meco_timm.data import DataSource, cache_images, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Row, block_agreement, make_table
 from meco_timm.finished import finished_run, show_results
 from meco_timm.networks import Stream, student_stream, teacher_stream
-from meco_timm.planning import full_plan, make_plan, rehearsal
+from meco_timm.planning import WIDTH, Plan, full_plan, make_plan, rehearsal, require_weights
 from meco_timm.recipe import Recipe, named_teachers, recipe_key, to_yaml
 from meco_timm.selection import (
     check_lines,
@@ -120,6 +121,7 @@ def plan(
     recipe: AnyRecipe,
     utilisation: float | None = None,
     measure: bool = False,
+    width: int | None = None,
     *,
     student: str | nn.Module | None = None,
     teachers: Sequence[TeacherLike] | None = None,
@@ -129,13 +131,14 @@ def plan(
     """The plan of `distill` as text; nothing is trained, downloaded or written.
 
     `utilisation`: assumed share of a GPU's peak FLOP/s, 0 to 1. `measure`: also time a few steps on this device, to
-    estimate how long the run takes here. The others are those of `distill`.
+    estimate how long the run takes here. `width`: of a line, in characters; by default 118. The other arguments are
+    those of `distill`.
 
     Raises:
         UserError: the recipe does not fit the data or the networks.
     """
     recipe = as_recipe(recipe, student=student, teachers=teachers, data=data, similarity=similarity)
-    return full_plan(recipe, int(os.environ.get("WORLD_SIZE", "1")), utilisation, measure)
+    return full_plan(recipe, int(os.environ.get("WORLD_SIZE", "1")), utilisation, measure).text(width or WIDTH)
 
 
 def fill_store(recipe: AnyRecipe) -> None:
@@ -153,7 +156,8 @@ def fill_store(recipe: AnyRecipe) -> None:
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
-        logger.info(plan)
+        logger.info(plan.short(terminal_width(WIDTH)))
+    require_weights(plan.weights, recipe, _label_training(recipe, data, accelerator))
     pretrained, notes = _load_pretrained(recipe, data, accelerator)
     logger.info("\n".join(notes))
     seed = batch_seed(recipe.seed)
@@ -170,10 +174,12 @@ def _run(
     with Status("reading the data"):
         data = load_data(recipe.data, recipe.seed, recipe.store.views)
         plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
+    require_weights(plan.weights, recipe, _label_training(recipe, data, accelerator))
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
     pretrained, notes = _load_pretrained(recipe, data, accelerator)  # before the run folder is made
-    _begin(recipe, folder, data, "\n".join([plan.rstrip(), *notes, ""]), accelerator)
+    plan.notes.extend(notes)
+    _begin(recipe, folder, data, plan, accelerator)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
     combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
@@ -211,7 +217,7 @@ def _load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator)
     return pretrained, check_lines(teachers, checks)
 
 
-def _begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: str, accelerator: Accelerator) -> None:
+def _begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: Plan, accelerator: Accelerator) -> None:
     """Create the run folder, print the plan and start the trackers.
 
     Raises:
@@ -221,9 +227,9 @@ def _begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: str, accel
     folder.check_inputs(inputs)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        folder.create(to_yaml(recipe), plan)
+        folder.create(to_yaml(recipe), plan.text())
         folder.write_inputs(inputs)
-        logger.info(plan)
+        logger.info("%splan    all of it: %s\n", plan.short(terminal_width(WIDTH)), folder.path / "plan.txt")
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})

@@ -8,7 +8,7 @@ from meco_timm.common.class_names import as_synsets, imagenet, join_names, print
 from meco_timm.common.devices import upload
 from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
-from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity
+from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity, terminal_width
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
 from meco_timm.common.progress import ProgressBar, Status, format_seconds
@@ -56,6 +56,7 @@ __all__ = [
     "share_of_time",
     "short_name",
     "student_seed",
+    "terminal_width",
     "upload",
     "write_content",
     "write_json",

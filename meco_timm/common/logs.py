@@ -87,6 +87,12 @@ class ScreenHandler(RichHandler):
         return Text(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}")
 
 
+def terminal_width(otherwise: int) -> int:
+    """Columns of the terminal that the log is shown on; `otherwise` where there is none."""
+    consoles = [handler.console for handler in logging.getLogger(ROOT).handlers if isinstance(handler, ScreenHandler)]
+    return next((console.width for console in consoles if console.is_terminal), otherwise)
+
+
 def live_console() -> Console | None:
     """The terminal for a progress bar: only in the main process, where `log_to_screen` is active and shows progress."""
     logger = logging.getLogger(ROOT)

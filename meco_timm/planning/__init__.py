@@ -4,8 +4,10 @@ In: a recipe. Out: the plan as text, time estimates, a ranking of teachers, a re
 Never: trains to the end, or writes a run folder.
 """
 
-from meco_timm.planning.plan import full_plan, make_plan
+from meco_timm.planning.layout import WIDTH
+from meco_timm.planning.plan import Plan, full_plan, make_plan
 from meco_timm.planning.rank_teachers import rank_teachers
 from meco_timm.planning.rehearse import rehearsal
+from meco_timm.planning.weights import require_weights
 
-__all__ = ["full_plan", "make_plan", "rank_teachers", "rehearsal"]
+__all__ = ["WIDTH", "Plan", "full_plan", "make_plan", "rank_teachers", "rehearsal", "require_weights"]

@@ -37,17 +37,37 @@ class Workload(NamedTuple):
 
 def cost_lines(work: Workload, cached: int = 0) -> list[str]:
     """The plan's lines on steps, multiply-adds per image, memory and store. cached: bytes of decoded images."""
-    recipe, images = work.recipe, len(work.data.train)
-    steps = total_steps(recipe.loop, images, work.processes)
-    per_step = recipe.loop.batch_size * recipe.loop.accumulation * work.processes
+    recipe = work.recipe
     return [
-        f"\nsteps   {steps} of {per_step} images ({steps * per_step / images:.1f} passes over the training images); "
-        f"{len(work.trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo",
+        f"{steps_line(work)}; {len(work.trained)} teacher(s) and the student alone are trained on the labels first, "
+        "unless in the zoo",
         f"cost    {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{teacher_macs(recipe, work.teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
         _memory_line(work, cached),
         *([_store_line(work)] if recipe.store.folder is not None else []),
     ]
+
+
+def steps_line(work: Workload) -> str:
+    """Number of steps, and the effective batch with its parts."""
+    loop, images = work.recipe.loop, len(work.data.train)
+    steps, batch = total_steps(loop, images, work.processes), loop.batch_size * loop.accumulation * work.processes
+    parts = [f"{work.processes} process{'es' * (work.processes > 1)}", str(loop.batch_size)]
+    parts += [f"{loop.accumulation} accumulated"] if loop.accumulation > 1 else []
+    passes = f"{steps * batch / images:.1f} passes over the training images"
+    return f"steps   {steps} of {batch} images ({' × '.join(parts)}), {passes}"
+
+
+def least_seconds(work: Workload) -> float:
+    """Lower bound of the time on this device, at the speed of a convolution."""
+    macs = sum(part.training + part.forward for part in run_parts(work).values())
+    return macs / multiply_adds_per_second() / work.processes
+
+
+def memory_gib(work: Workload, precision: str, cached: int) -> float:
+    """GiB of a process: on a GPU what training takes of its memory; on a CPU all of it. cached: bytes of images."""
+    own = 0 if torch.cuda.is_available() or torch.backends.mps.is_available() else PROGRAM + cached
+    return (run_memory(work, precision) + own) / 2**30
 
 
 def teacher_macs(recipe: Recipe, teachers: dict[str, Stream]) -> float:
@@ -94,10 +114,9 @@ def _training_part(stream: Stream, loop: Loop, images: int, work: Workload) -> P
 
 def _memory_line(work: Workload, cached: int) -> str:
     """On a GPU what training takes of its memory; on a CPU what the process takes in all."""
-    used = {dtype: run_memory(work, dtype) / 2**30 for dtype in ("float32", "bf16")}
+    used = {dtype: memory_gib(work, dtype, cached) for dtype in ("float32", "bf16")}
     parts = "weights, gradients, optimizer, activations and teachers"
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        used = {dtype: gib + (PROGRAM + cached) / 2**30 for dtype, gib in used.items()}
         parts = f"{PROGRAM / 2**30:.2f} for Python and its libraries; cached images, {parts}"
     return f"memory  about {used['float32']:.2f} GiB per process in float32, {used['bf16']:.2f} in bf16: {parts}"
 

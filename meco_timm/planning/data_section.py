@@ -4,27 +4,30 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.table import Table
-
 from meco_timm.common import join_names, printable
 from meco_timm.data import DataSource, Folder, split_name
+from meco_timm.planning.layout import Table
 from meco_timm.recipe import Data, Recipe
 
 CLASSES = 10  # listed by name
 FILES = 3  # named of those passed over
 
 
+def data_line(recipe: Recipe, data: DataSource) -> str:
+    """The data in a line: classes, images of each split, size."""
+    return (
+        f"data    {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
+        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
+        f"at {recipe.data.image_size} px"
+    )
+
+
 def data_section(recipe: Recipe, data: DataSource) -> Iterator[str | Table]:
     """What was found, and which images are used for what; each block ends with an empty line."""
-    yield (
-        f"data  {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
-        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
-        f"at {recipe.data.image_size} px\n"
-    )
+    yield f"{data_line(recipe, data)}\n"
     if not data.identity:  # a data set of the Hub that was not opened
         return
     yield _class_table(data)
-    yield ""
     lines = []
     for folder in data.folders:
         where = f" in {printable(Path(folder.root).name)}" if len(data.folders) > 1 else ""
@@ -54,22 +57,17 @@ def _class_table(data: DataSource) -> Table:
     counts = data.class_counts()
     if (counts["labelled"] == counts["train"]).all():
         del counts["labelled"]
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("class", overflow="fold")
-    for split in counts:
-        table.add_column(split, justify="right")
+    names, splits = [printable(name) for name in data.classes], list(counts)
 
-    def add(name: str, i: int) -> None:
-        table.add_row(name, *(str(column[i]) for column in counts.values()))
+    def row(name: str, i: int) -> list[str]:
+        return [name, *(str(counts[split][i]) for split in splits)]
 
-    many = len(data.classes) > CLASSES
-    for i, name in enumerate(data.classes[:CLASSES]):
-        add(printable(name), i)
-    if many:
-        table.add_row(f"… and {len(data.classes) - CLASSES} more")
+    rows = [row(name, i) for i, name in enumerate(names[:CLASSES])]
+    if len(names) > CLASSES:
+        rows.append([f"… and {len(names) - CLASSES} more", *[""] * len(splits)])
         for word, i in (("smallest", int(counts["train"].argmin())), ("largest", int(counts["train"].argmax()))):
-            add(f"{word}: {printable(data.classes[i])}", i)
-    return table
+            rows.append(row(f"{word}: {names[i]}", i))
+    return Table(["class", *splits], rows, frozenset(splits))
 
 
 def _origin(folder: Folder, settings: Data) -> Iterator[str]:

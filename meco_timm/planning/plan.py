@@ -1,22 +1,44 @@
-"""The plan of a run on one screen: data, networks, blocks, cost, memory, time and warnings. No weights are loaded."""
+"""The plan of a run: data, networks, method, cost, memory, time and warnings. No weights are loaded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
-from meco_timm.common import UserError, is_object, join_names
+from meco_timm.common import Status, UserError, is_object, join_names
 from meco_timm.data import DataSource, check_batch, known_data, load_data, plan_cache
 from meco_timm.networks import Stream, known_by_name, student_stream
-from meco_timm.planning.cost import Workload, cost_lines
-from meco_timm.planning.data_section import data_section
-from meco_timm.planning.tables import BlockShapes, block_shapes, blocks_table, networks_table, render
+from meco_timm.planning.cost import Workload, cost_lines, format_duration, least_seconds, memory_gib, steps_line
+from meco_timm.planning.data_section import data_line, data_section
+from meco_timm.planning.layout import WIDTH, Table, lay_out
+from meco_timm.planning.network_tables import BlockShapes, block_shapes, blocks_table, networks_table
 from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
+from meco_timm.planning.weights import Weights, find_weights, weights_lines
 from meco_timm.recipe import Loop, Recipe, named_teachers
 from meco_timm.selection import check_combination, check_local_teachers, combination_lines
 from meco_timm.zoo import check_targets, untrained_teachers
 
+LONG = 3600  # seconds on a CPU above which a smaller recipe is named
 
-def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure: bool) -> str:
+
+class Plan(NamedTuple):
+    """All that is known of a run before it starts. summary: five lines. parts: all of it. notes: also warnings."""
+
+    summary: list[str]
+    parts: list[str | Table]
+    notes: list[str]
+    weights: list[Weights]
+
+    def text(self, width: int = WIDTH) -> str:
+        """All of it."""
+        return lay_out([*self.parts, *self.notes], width)
+
+    def short(self, width: int = WIDTH) -> str:
+        """The five lines, what has to be downloaded, and what should be known before."""
+        return lay_out([*self.summary, *weights_lines([w for w in self.weights if not w.here]), *self.notes], width)
+
+
+def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure: bool) -> Plan:
     """Make the plan with the time on GPUs and on this device. `utilisation`: assumed share of a GPU's peak FLOP/s.
     `measure`: time a few steps here.
 
@@ -24,28 +46,34 @@ def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure
         UserError: the recipe does not fit the data or the networks.
     """
     published = known_data(recipe.data)
-    data = published or load_data(recipe.data, recipe.seed, recipe.store.views)
-
-    def more_lines(work: Workload) -> list[str]:
+    with Status("plan: reading the data") as status:
+        data = published or load_data(recipe.data, recipe.seed, recipe.store.views)
+        status.update("plan: counting parameters and operations")
+        work, plan = _check_and_plan(recipe, data, processes)
         lines = gpu_time_lines(work, utilisation)
         if published:
             source = recipe.data.source
-            return [*lines, f"note: {source} was not downloaded; its classes and counts are those it is published with"]
-        if measure and processes == 1:
-            lines += measured_time_lines(work)
-        return lines + (check_local_teachers(named_teachers(recipe.teachers), data, work.teachers) if measure else [])
+            plan.notes.append(
+                f"note: {source} was not downloaded; its classes and counts are those it is published with"
+            )
+        elif measure:
+            lines += measured_time_lines(work, status) if processes == 1 else []
+            status.update("plan: checking teachers on labelled images")
+            lines += check_local_teachers(named_teachers(recipe.teachers), data, work.teachers)
+    plan.parts.extend(lines)
+    return plan
 
-    return make_plan(recipe, data, processes, more_lines)
 
-
-def make_plan(
-    recipe: Recipe, data: DataSource, processes: int, more_lines: Callable[[Workload], list[str]] = lambda _: []
-) -> str:
-    """Check that the recipe can work, and make the plan as text. `more_lines`: lines on time.
+def make_plan(recipe: Recipe, data: DataSource, processes: int) -> Plan:
+    """Check that the recipe can work, and make its plan without times.
 
     Raises:
         UserError: a network cannot be made or does not fit the data or its images; the batch is too large.
     """
+    return _check_and_plan(recipe, data, processes)[1]
+
+
+def _check_and_plan(recipe: Recipe, data: DataSource, processes: int) -> tuple[Workload, Plan]:
     if is_object(recipe.losses.similarity) and recipe.losses.object is None:
         raise UserError(
             f"losses.similarity: {recipe.losses.similarity} is a function of a Python program. Give it to `distill` "
@@ -64,17 +92,60 @@ def make_plan(
     _check_batch_norms(work)
     shapes = {name: block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
     cache = plan_cache(data, recipe.data) if data.identity else None  # of data of the Hub that was not opened: unknown
-    return render(
+    cached = cache.bytes if cache and cache.used else 0
+    weights = find_weights(work)
+    parts: list[str | Table] = [
         *data_section(recipe, data),
         networks_table(recipe, student, teachers, classes),
         *([blocks_table(recipe, shapes)] if recipe.alignment.blocks else []),
-        *cost_lines(work, cache.bytes if cache and cache.used else 0),
+        method_line(recipe),
+        *cost_lines(work, cached),
         *([str(cache)] if cache else []),
+        *weights_lines(weights),
         *combination_lines(recipe.zoo, data),
-        *more_lines(work),
-        *_one_location_warnings(recipe, shapes),
-        *_warnings(work),
-    )
+    ]
+    notes = [*_one_location_warnings(recipe, shapes), *_warnings(work), *_long_on_a_cpu(work)]
+    return work, Plan(_summary(work, cached), parts, notes, weights)
+
+
+def _summary(work: Workload, cached: int) -> list[str]:
+    """Data, networks, method, cost, and time and memory here, each in a line."""
+    teachers = sum(stream.parameter_count for stream in work.teachers.values())
+    trained = f", {len(work.trained)} of them trained on the labels first" if work.trained else ""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
+    gib = memory_gib(work, "float32" if work.recipe.precision == "no" else "bf16", cached)
+    return [
+        data_line(work.recipe, work.data),
+        f"nets    {len(work.teachers)} teacher(s), {teachers / 1e6:.2f} M parameters{trained} → student, "
+        f"{work.student.parameter_count / 1e6:.2f} M",
+        method_line(work.recipe),
+        steps_line(work),
+        f"here    at least {format_duration(least_seconds(work))} on {device}, as --plan measures; about {gib:.2f} GiB "
+        "of memory per process",
+    ]
+
+
+def method_line(recipe: Recipe) -> str:
+    """Teachers of a step, losses and discriminators in words."""
+    losses, blocks = recipe.losses, recipe.alignment.blocks
+    parts = ["one random teacher a step" if recipe.zoo.sampling == "random" else "the mean of all teachers"]
+    parts += [f"{losses.similarity} of logits at temperature {losses.temperature:g}"] if losses.logits else []
+    if blocks and any(recipe.method.block_weights):
+        parts.append(f"{losses.block_similarity} of {blocks} blocks ({recipe.alignment.method})")
+    if recipe.discriminators.adversary != "none":
+        parts.append(f"{recipe.discriminators.adversary} discriminators on {recipe.discriminators.on}")
+    parts += [f"labels × {losses.labels:g}"] if losses.labels else []
+    return f"method  {'; '.join(parts)}"
+
+
+def _long_on_a_cpu(work: Workload) -> Iterator[str]:
+    """Name the recipe for CPUs where there is no GPU, and the images are a folder of one's own."""
+    seconds = 0 if torch.cuda.is_available() or not work.data.folders else least_seconds(work)
+    if seconds > LONG:
+        yield (
+            f"note: this takes at least {format_duration(seconds)} on this CPU. The recipe own_images_small "
+            "(recipes/own_images_small.yaml) has small networks and images: minutes on a CPU, and nothing to download"
+        )
 
 
 def _check_batch_norms(work: Workload) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 
-from meco_timm.common import UserError
+from meco_timm.common import Status, UserError
 from meco_timm.data import COUNTS, Batch, DataSource, Steps, cache_images, known_data, plan_cache
 from meco_timm.distillation import Distiller, Objective, Supervised, Targets
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
@@ -96,7 +96,7 @@ def loader_images_per_second(recipe: Recipe, data: DataSource) -> float:
         return 1 / time_loading(recipe, data, min(32, len(data.train)), Path(folder), Accelerator()).again
 
 
-def measured_time_lines(work: Workload) -> list[str]:
+def measured_time_lines(work: Workload, status: Status) -> list[str]:
     """Line with the time on this device, from a few steps; no line if measuring them would take too long, and a warning
     if an image of these steps cannot be read: the plan is of use without a measured time."""
     passes = [*[work.student] * 8, *work.teachers.values(), *(work.teachers[name] for name in [*work.trained] * 3)]
@@ -105,7 +105,7 @@ def measured_time_lines(work: Workload) -> list[str]:
     if batch < 2:
         return []
     try:
-        seconds = measured_seconds(work.recipe, work.data, batch)
+        seconds = measured_seconds(work.recipe, work.data, batch, status=status)
     except UserError as error:
         return [f"warning: no time was measured: {error}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
@@ -114,14 +114,14 @@ def measured_time_lines(work: Workload) -> list[str]:
 
 
 def measured_seconds(
-    recipe: Recipe, data: DataSource, batch: int, clock: Clock = time.perf_counter
+    recipe: Recipe, data: DataSource, batch: int, clock: Clock = time.perf_counter, status: Status | None = None
 ) -> dict[str, float]:
     """Seconds of each part of a run on this device, assuming an empty zoo and an empty store.
 
     Networks have random weights, which cost the same. `batch`: images per timed step.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        return StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder)).parts()
+        return StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder), status).parts()
 
 
 class Loading(NamedTuple):
@@ -154,7 +154,9 @@ def time_loading(
 class StepTimer:
     """Times single steps of all trainings of a recipe."""
 
-    def __init__(self, recipe: Recipe, data: DataSource, batch: int, clock: Clock, folder: Path):
+    def __init__(self, recipe: Recipe, data: DataSource, batch: int, clock: Clock, folder: Path, status: Status | None):
+        self.say = status.update if status else lambda text: None
+        self.say("plan: timing the loading of images")
         self.recipe, self.data, self.batch, self.clock, self.folder = recipe, data, batch, clock, folder
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
         self.loading = time_loading(recipe, data, batch, folder, self.accelerator, clock)
@@ -165,12 +167,15 @@ class StepTimer:
         recipe, data, loading = self.recipe, self.data, self.loading
         teachers, size = named_teachers(recipe.teachers), recipe.data.image_size
         streams = untrained_teachers(teachers, recipe.alignment, size, data.classes, weightless=False)
+        self.say("plan: timing the teachers")
         forward = {name: self._forward(stream.to(self.accelerator.device).eval()) for name, stream in streams.items()}
         decoded = len(data.train) + len(data.validation)
         parts = {"cache": decoded * loading.first / max(data.workers, 1)} if loading.cached else {}
         for name, teacher in teachers.items():
             if teacher.train:
+                self.say(f"plan: timing steps of the teacher {name}")
                 parts[f"teacher {name}"] = self._supervised(teacher, teacher.loop, len(data.labelled))
+        self.say("plan: timing steps of the student")
         steps = total_steps(recipe.loop, len(data.train), 1)
         loop = recipe.loop.model_copy(update={"steps": steps, "epochs": None})
         parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))

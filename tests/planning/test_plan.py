@@ -1,21 +1,29 @@
 """The plan: all that a run will do, on one screen, with nothing trained, downloaded or written."""
 
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
-from conftest import CLASSES, base_recipe, contents, refused, tree, write
+from conftest import CLASSES, ROOT, base_recipe, contents, refused, tree, write
 from helpers.checkpoints import TINY, local_dir, network
 
 import train
-from meco_timm import load_recipe, pipeline, plan
+from meco_timm import UserError, load_recipe, pipeline, plan
 from meco_timm.networks.streams import student_stream
-from meco_timm.planning import cost
+from meco_timm.planning import cost, make_plan, weights
 from meco_timm.planning.cost import activation_bytes_per_image
-from meco_timm.planning.tables import WIDTH
+from meco_timm.planning.layout import WIDTH
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.training import loop
+
+SUMMARY = ["data", "nets", "method", "steps", "here"]
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +96,7 @@ def test_it_has_data_steps_cost_and_memory(mixed, shapes):
     text = " ".join(mixed.split())
     assert f"data {shapes}: 3 classes, 27 training images (27 with labels)" in text
     assert "9 validation, 12 test, at 32 px" in text
-    assert "steps 20 of 8 images (5.9 passes over the training images); 1 teacher(s) and the student alone" in text
+    assert "steps 20 of 8 images (1 process × 8), 5.9 passes over the training images; 1 teacher(s) and" in text
     assert "M multiply-adds per image for the student" in text
     assert "M for the teachers (random)" in text
     assert "GiB per process in float32" in text
@@ -177,9 +185,87 @@ def test_a_run_saves_its_plan(recipe, tmp_path, monkeypatch, capsys):
     path = write(recipe, tmp_path)
     with pytest.raises(Stopped):
         train.main([path])
-    assert (tmp_path / "run/plan.txt").read_text() in capsys.readouterr().err
+    lines = capsys.readouterr().err.split("\ndata ")[1].splitlines()
+    assert [head for line in lines[1:-1] if (head := line[:8].strip())] == [*SUMMARY[1:], "plan"]
+    assert lines[-2] == f"plan    all of it: {tmp_path / 'run/plan.txt'}"
     assert (tmp_path / "run/plan.txt").read_text() == plan(load_recipe(path))
     assert {"recipe.yaml", "run/plan.txt", "run/recipe.yaml"} <= tree(tmp_path)
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_it_fits_the_terminal_and_breaks_no_word(recipe, tmp_path, width):
+    names = ["mobilenetv3_large_100.ra_in1k", "vit_small_patch16_224.augreg_in21k_ft_in1k"]
+    recipe["teachers"] = [{"train": name} for name in names]
+    wide, text = (plan(load_recipe(write(recipe, tmp_path)), width=columns) for columns in (1000, width))
+    lines = [line for line in text.splitlines() if str(tmp_path.parent) not in line]  # a path may be longer
+    assert max(map(len, lines)) <= width
+    assert set(text.split()) == set(wide.split())
+    assert text.count(names[1]) >= 3  # at the left of each part of a table
+
+
+def test_processes_and_the_effective_batch_are_always_there(recipe, tmp_path):
+    settings = load_recipe(write(recipe, tmp_path), ["loop.accumulation=3", "loop.batch_size=4"])
+    data = pipeline.load_data(settings.data, settings.seed)
+    for text in (made := make_plan(settings, data, 2)).text(), made.short():
+        assert "\nsteps   4 of 24 images (2 processes × 4 × 3 accumulated)" in text
+
+
+def test_weights_that_are_here_and_to_download(recipe, tmp_path, monkeypatch):
+    """With their size and where they are; not of networks from a folder or with random weights."""
+    own = local_dir(tmp_path / "own", network("test_resnet", 3), list(CLASSES))
+    recipe["teachers"] = [{"train": "resnet18.a1_in1k"}, {"train": "resnet34.a1_in1k"}, {"model": own, "size": 32}]
+    here = monkeypatch.setattr
+    here(weights, "try_to_load_from_cache", lambda repo, file: "/there" if "resnet34" in repo else None)
+    text = planned(recipe, tmp_path)
+    assert "\nweights on this machine: resnet34.a1_in1k\n" in text
+    assert "\nweights to download: about 45 MB: 45 MB from huggingface.co/timm/resnet18.a1_in1k\n" in text
+
+
+def test_a_long_training_of_a_folder_on_a_cpu_names_the_small_recipe(recipe, tmp_path, monkeypatch):
+    assert "own_images_small" not in planned(recipe, tmp_path)
+    monkeypatch.setattr(cost, "multiply_adds_per_second", lambda: 1e5)
+    assert "The recipe own_images_small" in planned(recipe, tmp_path)
+
+
+# Weights without a connection
+
+
+BLOCKED = "import sys; from meco_timm.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_without_a_connection_all_missing_weights_are_named_at_once(recipe, tmp_path):
+    """The Hub is a server that takes connections and never answers."""
+    recipe["teachers"] = [{"train": "resnet18.a1_in1k"}, {"train": "resnet34.a1_in1k"}]
+    recipe["student"] = "mobilenetv3_small_100.lamb_in1k"
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    hub = socket.create_server(("127.0.0.1", 0))
+    place = f"127.0.0.1:{hub.getsockname()[1]}"
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://{place}", "PYTHONPATH": str(ROOT)}
+    with hub, subprocess.Popen([sys.executable, "-c", BLOCKED, write(recipe, tmp_path)], env=environment, cwd=tmp_path,
+                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+        assert process.stderr is not None
+        process.stderr.readline()  # the first line; torch is imported after it
+        said = process.stderr.read()
+    assert process.returncode == 2, said
+    assert said.startswith("weights: 3 network(s) need weights that are not here and cannot be downloaded (")
+    for key, name in (("student", "mobilenetv3_small_100.lamb_in1k"), ("teachers.1", "resnet34.a1_in1k")):
+        assert re.search(rf"^  {key}: +{re.escape(name)} +\d+ MB from {place}/timm/{re.escape(name)}$", said, re.M)
+    for word in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "local-dir:FOLDER", "train: resnet18", "own_images_small"):
+        assert word in said
+    assert len(said.splitlines()) < 12
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_looked_for_together(recipe, tmp_path, monkeypatch):
+    """Ten that do not answer take the time of one."""
+    monkeypatch.setattr(weights, "LONGEST", 0.3)
+    monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_probe", lambda address, faults: time.sleep(30))
+    missing = [weights.Weights(f"teachers.{i}", "n", f"https://h/{i}", 1.0, False) for i in range(10)]
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"10 network\(s\) need weights.*no answer"):
+        weights.require_weights(missing, load_recipe(write(recipe | {"teachers": ["x.y"]}, tmp_path)), None)
+    assert time.monotonic() - began < 5
 
 
 # Warnings

@@ -1,16 +1,12 @@
-"""The plan's tables of networks and blocks, and its text."""
-
-import io
+"""The plan's tables of networks and blocks."""
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
 from meco_timm.networks import Stream, is_hub_or_folder
-from meco_timm.recipe import Network, Recipe, Teacher, named_teachers
+from meco_timm.planning.layout import Table
+from meco_timm.recipe import Network, Recipe, Teacher
 
-WIDTH = 118
 BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each
 NORMALISATIONS = {
     IMAGENET_DEFAULT_MEAN: "ImageNet",
@@ -20,32 +16,13 @@ NORMALISATIONS = {
 }
 
 
-def render(*parts: str | Table) -> str:
-    """The parts as text of at most `WIDTH` columns, without colours."""
-    plain = {"color_system": None, "markup": False, "emoji": False, "force_jupyter": False}  # else it draws in the cell
-    console = Console(file=io.StringIO(), width=WIDTH, **plain)  # type: ignore[arg-type]
-    for part in parts:
-        console.print(part, highlight=False)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
-
-
-def _plain_table(*heads: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for i, head in enumerate(heads):
-        justify = "right" if head.endswith((" M", "MiB", " px")) else "left"
-        table.add_column(head, justify=justify, no_wrap=i == 0, overflow="fold")  # type: ignore[arg-type]
-    return table
-
-
 def networks_table(recipe: Recipe, student: Stream, teachers: dict[str, Stream], classes: list[str]) -> Table:
     """Size, input, classes, weights and licence of each network."""
-    heads = ("network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence")
-    table = _plain_table(*heads)
-    table.add_row("student", *_network_cells(recipe.student, student, len(classes)))
-    for (name, stream), teacher in zip(teachers.items(), named_teachers(recipe.teachers).values(), strict=True):
-        table.add_row(name, *_network_cells(teacher, stream, len(classes)))
-    return table
+    heads = ["network", "params M", "MACs M", "MiB", "input px", "normalised", "classes", "weights", "licence"]
+    networks = zip(teachers.items(), recipe.teachers, strict=True)
+    rows = [["student", *_network_cells(recipe.student, student, len(classes))]]
+    rows += [[name, *_network_cells(teacher, stream, len(classes))] for (name, stream), teacher in networks]
+    return Table(heads, rows, frozenset(heads[1:5]))
 
 
 def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
@@ -91,11 +68,12 @@ def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
 
 def blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:
     """`layer2 64×8×8 → 16×4×4` for each block of each network."""
-    table = _plain_table("\nblocks", *(f"\n{i}" for i in range(recipe.alignment.blocks)))
+    rows = []
     for name, blocks in shapes.items():
         cells = [f"{module} {'×'.join(map(str, shape))} → {'×'.join(map(str, to))}" for module, shape, to in blocks]
-        table.add_row(name, *(cells or ["none: logits only"]))
-    return table
+        cells = cells or ["none: logits only"]
+        rows.append([name, *cells, *[""] * (recipe.alignment.blocks - len(cells))])
+    return Table(["blocks", *map(str, range(recipe.alignment.blocks))], rows)
 
 
 @torch.no_grad()
