@@ -53,9 +53,9 @@ def test_no_file_is_larger_than_it_should_be():
 def test_it_is_planned_offline_with_licence_and_size_of_each_network(path: Path, shapes: Path):
     source = [f"data.source={shapes}"] if path.stem == "own_images" else []
     recipe = load_recipe(path, source)
-    text = plan(recipe)
+    text = plan(recipe, width=1000)
     table = text.split("\nnetwork ")[1].split("\n\n")[0].splitlines()[1:]
-    rows = [line for line in table if line.split() and len(line.split()) > 5]  # the others go on with a cell
+    rows = [line for line in table if line.split() and len(line.split()) > 5]
     assert len(rows) == 1 + len(recipe.teachers)
     for line, network in zip(rows, [recipe.student, *recipe.teachers], strict=True):
         size = recipe.data.image_size if network is recipe.student or network.train else line.split()[4]
