@@ -20,19 +20,36 @@ Verbose = Annotated[
         show_default=False,
     ),
 ]
-ModelName = Annotated[str, typer.Argument(help="A timm name, hf-hub:owner/name or local-dir:path.", show_default=False)]
 AnyNetwork = "A finished run, whose student is meant, or a timm name, hf-hub:owner/name or local-dir:path."
+ModelName = Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)]
 Images = "Folder of class folders or parquet files, or a Hub id."
 Size = Annotated[int | None, typer.Option(help="Input size in pixels; default: the network's own.")]
 Classes = Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")]
 BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
+
+OPTIONS = {  # of `evaluate`, by the recipe's key that messages of other rooms name
+    "data.source": "--data",
+    "data.test_split": "--split",
+    "evaluate.classes": "--classes",
+    "evaluate.missing=mask": "--mask",
+}
+
+
+def _with_options(error: UserError) -> UserError:
+    """The error with the options of a command in place of the keys of a recipe."""
+    text = str(error)
+    for key, option in OPTIONS.items():
+        text = text.replace(key, option)
+    return UserError(text)
 
 
 @networks.command()
 def evaluate(
     model: ModelName,
     data: Annotated[str, typer.Option(help=Images, show_default=False)],
-    split: Annotated[str | None, typer.Option(help="Split; default: test, else validation, else the first.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split; default: test, else validation, else what its own run held out.")
+    ] = None,
     size: Size = None,
     classes: Classes = None,
     mask: Annotated[bool, typer.Option("--mask", help="Allow classes that the network does not have.")] = False,
@@ -48,9 +65,13 @@ def evaluate(
         network = Teacher(model=model, size=size, classes=classes, missing="mask" if mask else "error")
     except ValidationError as error:
         raise UserError(f"evaluate: --{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from None
-    from meco_timm.evaluation import print_table
+    from meco_timm.evaluation import measure, print_table
 
-    print_table([meco_timm.evaluate(network, data, split, batch_size)], f"{split or 'Test'} split of {data}")
+    try:
+        measured = measure(network, data, split, batch_size)
+    except UserError as error:
+        raise _with_options(error) from None
+    print_table(measured.rows, measured.title)
 
 
 @networks.command()

@@ -9,6 +9,7 @@ from .manifest import MANIFEST, Manifest, changes, read_manifest
 from .names import split_name
 from .objects import data_of
 from .sources import read_source
+from .stored import content_of
 from .verification import verify
 from .views import Steps, numbered
 from .walk import image_files
@@ -28,6 +29,7 @@ __all__ = [
     "cache_images",
     "changes",
     "check_batch",
+    "content_of",
     "data_of",
     "decode_file",
     "image_files",

@@ -236,14 +236,14 @@ def _warn_of_order(data: DataSource, seed: int) -> None:
         )
 
 
-def whole_split(settings: Data, split: str | None) -> DataSource:
-    """All images of one split, not augmented, for evaluation: every split of the result is this one.
+def whole_split(settings: Data, split: str | None) -> tuple[DataSource, str]:
+    """All images of one split, not augmented, for evaluation, and its name: every split of the result is this one.
 
     split: by default `data.test_split`, else `test`, else `validation`, else the first.
 
     Raises:
         UserError: as for `load_data`.
     """
-    classes, found = read_split(settings, split or settings.test_split)
+    name, classes, found = read_split(settings, split or settings.test_split)
     images = Images(*found, np.arange(len(found.labels)), transforms(settings)[1])
-    return DataSource(classes, images, images, images, images, images, fingerprint(classes), settings.workers)
+    return DataSource(classes, images, images, images, images, images, fingerprint(classes), settings.workers), name

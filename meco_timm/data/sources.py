@@ -69,8 +69,8 @@ def read_source(settings: Data) -> OpenedSplits:
     return OpenedSplits(classes, train, others["validation"], others["test"], source.folder)
 
 
-def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
-    """Read (class names, the images of one split): the one named, else `test`, else `validation`, else the first.
+def read_split(settings: Data, split: str | None) -> tuple[str, list[str], Split]:
+    """Read (name, class names, images) of one split: the one named, else `test`, else `validation`, else the first.
 
     Raises:
         UserError: as for `read_source`.
@@ -81,7 +81,7 @@ def read_split(settings: Data, split: str | None) -> tuple[list[str], Split]:
     _check_split("test_split", name, names, settings)
     found, classes = read_labels(source.splits[name](), settings)
     check_labels(found.labels, classes, name, every_class=False)
-    return classes, found
+    return name, classes, found
 
 
 def read_unlabelled(settings: Data) -> tuple[StoredImages, Folder | None]:

@@ -2,7 +2,7 @@ from .agreement import block_agreement, kernel_cka
 from .class_check import ClassCheck, balanced_sample, check_classes
 from .image_files import Prediction, iter_predictions, predict, print_predictions
 from .latency import Latency, measure_latency, torch_threads
-from .one_network import data_for, evaluate
+from .one_network import Measured, data_for, evaluate, measure
 from .onnx_runtime import OnnxNetwork, quantise
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
 from .repeats import Interval, Runs, paired_interval, seeds_difference, seeds_table, seeds_text, values_of
@@ -18,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "Latency",
+    "Measured",
     "OnnxNetwork",
     "Prediction",
     "Predictions",
@@ -37,6 +38,7 @@ __all__ = [
     "load_predictions",
     "make_predictions",
     "make_table",
+    "measure",
     "measure_latency",
     "on_device",
     "paired_interval",

@@ -15,6 +15,7 @@ from timm.data import create_transform
 
 from meco_timm.common import UserError, expand, located, read_class_names
 from meco_timm.data import decode_file, image_files
+from meco_timm.evaluation.own_run import find_network
 from meco_timm.networks import data_config, make_network, readable_names
 from meco_timm.recipe import Network
 
@@ -39,8 +40,8 @@ def predict(
 ) -> list[Prediction]:
     """Classify image files, or all images in folders, with the network's own timm transform.
 
-    model: a timm name, `hf-hub:owner/name` or `local-dir:path`. top: classes of each image. classes: a file with the
-    network's class names, one a line, where its config has none.
+    model: a timm name, `hf-hub:owner/name`, `local-dir:path` or the folder of a run. top: classes of each image.
+    classes: a file with the network's class names, one a line, where its config has none.
 
     Raises:
         UserError: the network cannot be loaded or has no head, a path is not there, a folder holds no images, or the
@@ -56,7 +57,8 @@ def iter_predictions(
 ) -> Iterator[Prediction]:
     """Classify images as `predict` does, and yield each prediction once its batch is computed."""
     waiting = iter([file for path in paths for file in _list_images(path)])
-    network, size = make_network(Network(model=model), {}, True, None, "predict")
+    name, _ = find_network(model, "predict")
+    network, size = make_network(Network(model=name), {}, True, None, "predict")
     if not network.num_classes:
         raise UserError(f"predict: {model} has no head, so it gives no classes.")
     names = _class_names(network, classes)

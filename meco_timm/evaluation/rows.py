@@ -38,21 +38,22 @@ class Row(NamedTuple):
 
 
 def print_table(rows: list[Row], title: str) -> None:
-    """Print the rows on standard output."""
-    Console(soft_wrap=True).print(styled_table(rows, title), highlight=False)
+    """Print the title and the rows on standard output."""
+    print(title)
+    Console(soft_wrap=True).print(styled_table(rows), highlight=False)
 
 
-def styled_table(rows: list[Row], title: str) -> Text:
+def styled_table(rows: list[Row], title: str = "") -> Text:
     """The rows as text, as wide as the terminal, or 110 characters without one; `str` of it has no styles."""
     return styled_columns(table_columns(rows), title)
 
 
 def styled_columns(columns: list[list[str]], title: str) -> Text:
     """Columns, each with its head, as text like that of `styled_table`."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
     heads, *lines = zip(*columns, strict=True)
     for head in heads:
-        table.add_column(head, justify="right" if head else "left")
+        table.add_column(head, justify="right" if head else "left", overflow="fold")
     for cells in lines:
         table.add_row(*cells, style="bold" if cells[0] == "student" else None)
     console = Console(width=None if Console().is_terminal else 110)

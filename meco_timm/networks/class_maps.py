@@ -93,7 +93,7 @@ def _lemmas() -> dict[str, str]:
 def _read_names(file: str, count: int, role: str) -> list[str]:
     names = read_class_names(Path(file), f"{role}.classes")
     if len(names) != count:
-        raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the teacher {count} classes.")
+        raise UserError(f"{role}.classes: {file} has {len(names)} names (one a line), the network {count} classes.")
     return names
 
 
@@ -106,22 +106,24 @@ def _from_list(
     for entry in entries:
         if isinstance(entry, str) and entry not in places:
             hint = did_you_mean(entry, list(places)) or " Its class names are unknown; write numbers." * (not places)
-            raise UserError(f"{role}.classes: the teacher has no class {entry!r}.{hint}")
+            raise UserError(f"{role}.classes: the network has no class {entry!r}.{hint}")
         if isinstance(entry, int) and not 0 <= entry < count:
-            raise UserError(f"{role}.classes: {entry} is not a class of the teacher, which has 0 to {count - 1}.")
+            raise UserError(f"{role}.classes: {entry} is not a class of the network, which has 0 to {count - 1}.")
     return [places[entry] if isinstance(entry, str) else entry for entry in entries]
 
 
 def _no_map(count: int, names: list[str] | None, classes: list[str], absent: list[str], role: str) -> str:
     theirs = f" ({join_names(names, 3)})" if names else " (names unknown)"
-    text = f"{role}: the teacher has {count} classes{theirs}, the data set {len(classes)} ({join_names(classes, 3)})"
+    text = f"{role}: the network has {count} classes{theirs}, the data set {len(classes)} ({join_names(classes, 3)})"
     if names and len(absent) < len(classes):
         return (
             f"{text}; it lacks {len(absent)}: {join_names(absent, 5)}. "
             f"Name the rest with {role}.classes, or allow it with {role}.missing=mask."
         )
+    others = ", train it on these with `train:`, or take its blocks only: `gives: blocks`" * role.startswith(
+        "teachers."
+    )
     return (
         f"{text}, and {'no names in common' if names else 'it is unknown which is which'}. Give {role}.classes (a file "
-        f"of the teacher's class names, or a list with its class for each of the data set's), train it on these with "
-        "`train:`, or take its blocks only: `gives: blocks`."
+        f"of the network's class names, or a list with its class for each of the data set's){others}."
     )

@@ -207,11 +207,14 @@ def test_evaluate_on_another_split_has_all_of_its_images(ended, capsys):
     ("arguments", "expected"),
     [
         (["resnet1888", "--data", "{data}"], "timm has no model 'resnet1888'. Did you mean"),
-        (["{student}", "--data", "/no/such/place"], "data.source: there is no folder /no/such/place"),
-        (["{student}", "--data", "{data}", "--split", "nope"], "'nope' is not a split"),
-        (["{student}", "--data", "{digits}"], "the teacher has 3 classes"),
+        (["{student}", "--data", "/no/such/place"], "--data: there is no folder /no/such/place"),
+        (["{student}", "--data", "{data}", "--split", "nope"], "--split: 'nope' is not a split"),
+        (["{student}", "--data", "{digits}"], "evaluate: the network has 3 classes"),
         (["{student}", "--data", "{data}", "--size", "-3"], "--size"),
-        (["{student}", "--data", "{data}", "--classes", "/no/file"], "cannot be read"),
+        (
+            ["{student}", "--data", "{data}", "--classes", "/no/file"],
+            "--classes: the class names in /no/file cannot",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(ended, capsys, arguments, expected):

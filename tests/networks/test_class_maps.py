@@ -120,11 +120,11 @@ def test_a_list_of_numbers_or_names_is_followed():
     ("names", "said", "told"),
     [
         (FIVE, [3], "teachers.0.classes: the list has 1 entries, the data set 2 classes."),
-        (FIVE, [3, 5], "teachers.0.classes: 5 is not a class of the teacher, which has 0 to 4."),
-        (FIVE, [3, -1], "teachers.0.classes: -1 is not a class of the teacher, which has 0 to 4."),
-        (FIVE, ["dog", "ont"], "teachers.0.classes: the teacher has no class 'ont'. Did you mean 'ant'?"),
-        (7, [3, "ant"], "the teacher has no class 'ant'. Its class names are unknown; write numbers."),
-        (["ant", "dog", "ant"], ["dog", "ant"], "the teacher has no class 'ant'."),
+        (FIVE, [3, 5], "teachers.0.classes: 5 is not a class of the network, which has 0 to 4."),
+        (FIVE, [3, -1], "teachers.0.classes: -1 is not a class of the network, which has 0 to 4."),
+        (FIVE, ["dog", "ont"], "teachers.0.classes: the network has no class 'ont'. Did you mean 'ant'?"),
+        (7, [3, "ant"], "the network has no class 'ant'. Its class names are unknown; write numbers."),
+        (["ant", "dog", "ant"], ["dog", "ant"], "the network has no class 'ant'."),
     ],
 )
 def test_a_list_that_does_not_fit(names, said, told):
@@ -135,7 +135,7 @@ def test_a_list_that_does_not_fit(names, said, told):
     ("content", "told"),
     [
         (None, "cannot be read: No such file or directory."),
-        (b"ant\nbee\n", "has 2 names (one a line), the teacher 5 classes."),
+        (b"ant\nbee\n", "has 2 names (one a line), the network 5 classes."),
         (b"\xff\xfe\x00", "is not text in UTF-8 (byte 1)."),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_file_of_names_outdoes_the_config(tmp_path):
 
 def test_a_missing_class_is_named():
     told = why(["ant", "bee"], ["bee", "cow"])
-    assert "the teacher has 2 classes (ant, bee), the data set 2 (bee, cow); it lacks 1: cow." in told
+    assert "the network has 2 classes (ant, bee), the data set 2 (bee, cow); it lacks 1: cow." in told
     assert "teachers.0.classes" in told
     assert "teachers.0.missing=mask" in told
     assert "it lacks 7: " + ", ".join(LACKS[:5]) + " and 2 more." in why(11821, IMAGENET.label_names())
@@ -166,10 +166,10 @@ def test_a_missing_class_is_named():
 
 def test_without_a_map_both_sizes_and_the_first_names_are_told():
     told = why(["red", "green", "blue", "grey"], FIVE)
-    assert "the teacher has 4 classes (red, green, blue and 1 more), the data set 5 (ant, bee, cow and 2 more)" in told
+    assert "the network has 4 classes (red, green, blue and 1 more), the data set 5 (ant, bee, cow and 2 more)" in told
     assert "no names in common" in told
     told = why(37, FIVE)
-    assert "the teacher has 37 classes (names unknown), the data set 5 (ant, bee, cow and 2 more)" in told
+    assert "the network has 37 classes (names unknown), the data set 5 (ant, bee, cow and 2 more)" in told
     assert "it is unknown which is which" in told
     for way in ("teachers.0.classes", "`train:`", "`gives: blocks`"):
         assert way in told
@@ -291,7 +291,7 @@ def test_class_sets_that_do_not_fit_stop_before_anything_is_trained_or_written(p
     for options in ([], ["--plan"]):
         told = refused(capsys, path, *options)
         assert told.startswith(
-            "teachers.2: the teacher has 5 classes (ant, bee, cow and 2 more), the data set 3 (circle, cross"
+            "teachers.2: the network has 5 classes (ant, bee, cow and 2 more), the data set 3 (circle, cross"
         )
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "recipe.yaml"}
 

@@ -126,7 +126,7 @@ REFUSED = [
     (lambda: teacher(Small(), CONFIG, gives="blocks"), "mine has no forward_intermediates, so it gives logits only"),
     (lambda: teacher(nn.Linear(7, 3), CONFIG), "teachers.0.size: mine cannot take images of 32 × 32"),
     (lambda: teacher(Small(), CONFIG | {"input_size": (3, 32, 48)}), "images of 32 × 48 are not square"),
-    (lambda: teacher(timm.create_model("test_resnet", num_classes=5)), "the teacher has 5 classes"),
+    (lambda: teacher(timm.create_model("test_resnet", num_classes=5)), "the network has 5 classes"),
     (lambda: wrap_student(Small(), ALIGNMENT), "student: Small is not a timm network: it has no forward_intermediates"),
     (lambda: wrap_student(timm.create_model("test_resnet", num_classes=0), ALIGNMENT), "has no head to classify with"),
 ]

@@ -338,7 +338,7 @@ def test_attention_on_1x1_maps_gives_a_warning(recipe, tmp_path):
         (["alignment.blocks=6"], "alignment.blocks: test_efficientnet (student) has 5 blocks"),
         (["teachers=['hf-hub:owner/name']"], "teachers.0: hf-hub:owner/name cannot be made"),
         (["teachers=[cs3darknet_s]"], "teachers.0: timm has no weights of cs3darknet_s"),
-        (["teachers=[resnet18.a1_in1k]"], "teachers.0: the teacher has 1000 classes"),
+        (["teachers=[resnet18.a1_in1k]"], "teachers.0: the network has 1000 classes"),
         (["teachers=[{model: test_vit, weights: no.pth}]"], "teachers.0.weights: there is no file no.pth"),
         (["loop.batch_size=64"], "batch"),
         (["student=test_resnett"], "student: timm has no model 'test_resnett'. Did you mean 'test_resnet'"),

@@ -98,7 +98,7 @@ MAKING = [
     (lambda: task([3]), "teachers.0: int is no teacher. Give a timm name, a module, or a dict with model"),
     (lambda: task("resnt50.a1_in1k"), "teachers.0: timm has no model 'resnt50.a1_in1k'. Did you mean"),
     (lambda: EnsembleDistillation(network("test_resnet")), "the list of teachers is empty"),
-    (lambda: task(network("test_vit", classes=5)), "teachers.0: the teacher has 5 classes"),
+    (lambda: task(network("test_vit", classes=5)), "teachers.0: the network has 5 classes"),
     (lambda: task(Wrapped(lambda z: (z, z)), **LOGITS), "teachers.0: Wrapped gives a tuple instead of logits"),
     (lambda: task(Wrapped(lambda z: {"out": z}), **LOGITS), "teachers.0: Wrapped gives a dict (out) instead of logits"),
     (lambda: task(student=Wrapped(lambda z: z)), "student: Wrapped is not a timm network"),
