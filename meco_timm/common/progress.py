@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, Task
+from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
 from meco_timm.common.logs import get_logger, live_console
@@ -115,6 +115,8 @@ class Status(_Live):
     def __init__(self, text: str):
         super().__init__()
         self.text = text
+        self.task: TaskID | None = None
+        self.timer: threading.Timer | None = None
 
     def __enter__(self) -> "Status":
         if self.console:
@@ -124,18 +126,18 @@ class Status(_Live):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self.console:
+        if self.timer:
             self.timer.cancel()
         self.hide()
 
     def update(self, text: str) -> None:
         """The next stage begins."""
         if self.console:
-            if hasattr(self, "task"):
+            if self.task is not None:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(text, total=None)
             return
-        if hasattr(self, "timer"):
+        if self.timer:
             self.timer.cancel()
         self.timer = threading.Timer(SILENT_SECONDS, logger.info, [f"{text} …"])
         self.timer.daemon = True
