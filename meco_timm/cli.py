@@ -49,6 +49,23 @@ app = typer.Typer(
 )
 app.add_typer(networks)
 
+
+def print_version(version: bool) -> None:
+    """Print the version and end."""
+    if version:
+        print(f"meco_timm {meco_timm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options without a command."""
+
+
 RecipePath = Annotated[
     Path,
     typer.Argument(

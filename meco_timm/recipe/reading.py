@@ -99,6 +99,17 @@ def _section_at(loc: Path_) -> type[BaseModel] | None:
     return section
 
 
+def _keys_named(name: str) -> list[str]:
+    """The keys of sections that have this name, as `loop.lr`; those of `loop` first."""
+    sections = sorted(Recipe.model_fields, key=lambda section: section != "loop")
+    return [f"{section}.{name}" for section in sections if _is_key(section, name)]
+
+
+def _is_key(section: str, name: str) -> bool:
+    model = _section_at((section, name))
+    return model is not None and model is not Recipe and name in model.model_fields and section != "teachers"
+
+
 def _message(problem: Any) -> str:
     """Message of one validation error: what is wrong, what to write instead."""
     loc, kind, value = problem["loc"], problem["type"], problem["input"]
@@ -108,7 +119,8 @@ def _message(problem: Any) -> str:
     if kind == "extra_forbidden":
         section = _section_at(loc)
         keys = list(section.model_fields) if section else []
-        hint = did_you_mean(loc[-1], keys)
+        elsewhere = _keys_named(str(loc[0])) if len(loc) == 1 else []
+        hint = f" Did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else did_you_mean(loc[-1], keys)
         return f"there is no such key.{hint}" if hint else f"there is no such key. The keys here: {', '.join(keys)}."
     if kind == "missing":
         return "this key is required and missing."

@@ -282,6 +282,24 @@ def test_all_commands_have_one_help(words):
     assert "train " in texts.pop()
 
 
+def test_the_version(capsys):
+    assert output_of(capsys, "--version") == f"meco_timm {meco_timm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("lr=3", "Did you mean 'loop.lr' or 'discriminators.lr'?"),
+        ("epochs=3", "Did you mean 'loop.epochs'?"),
+        ("image_size=64", "Did you mean 'data.image_size'?"),
+        ("sed=1", "Did you mean 'seed'?"),
+    ],
+)
+def test_a_key_without_its_section_is_suggested_with_it(capsys, override, hint):
+    key = override.partition("=")[0]
+    assert error_of(capsys, "quickstart", override) == f"command line: {key}: there is no such key. {hint}\n"
+
+
 def test_an_interrupted_command_says_how_to_continue(capsys, monkeypatch, recipe, tmp_path):
     def interrupt(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
