@@ -107,3 +107,35 @@ def export(
 ) -> None:
     """Export a network to ONNX and compare the file with PyTorch. Needs the extra `export`."""
     meco_timm.export_onnx(network, output, int8=int8, preprocess=preprocess, data=data, size=size)
+
+
+@networks.command()
+def latency(
+    networks: Annotated[list[str], typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK...", show_default=False)],
+    size: Size = None,
+    verbose: Verbose = None,
+) -> None:
+    """Time networks on this machine's CPU: PyTorch and ONNX Runtime, float32 and int8, batches of 1 and 32."""
+    from meco_timm.hub import measure_networks
+
+    measure_networks(networks, size)
+
+
+@networks.command()
+def students(
+    budget: Annotated[str, typer.Option(help="5ms (one image), 4M (parameters), 300MMACs or 1GMACs.")],
+    image_size: Annotated[int, typer.Option(help="Input size in pixels.", min=1)] = 224,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="Names as for timm.list_models; default: the families of small networks.")
+    ] = None,
+    results: Annotated[
+        str | None, typer.Option(help="timm's table of accuracies: results/results-imagenet.csv of its repository.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Most architectures to list.", min=1)] = 20,
+    verbose: Verbose = None,
+) -> None:
+    """Find timm's architectures within a budget, measured on this machine, for the student of a recipe."""
+    from meco_timm.planning import PATTERNS, find_students, parse_budget, print_students
+
+    found = find_students(parse_budget(budget), image_size, pattern or PATTERNS, results, top)
+    print_students(found, image_size)

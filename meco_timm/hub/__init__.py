@@ -6,6 +6,7 @@ Never: changes the student.
 
 from meco_timm.hub.exporting import Export, export_onnx
 from meco_timm.hub.finish import describe_run, finish_run
+from meco_timm.hub.latency_table import measure_networks
 from meco_timm.hub.publishing import publish, publish_settings
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "describe_run",
     "export_onnx",
     "finish_run",
+    "measure_networks",
     "publish",
     "publish_settings",
 ]

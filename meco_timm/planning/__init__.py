@@ -1,6 +1,7 @@
 """What a run will do, how long it takes and what it costs, before it starts.
 
-In: a recipe. Out: the plan as text, time estimates, a ranking of teachers, a rehearsal in few steps.
+In: a recipe. Out: the plan as text, time estimates, a ranking of teachers, students within a
+budget, a rehearsal in few steps.
 Never: trains to the end, or writes a run folder.
 """
 
@@ -8,6 +9,19 @@ from meco_timm.planning.layout import WIDTH
 from meco_timm.planning.plan import Plan, full_plan, make_plan
 from meco_timm.planning.rank_teachers import rank_teachers
 from meco_timm.planning.rehearse import rehearsal
+from meco_timm.planning.students import PATTERNS, find_students, parse_budget, print_students
 from meco_timm.planning.weights import require_weights
 
-__all__ = ["WIDTH", "Plan", "full_plan", "make_plan", "rank_teachers", "rehearsal", "require_weights"]
+__all__ = [
+    "PATTERNS",
+    "WIDTH",
+    "Plan",
+    "find_students",
+    "full_plan",
+    "make_plan",
+    "parse_budget",
+    "print_students",
+    "rank_teachers",
+    "rehearsal",
+    "require_weights",
+]

@@ -1,7 +1,7 @@
 """The page of recipes that were repeated over seeds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from meco_timm.common import UserError, write_text
@@ -41,7 +41,7 @@ def write_repeat_page(repeats: Mapping[str, Runs], folders: Mapping[tuple[str, i
     return output
 
 
-def _run_cells(name: str, seed: int, rows: list[Row], folder: Path) -> list[str]:
+def _run_cells(name: str, seed: int, rows: Sequence[Row], folder: Path) -> list[str]:
     top1 = {row.name: f"{row.top1:.2f}" for row in rows}
     student = next(row for row in rows if row.name == "student")
     cells = [top1.get(shown, "–") for shown in SHOWN]
