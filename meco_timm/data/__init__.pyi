@@ -3,7 +3,7 @@ from .decoding import decode_file
 from .folders import Folder
 from .hub_datasets import COUNTS, known_data
 from .images import BadImages
-from .labels import Split
+from .labels import NO_LABEL, Split
 from .loading import Batch, DataSource, Images, check_batch, load_data, whole_split
 from .manifest import MANIFEST, Manifest, changes, read_manifest
 from .names import split_name
@@ -17,6 +17,7 @@ from .walk import image_files
 __all__ = [
     "COUNTS",
     "MANIFEST",
+    "NO_LABEL",
     "BadImages",
     "Batch",
     "CachePlan",

@@ -27,8 +27,9 @@ from typing import NamedTuple
 from meco_timm.common import UserError, join_names, printable
 from meco_timm.data.metadata import find_labels, without_labels
 from meco_timm.data.names import NAMED, check_alike, split_name
-from meco_timm.data.walk import Contents, File, walk
+from meco_timm.data.walk import SHARDS, Contents, File, walk
 
+ARCHIVES = {".zip", ".rar", ".7z", ".gz", ".xz", ".bz2"}
 BESIDE = "beside the class folders"
 BESIDE_SPLITS = "beside the folders of the splits"
 
@@ -59,13 +60,15 @@ class Folder:
 
 
 def read_folder(folder: Path, label_column: str | None = None, key: str = "source") -> Folder:
-    """The images in `folder` by the rules above; of a folder of parquet files, Arrow files or tars only their names.
+    """Find the images in `folder` by the rules above; of parquet files, Arrow files and tars the names.
 
     label_column: of metadata.csv. key: `source`, or `unlabelled` for images without labels.
 
     Raises:
         UserError: the folder breaks a rule, or holds no images.
     """
+    if folder.is_file():
+        return _single_file(folder, key)
     found = walk(folder)
     if found.shards and not found.images:
         return Folder(found.root, {}, {}, shards=found.shards)
@@ -90,6 +93,16 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
     return Folder(found.root, parts, found.skipped, found.others, unused=unused)
 
 
+def _single_file(path: Path, key: str) -> Folder:
+    """One parquet file or tar as a folder of its own."""
+    if not path.name.lower().endswith(SHARDS):
+        archive = path.suffix.lower() in ARCHIVES
+        what = "an archive. Unpack it, and give the folder" if archive else "no folder, no parquet file and no tar"
+        raise UserError(f"data.{key}: {printable(str(path))} is {what}.")
+    path, status = path.resolve(), path.stat()
+    return Folder(str(path.parent), {}, {}, shards=[File(path.name, status.st_size, status.st_mtime_ns)])
+
+
 def top_folders(found: Contents, place: str = "") -> list[str]:
     """Names of the folders directly below `place`."""
     start = f"{place}/" if place else ""
@@ -110,7 +123,7 @@ def _check_kind(found: Contents, where: str) -> None:
 
 
 def _others(found: Contents) -> str:
-    archives = " Unpack the archive." if found.others.keys() & {".zip", ".rar", ".7z", ".gz"} else ""
+    archives = " Unpack the archive." if found.others.keys() & ARCHIVES else ""
     parts = [f"{count} {ending}" for ending, count in sorted(found.others.items())[:NAMED]]
     parts += [f"{len(paths)} image(s) {reason}" for reason, paths in found.skipped.items()]
     return f", but {printable(', '.join(parts))}.{archives}".removesuffix(".") if parts else ""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from meco_timm.common import UserError, get_logger
 from meco_timm.data.folders import Folder
 from meco_timm.data.images import BadImages, Batch, Images, Read, collate, transforms
-from meco_timm.data.labels import Split
+from meco_timm.data.labels import NO_LABEL, Split
 from meco_timm.data.manifest import Manifest, manifest_of
 from meco_timm.data.sources import read_source, read_split, read_unlabelled
 from meco_timm.data.splitting import ChosenRows, choose_rows, hold_out
@@ -29,7 +29,6 @@ from meco_timm.recipe import Data, fingerprint
 
 logger = get_logger(__name__)
 
-NO_LABEL = -1
 SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
 
 
@@ -51,12 +50,19 @@ def outlive_signals(worker: int) -> None:
 class DataSource:
     """A data set with its splits.
 
-    classes: K names. train: images that the student learns from. labelled: images whose labels teachers are trained on.
-    alone: images whose labels the student alone is trained on. validation, test: held-out images. identity: digest of
-    the labelled images, their splits and their order. workers: loader processes per device. repeats: views of an image
-    in one batch. order: digest of all images and their rows, whatever the splits. buffer: images in a row that are
-    mixed; None for all. max_bad: unreadable training images that are allowed. folders: what each local folder
-    contains. manifest: the files of the data set; empty for data of the Hub.
+    classes: K names.
+    train: images that the student learns from, with the labels that it may see.
+    labelled: images whose labels teachers are trained on. alone: those that the student alone is trained on.
+    validation, test: held-out images.
+    identity: digest of what a training on labels depends on: images, labels, splits, order.
+    workers: loader processes per device.
+    repeats: views of an image in one batch.
+    order: digest of all images and their rows, whatever the splits.
+    buffer: images in a row that are mixed; None for all.
+    max_bad: unreadable training images that are allowed.
+    label_column: where the labels stand.
+    folders: what each local folder contains.
+    manifest: the files of the data set; empty for data of the Hub.
     """
 
     classes: list[str]
@@ -71,6 +77,7 @@ class DataSource:
     order: str = ""
     buffer: int | None = None
     max_bad: int = 0
+    label_column: str = ""
     folders: tuple[Folder, ...] = ()
     manifest: Manifest = field(default_factory=Manifest)
 
@@ -129,7 +136,8 @@ class DataSource:
     def class_counts(self) -> dict[str, np.ndarray]:
         """Number of images of each class, by split (train, labelled, validation, test): int64, K each."""
         images, size = self.labelled, len(self.classes)
-        rows = {"train": self.train.rows[self.train.rows < len(images.labels)], "labelled": images.rows}
+        known = np.flatnonzero(images.labels != NO_LABEL)
+        rows = {"train": np.intersect1d(self.train.rows, known), "labelled": images.rows}
         counts = {name: np.bincount(images.labels[its], minlength=size) for name, its in rows.items()}
         for name, split in (("validation", self.validation), ("test", self.test)):
             counts[name] = np.bincount(split.labels[split.rows], minlength=size)
@@ -171,11 +179,11 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         UserError: the source, a split, a column or the labels do not fit the recipe.
     """
     opened = read_source(settings)
-    train, test = opened.train, opened.test
+    (classes, column, _), train, test = opened.classes, opened.train, opened.test
     if test is None:
-        train, test = hold_out(train, settings.test_fraction, seed, opened.classes)
+        train, test = hold_out(train, settings.test_fraction, seed, classes)
     own = train if opened.validation is None else _followed_by(train, opened.validation)
-    rows = choose_rows(own.labels, len(train.labels), opened.classes, settings, seed)
+    rows = choose_rows(own.labels, len(train.labels), classes, settings, seed)
     seen = Split(own.images, np.where(np.isin(np.arange(len(own.labels)), rows.labelled), own.labels, NO_LABEL))
     alone = rows.train if settings.images else rows.labelled
     seen_rows, folders = rows.train, [opened.folder]
@@ -186,18 +194,19 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
     view, plain = transforms(settings)
     balanced = settings.sampling == "balanced"
     data = DataSource(
-        classes=opened.classes,
+        classes=classes,
         train=Images(*seen, seen_rows, view, views, settings.max_bad),
         labelled=Images(*own, rows.labelled, view, None, settings.max_bad, balanced),
         alone=Images(*own, alone, view, None, settings.max_bad, balanced),
         validation=Images(*own, rows.validation, plain),
         test=Images(*test, np.arange(len(test.labels)), plain),
-        identity=_identity(opened.classes, own, rows, len(test.labels), settings),
+        identity=_identity(classes, own, rows, len(test.labels), settings),
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
-        order=fingerprint([opened.classes, own.labels.tolist(), seen.images.stamp()]),
+        order=fingerprint([classes, own.labels.tolist(), seen.images.stamp()]),
         buffer=settings.buffer,
         max_bad=settings.max_bad,
+        label_column=column,
         folders=tuple(found := [folder for folder in folders if folder is not None]),
         manifest=manifest_of(found),
     )

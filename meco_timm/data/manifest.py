@@ -91,7 +91,7 @@ def manifest_of(folders: list[Folder]) -> Manifest:
 def read_manifest(settings: Data) -> Manifest:
     """The files that local data consist of, as they are now; empty for data of the Hub, or that are not there."""
     places = {"source": settings.source, "unlabelled": settings.unlabelled}
-    local = {key: Path(place) for key, place in places.items() if place and Path(place).is_dir()}
+    local = {key: Path(place) for key, place in places.items() if place and Path(place).exists()}
     if "source" not in local:
         return Manifest()
     return manifest_of([read_folder(place, settings.label_column, key) for key, place in local.items()])

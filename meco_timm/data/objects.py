@@ -32,7 +32,7 @@ def data_of(settings: Data, given: Any) -> Data:
     draft = settings.with_object(splits, source=object_name(type(given).__name__, "0"))
     found = read_source(draft)
     opened = [part for part in (found.train, found.validation, found.test) if part is not None]
-    digest = fingerprint([found.classes, *([part.labels.tolist(), part.images.stamp()] for part in opened)])
+    digest = fingerprint([found.classes.names, *([part.labels.tolist(), part.images.stamp()] for part in opened)])
     return draft.with_object(splits, source=object_name(type(given).__name__, digest))
 
 

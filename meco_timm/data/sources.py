@@ -14,7 +14,7 @@ import datasets
 from meco_timm.common import UserError, did_you_mean, is_object, located
 from meco_timm.data.folders import Folder, read_folder
 from meco_timm.data.hub_files import refusal
-from meco_timm.data.labels import Split, check_labels, image_column, read_labels
+from meco_timm.data.labels import NO_LABEL, Classes, Split, check_labels, image_column, read_labels
 from meco_timm.data.names import split_name
 from meco_timm.data.stored import StoredImages
 from meco_timm.data.tables import Table, dataset_table, folder_table, open_table
@@ -39,7 +39,7 @@ class OpenedSplits(NamedTuple):
     """The splits that a run uses. validation: of a folder that has it beside a test split. test: None where the source
     has none."""
 
-    classes: list[str]
+    classes: Classes
     train: Split
     validation: Split | None
     test: Split | None
@@ -55,18 +55,34 @@ def read_source(settings: Data) -> OpenedSplits:
     source = _open(settings)
     names = _choose_splits(source, settings)
     train, classes = read_labels(source.splits[names["train"]](), settings)
-    check_labels(train.labels, classes, settings.train_split)
-    others: dict[str, Split | None] = {"validation": None, "test": None}
-    for role in others.keys() & names.keys():
-        split, its_classes = read_labels(source.splits[names[role]](), settings, classes)
-        if classes != its_classes:
-            raise UserError(
-                f"data.source: the training split has {len(classes)} classes, the {role} split {len(its_classes)}: "
-                f"{', '.join(sorted(set(classes) ^ set(its_classes))[:5])} stand only in one of them."
-            )
-        check_labels(split.labels, classes, role, every_class=False)
-        others[role] = split
-    return OpenedSplits(classes, train, others["validation"], others["test"], source.folder)
+    check_labels(train.labels, classes.names, settings.train_split)
+    held_out = {
+        role: _read_held_out(source, names[role], settings, classes) if role in names else None
+        for role in ("validation", "test")
+    }
+    return OpenedSplits(classes, train, **held_out, folder=source.folder)
+
+
+def _read_held_out(source: Source, name: str, settings: Data, classes: Classes) -> Split:
+    """A validation or test split, in which every image must have a label."""
+    split, _ = read_labels(source.splits[name](), settings, classes)
+    if missing := int((split.labels == NO_LABEL).sum()):
+        raise UserError(
+            f"data.source: {missing} of the {len(split.labels)} images of the {name} split have no label, so nothing "
+            f"can be measured on them. Write data.test_split={_labelled_split(source, name, settings, classes)}."
+        )
+    check_labels(split.labels, classes.names, name, every_class=False)
+    return split
+
+
+def _labelled_split(source: Source, name: str, settings: Data, classes: Classes) -> str:
+    """What to write in place of a split without labels."""
+    train = source.named(settings.train_split)
+    for other in source.splits.keys() - {name, train}:
+        split, _ = read_labels(source.splits[other](), settings, classes)
+        if len(split.labels) and (split.labels != NO_LABEL).all():
+            return other
+    return f"{train}, which holds out data.test_fraction={settings.test_fraction:g} of its images"
 
 
 def read_split(settings: Data, split: str | None) -> tuple[str, list[str], Split]:
@@ -79,9 +95,8 @@ def read_split(settings: Data, split: str | None) -> tuple[str, list[str], Split
     names = list(source.splits)
     name = source.named(split) if split else next((n for n in ("test", "validation") if n in names), names[0])
     _check_split("test_split", name, names, settings)
-    found, classes = read_labels(source.splits[name](), settings)
-    check_labels(found.labels, classes, name, every_class=False)
-    return name, classes, found
+    _, classes = read_labels(source.splits[name](), settings)
+    return name, classes.names, _read_held_out(source, name, settings, classes)
 
 
 def read_unlabelled(settings: Data) -> tuple[StoredImages, Folder | None]:
@@ -105,17 +120,32 @@ def _open(settings: Data, key: str = "source") -> Source:
         return Source({name: partial(dataset_table, rows, settings) for name, rows in settings.object.items()})
     if is_object(settings.source):
         raise UserError(f"data.{key}: {settings.source} is a data set of a Python program. Give it to `distill` again.")
-    folder = Path(settings.source)
-    looks_local = settings.source.startswith((".", "/", "~")) or settings.source.count("/") != 1
-    if not folder.is_dir() and (looks_local or folder.exists() or folder.parent.is_dir()):
-        near = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"data.{key}: there is no folder {located(folder)}.{did_you_mean(folder, near)}")
-    if not folder.is_dir():
+    place = Path(settings.source)
+    if not place.exists():
+        _check_hub_id(settings.source, key)
         return Source(_find_files(settings, settings.source, key))
-    found = read_folder(folder, settings.label_column, key)
+    found = read_folder(place, settings.label_column, key)
+    if place.is_file():
+        kind = "parquet" if place.suffix == ".parquet" else "webdataset"
+        return Source({"train": partial(open_table, kind, [str(place.resolve())], settings, {})}, found)
     if not found.splits:
         return Source(_find_files(settings, found.root, key), found)
     return Source({split: partial(folder_table, found, split, settings) for split in found.splits}, found)
+
+
+def _check_hub_id(source: str, key: str) -> None:
+    """Raises: UserError: a source that is not on this machine cannot be the id of a data set of the Hub either."""
+    if "://" in source:
+        hub = source.partition("/datasets/")[2].split("?")[0].split("/")
+        named = f" This data set of the Hub is data.{key}={'/'.join(hub[:2])}." if len(hub) > 1 else ""
+        raise UserError(
+            f"data.{key}: {source}: files are not downloaded from addresses. Download and unpack it, and give the "
+            f"folder, or write the id of a data set of the Hub, as owner/name.{named}"
+        )
+    parent = Path(source).parent
+    if source.startswith((".", "/", "~")) or source.count("/") != 1 or parent.is_dir():
+        near = [str(place) for place in parent.iterdir() if place.is_dir()] if parent.is_dir() else []
+        raise UserError(f"data.{key}: there is no folder {located(source)}.{did_you_mean(source, near)}")
 
 
 def _find_files(settings: Data, name: str, key: str) -> dict[str, Callable[[], Table]]:

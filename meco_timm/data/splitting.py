@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meco_timm.common import UserError, derive, join_names
-from meco_timm.data.labels import Split
+from meco_timm.data.labels import NO_LABEL, Split
 from meco_timm.recipe import Data
 
 
@@ -16,9 +16,9 @@ def hold_out(split: Split, share: float, seed: int, classes: list[str]) -> tuple
         UserError: the rest would have no image of a class.
     """
     images, labels = split
-    rows = np.arange(len(labels))
+    rows = _with_label(labels)
     held_out = _stratified(labels, rows, round(share * len(rows)), derive(seed, "test"), leave_one=True)
-    rest = np.setdiff1d(rows, held_out)
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
     _check_classes("test_fraction", share, labels, rest, classes)
     return Split(images.select(rest), labels[rest]), Split(images.select(held_out), labels[held_out])
 
@@ -37,26 +37,32 @@ def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data
     Raises:
         UserError: a class would have no training image, or `data.images` or `data.labelled` does not fit.
     """
-    rows = np.arange(len(labels))
-    validation = rows[own:]
+    every, known = np.arange(len(labels)), _with_label(labels)
+    validation = every[own:]
     if not len(validation):
-        size = round(settings.validation * len(rows))
-        validation = _stratified(labels, rows, size, derive(seed, "validation"), leave_one=True)
-    train = np.setdiff1d(rows, validation)
+        size = round(settings.validation * len(known))
+        validation = _stratified(labels, known, size, derive(seed, "validation"), leave_one=True)
+    train, known = np.setdiff1d(every, validation), np.setdiff1d(known, validation)
     _check_classes("validation", settings.validation, labels, train, classes)
     if settings.images is not None:
-        _check_number("images", settings.images, len(classes), len(train))
-        return ChosenRows(_stratified(labels, train, settings.images, derive(seed, "images")), train, validation)
-    if settings.labelled is None:
-        return ChosenRows(train, train, validation)
-    _check_number("labelled", settings.labelled, len(classes), len(train))
-    labelled = _stratified(labels, train, settings.labelled, derive(seed, "labelled"))
+        _check_number("images", settings.images, len(classes), len(known))
+        return ChosenRows(_stratified(labels, known, settings.images, derive(seed, "images")), known, validation)
+    labelled = known
+    if settings.labelled is not None:
+        _check_number("labelled", settings.labelled, len(classes), len(known))
+        labelled = _stratified(labels, known, settings.labelled, derive(seed, "labelled"))
     return ChosenRows(train if settings.student_sees == "all" else labelled, labelled, validation)
+
+
+def _with_label(labels: np.ndarray) -> np.ndarray:
+    """The rows with a label; all rows where none has one."""
+    known = np.flatnonzero(labels != NO_LABEL)
+    return known if len(known) else np.arange(len(labels))
 
 
 def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray, classes: list[str]) -> None:
     """Raises: UserError: all images of a class are held out."""
-    gone = [classes[label] for label in np.setdiff1d(labels, labels[rest])]
+    gone = [classes[label] for label in np.setdiff1d(labels, [*labels[rest], NO_LABEL])]
     if gone:
         raise UserError(
             f"data.{key}: with {share:g} of the images held out, none is left to train on of {len(gone)} class(es): "
@@ -68,7 +74,7 @@ def _check_number(key: str, number: int, classes: int, images: int) -> None:
     if not classes <= number <= images:
         raise UserError(
             f"data.{key}: {number} must lie between {classes} (one per class) and "
-            f"{images} (the training images without the validation split)."
+            f"{images} (the labelled training images without the validation split)."
         )
 
 
@@ -82,7 +88,7 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leav
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(rows)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    sizes = np.bincount(labels[rows])
+    sizes = np.bincount(labels[rows] - NO_LABEL)
     rank_in_class = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
     share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)

@@ -8,6 +8,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from meco_timm.common import UserError
 from meco_timm.data import tars
 from meco_timm.data.folders import Folder
 from meco_timm.data.hub_files import cached_table, fetch, hub_file, open_file, unreadable
@@ -17,16 +18,26 @@ from meco_timm.recipe import Data
 PARALLEL = 16  # files looked at at a time
 
 
+class Column(NamedTuple):
+    """A column of one file. kind: its type as `datasets` describes it. as_text: whether numbers are written as text."""
+
+    kind: Any
+    values: pa.ChunkedArray
+    location: str
+    as_text: bool = False
+
+
 class Table(NamedTuple):
     """One split.
 
-    features: columns with their types, as `datasets` describes them. images(column): the images of a column.
-    values(column): the values of another column, one per row.
+    features: columns with their types, as `datasets` describes them, of the first file. images(column): the images of a
+    column. columns(column): another column, of each file. label: the column of labels, if no other can be one.
     """
 
     features: dict[str, Any]
     images: Callable[[str], StoredImages]
-    values: Callable[[str], pa.ChunkedArray]
+    columns: Callable[[str], list[Column]]
+    label: str = ""
 
 
 def open_table(kind: str, files: list[str], settings: Data, declared: dict[str, Any]) -> Table:
@@ -72,22 +83,35 @@ def _column(file: str, name: str) -> pa.Table:
 
 def _parquet_table(files: list[str], settings: Data, declared: dict[str, Any]) -> Table:
     footers = _each(lambda file: _cached(file, "footer", lambda: _footer(file)), files)
-    schema = pa.ipc.read_schema(pa.py_buffer(footers[0].schema.metadata[b"schema"]))
+    kinds = [_kinds(footer, declared) for footer in footers]
+
+    def check_column(name: str) -> None:
+        for file, kind in zip(files, kinds, strict=True):
+            if name not in kind:
+                raise UserError(f"data.source: {file}: there is no column {name!r}; it has {', '.join(kind)}.")
 
     def images(name: str) -> StoredImages:
+        check_column(name)
         shards = [
             ParquetShard(file, name, *(footer[column].to_numpy() for column in ("rows", "bytes")))
             for file, footer in zip(files, footers, strict=True)
         ]
         return StoredImages(shards, settings.buffer)
 
-    def values(name: str) -> pa.ChunkedArray:
+    def columns(name: str) -> list[Column]:
+        check_column(name)
         parts = _each(lambda file: _cached(file, f"column {name}", lambda: _column(file, name)), files)
-        return pa.chunked_array([chunk for part in parts for chunk in part[name].chunks], parts[0][name].type)
+        return [Column(k[name], part[name], file) for k, part, file in zip(kinds, parts, files, strict=True)]
 
-    features = dict(datasets.Features.from_arrow_schema(schema))
-    plain = [name for name, kind in features.items() if not isinstance(kind, datasets.Image | datasets.ClassLabel)]
-    return Table(features | {name: declared[name] for name in plain if name in declared}, images, values)
+    return Table(kinds[0], images, columns)
+
+
+def _kinds(footer: pa.Table, declared: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a file with their types; those of the data set's page where the file has only plain ones."""
+    schema = pa.ipc.read_schema(pa.py_buffer(footer.schema.metadata[b"schema"]))
+    kinds = dict(datasets.Features.from_arrow_schema(schema))
+    plain = [name for name, kind in kinds.items() if not isinstance(kind, datasets.Image | datasets.ClassLabel)]
+    return kinds | {name: declared[name] for name in plain if name in declared}
 
 
 def _tar_table(files: list[str], settings: Data) -> Table:
@@ -97,21 +121,18 @@ def _tar_table(files: list[str], settings: Data) -> Table:
     except OSError as error:
         raise unreadable(error, files[0]) from None
     found = _each(lambda file: tars.index(file, image, label), files)
-    features: dict[str, Any] = {image or "image": datasets.Image()}
-    words = pa.chunked_array([one["label"].combine_chunks() for one in found], pa.string())
-    if words.null_count == 0 and len(words):
-        words = _as_numbers(words)
-        features[label or "label"] = datasets.Value(str(words.type))
     shards: list[Shard] = [
         TarShard(file, one["offset"].to_numpy(), one["size"].to_numpy()) for file, one in zip(files, found, strict=True)
     ]
-    return Table(features, lambda name: StoredImages(shards, settings.buffer), lambda name: words)
-
-
-def _as_numbers(words: pa.ChunkedArray) -> pa.ChunkedArray:
-    """int64 where all words are whole numbers."""
-    whole = all(word.isascii() and word.isdecimal() for word in words.to_pylist())
-    return words.cast(pa.int64()) if whole else words
+    origins = sorted({origin for one in found if (origin := one.schema.metadata[b"labels"].decode())})
+    if len(origins) > 1:
+        raise UserError(
+            f"data.label_column: the labels stand in {' in some tars, and in '.join(origins)} in others. Name one."
+        )
+    name, text = label or "".join(origins), datasets.Value("string")
+    columns = [Column(text, one["label"], file, as_text=True) for file, one in zip(files, found, strict=True)]
+    features = {image or "image": datasets.Image(), **({name: text} if origins else {})}
+    return Table(features, lambda _: StoredImages(shards, settings.buffer), lambda _: columns, name)
 
 
 def folder_table(folder: Folder, split: str, settings: Data) -> Table:
@@ -119,11 +140,11 @@ def folder_table(folder: Folder, split: str, settings: Data) -> Table:
     _, files, words = folder.splits[split]
     shard = FilesShard(folder.root, [f"{folder.root}/{file.path}" for file in files])
     features: dict[str, Any] = {"image": datasets.Image()}
-    values = pa.chunked_array([words or []], pa.string())
     if words is not None:
-        values = values if folder.labels == "class folders" else _as_numbers(values)
-        features[folder.label_column] = datasets.Value(str(values.type))
-    return Table(features, lambda name: StoredImages([shard], settings.buffer), lambda name: values)
+        features[folder.label_column] = datasets.Value("string")
+    values = pa.chunked_array([words or []], pa.string())
+    column = Column(datasets.Value("string"), values, folder.root, as_text=folder.labels != "class folders")
+    return Table(features, lambda _: StoredImages([shard], settings.buffer), lambda _: [column], folder.label_column)
 
 
 def dataset_table(rows: datasets.Dataset, settings: Data) -> Table:
@@ -135,7 +156,8 @@ def dataset_table(rows: datasets.Dataset, settings: Data) -> Table:
         shard = DatasetShard(settings.source, column.cast_column("image", datasets.Image(decode=False)))
         return StoredImages([shard], settings.buffer)
 
-    def values(name: str) -> pa.ChunkedArray:
-        return rows.select_columns([name]).with_format("arrow")[:][name]
+    def columns(name: str) -> list[Column]:
+        values = rows.select_columns([name]).with_format("arrow")[:][name]
+        return [Column(rows.features[name], values, settings.source)]
 
-    return Table(dict(rows.features), images, values)
+    return Table(dict(rows.features), images, columns)

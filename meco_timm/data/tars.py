@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, join_names
 from meco_timm.data.hub_files import cached_table, local
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
 HEADER = tarfile.BLOCKSIZE
+FOLDER = "the folder of the member"
 
 
 class Member(NamedTuple):
@@ -28,15 +29,16 @@ Sample = dict[str, Member]  # by extension
 
 
 def index(location: str, image: str | None, label: str | None) -> pa.Table:
-    """`offset` and `size` of the N images, int64, in bytes; `label`, N strings, null if no sample has one.
+    """`offset` and `size` of the N images, int64, in bytes; `label`, N strings, null where a sample has none. The
+    metadata say under `labels` where those stand.
 
     image: extension of the images; by default the only one that is an image. label: `cls`, another extension, or a key
     of the json member; by default `cls`, else the key `label` of the json, else the folder in the member's name.
 
     Raises:
-        UserError: the file is not a tar or is damaged, a sample has several images, or only some samples have a label.
+        UserError: the file is not a tar or is damaged, or a sample has several images.
     """
-    return cached_table(location, f"tar {image} {label}", lambda: _scan(local(location), image, label))
+    return cached_table(location, f"labelled tar {image} {label}", lambda: _scan(local(location), image, label))
 
 
 def read(path: str, members: list[Member]) -> list[dict[str, Any]]:
@@ -60,15 +62,25 @@ def _scan(path: str, image: str | None, label: str | None) -> pa.Table:
         with tarfile.open(path, "r:") as tar:
             samples = _samples(tar)
             taken = {key: taken for key, sample in samples.items() if (taken := _image(sample, image, key, path))}
-            words = [_label(tar, key, samples[key], label) for key in taken]
+            origin, words = _labels(tar, {key: samples[key] for key in taken}, label)
     except (tarfile.TarError, OSError, ValueError) as error:
         hint = " Compressed tars cannot be read in place: unpack them." if path.endswith(("gz", "xz", "bz2")) else ""
         raise UserError(f"data.source: {path}: the tar cannot be read: {error}.{hint}") from None
-    if None in words and any(word is not None for word in words):
-        unlabelled = list(taken)[words.index(None)]
-        raise UserError(f"data.source: {path}: {unlabelled} has no label, while other samples have one.")
+    _check_dots({key: samples[key] for key in taken}, image, origin, path)
     numbers = {name: pa.array([getattr(m, name) for m in taken.values()], pa.int64()) for name in Member._fields}
-    return pa.table({**numbers, "label": pa.array(words, pa.string())})
+    return pa.table({**numbers, "label": pa.array(words, pa.string())}).replace_schema_metadata({"labels": origin})
+
+
+def _check_dots(samples: dict[str, Sample], image: str | None, origin: str, path: str) -> None:
+    """Refuse dots in names that make extensions of parts of names: the images have several, or no label is found."""
+    images = sorted({name for sample in samples.values() for name in sample if name.rpartition(".")[2] in IMAGES})
+    dotted = [name for name in images if "." in name]
+    if image is None and dotted and (len(images) > 1 or not origin):
+        key = next(key for key, sample in samples.items() if dotted[0] in sample)
+        raise UserError(
+            f"data.source: {path}: {key}.{dotted[0]} has several dots. What follows the first dot of a member's name "
+            "is its extension: take the other dots out of the names, or name the extension with data.image_column."
+        )
 
 
 def _samples(tar: tarfile.TarFile) -> dict[str, Sample]:
@@ -86,28 +98,32 @@ def _samples(tar: tarfile.TarFile) -> dict[str, Sample]:
 def _image(sample: Sample, wanted: str | None, key: str, path: str) -> Member | None:
     fitting = [name for name in sample if (name == wanted if wanted else name.rpartition(".")[2] in IMAGES)]
     if len(fitting) > 1:
+        dots = " What follows the first dot of a member's name is its extension: take other dots out of the names."
         raise UserError(
-            f"data.image_column: {key} in {path} has several images ({', '.join(fitting)}); name one extension."
+            f"data.image_column: {key} in {path} has several images ({join_names(fitting)}); name one extension."
+            f"{dots if all('.' in name for name in fitting) else ''}"
         )
     return sample[fitting[0]] if fitting else None
 
 
-def _label(tar: tarfile.TarFile, key: str, sample: Sample, wanted: str | None) -> str | None:
-    """The label in words; None where the sample has none."""
+def _labels(tar: tarfile.TarFile, samples: dict[str, Sample], wanted: str | None) -> tuple[str, list[str | None]]:
+    """(where the labels stand, or nothing; the label of each sample in words, None where it is missing)."""
 
-    def content(name: str) -> str:
-        file, member = tar.fileobj, sample[name]
+    def content(member: Member) -> str:
+        file = tar.fileobj
         assert file is not None
         file.seek(member.offset)
         return file.read(member.size).decode().strip()
 
-    if wanted in sample and wanted != "json":
-        return content(str(wanted))
-    if wanted is None and "cls" in sample:
-        return content("cls")
-    fields = json.loads(content("json")) if "json" in sample else {}
-    name = "label" if wanted in (None, "json") else wanted
-    if name in fields:
-        return str(fields[name])
-    folder = key.rpartition("/")[0].rpartition("/")[2]
-    return folder or None if wanted is None else None
+    extension = wanted or "cls"
+    if extension != "json" and any(extension in sample for sample in samples.values()):
+        return extension, [content(sample[extension]) if extension in sample else None for sample in samples.values()]
+    key = "label" if wanted in (None, "json") else wanted
+    fields = [json.loads(content(sample["json"])) if "json" in sample else {} for sample in samples.values()]
+    if any(key in one for one in fields):
+        found = [one.get(key) for one in fields]
+        return wanted or "json", [None if word is None else str(word) for word in found]
+    folders = [name.rpartition("/")[0].rpartition("/")[2] or None for name in samples]
+    if wanted is None and any(folders):
+        return FOLDER, folders
+    return "", [None] * len(samples)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from meco_timm.common import join_names, printable
-from meco_timm.data import DataSource, Folder, split_name
+from meco_timm.data import NO_LABEL, DataSource, Folder, split_name
 from meco_timm.planning.layout import Table
 from meco_timm.recipe import Data, Recipe
 
@@ -28,12 +28,21 @@ def data_section(recipe: Recipe, data: DataSource) -> Iterator[str | Table]:
     if not data.identity:  # a data set of the Hub that was not opened
         return
     yield _class_table(data)
-    lines = []
+    lines = [*_labels(data)]
     for folder in data.folders:
         where = f" in {printable(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]
     lines += [*_untested(data), *_twice_balanced(recipe)]
     yield from [*lines, ""] if lines else []
+
+
+def _labels(data: DataSource) -> Iterator[str]:
+    """The column of the labels, of tables, tars and `datasets`; and how many images have none."""
+    if not any(folder.splits for folder in data.folders[:1]):
+        yield f"labels: column {printable(data.label_column)}"
+    own = data.labelled.labels
+    if missing := int((own[data.train.rows[data.train.rows < len(own)]] == NO_LABEL).sum()):
+        yield f"{missing} training image(s) have no label: only the student learns from them"
 
 
 def _twice_balanced(recipe: Recipe) -> Iterator[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from meco_timm.common import RESULT, get_logger, write_text
-from meco_timm.data import Split, known_data, read_source
+from meco_timm.data import NO_LABEL, Split, known_data, read_source
 from meco_timm.networks import LogitsOnly, make_network
 from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 
@@ -157,7 +157,8 @@ def _few_rows(recipe: Recipe, largest: int) -> tuple[list[str], list[Rows]]:
         return classes, [_synthetic(jpegs, n, len(classes)) for n in (count(classes), HELD_OUT)]
     found = read_source(recipe.data)
     train, test = found.train, found.test or found.train
-    return found.classes, [_balanced(train, count(found.classes)), _balanced(test, HELD_OUT)]
+    names = found.classes.names
+    return names, [_balanced(train, count(names)), _balanced(test, HELD_OUT)]
 
 
 def _random_jpeg(seed: int, side: int) -> bytes:
@@ -175,10 +176,11 @@ def _synthetic(jpegs: list[bytes], count: int, classes: int) -> Rows:
 def _balanced(split: Split, count: int) -> Rows:
     """At most `count` images and labels of a split, with equal numbers per class as far as possible."""
     by_class = np.argsort(split.labels, kind="stable")
+    by_class = by_class[split.labels[by_class] != NO_LABEL]
     first = np.searchsorted(split.labels[by_class], split.labels[by_class])
-    rank = np.empty(len(by_class), dtype=np.int64)
+    rank = np.full(len(split.labels), len(by_class))
     rank[by_class] = np.arange(len(by_class)) - first
-    rows = np.argsort(rank, kind="stable")[:count]
+    rows = np.argsort(rank, kind="stable")[: min(count, len(by_class))]
     stored = split.images.read(rows)
     images = [{"bytes": s["bytes"] or Path(s["path"]).read_bytes(), "path": s["path"]} for s in stored]
     return images, split.labels[rows].tolist()

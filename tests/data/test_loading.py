@@ -1,9 +1,6 @@
 """The batch: sources, columns, splits, hidden labels, and batches that are a function of (seed, step)."""
 
-import io
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -11,29 +8,11 @@ import pytest
 import torch
 from conftest import CLASSES, ROOT, draw_image, fill
 from helpers.data import load, refused, seen
+from helpers.image_tables import parquet, png
 from PIL import Image
 
 from meco_timm.data.loading import NO_LABEL, BatchStream
 from meco_timm.data.views import Passes, Steps
-
-
-def png(label: int, seed: int = 0, mode: str = "RGB") -> dict[str, Any]:
-    file = io.BytesIO()
-    draw_image(label, seed).convert(mode).save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
-
-
-def parquet(folder: Path, labels: list[Any], kind: Any = None, name: str = "train", **columns: Any) -> Path:
-    """One split as a parquet file with the columns image, label and others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = kind or datasets.ClassLabel(names=list(CLASSES))
-    rows: dict[str, Any] = {"image": [png(i % 3, i) for i in range(len(labels))], "label": labels}
-    features: dict[str, Any] = {"image": datasets.Image(), "label": kind}
-    for column, (column_kind, values) in columns.items():
-        rows[column], features[column] = values, column_kind
-    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(folder / f"{name}.parquet")
-    return folder
-
 
 # Sources
 

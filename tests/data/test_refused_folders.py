@@ -147,7 +147,7 @@ REFUSED: dict[Callable[[Path], None], list[str]] = {
     by_space: ["the classes 'cat' and 'cat ' differ only in case, spaces"],
     by_invisible_characters: ["the classes 'hot dog' and 'hot \\u200b dog' differ only in case, spaces"],
     by_unicode: ["differ only in case, spaces or the form of their Unicode"],
-    only_in_test: ["c stand only in one of them"],
+    only_in_test: ["the class(es) c, which the training split does not have. Its 2 classes are a, b."],
     not_listed: ["metadata.csv, column label lists 1 file(s), but not 'a/001.png', 'b/000.png', 'b/001.png'"],
     listed_but_absent: ["metadata.csv, column label lists 'p/002.png', which are not there"],
     other_labels: ["metadata.csv, column label and the class folders give other labels (a: x, a: y, b: x, b: y)"],
