@@ -17,11 +17,13 @@ def first_line(error: BaseException) -> str:
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raise a UserError that names the extra of this package, unless all `modules` are installed."""
+    """Raise a UserError that says what to install, unless all `modules` of this extra of the package are there."""
     from importlib.util import find_spec
 
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise UserError(f"{', '.join(missing)}: not installed. Write pip install 'meco-timm[{extra}]'.")
+        raise UserError(
+            f"{', '.join(missing)}: not installed (extra `{extra}`). Write: pip install {' '.join(missing)}"
+        )
 
 
 def did_you_mean(word: object, choices: list[str] | tuple[str, ...]) -> str:

@@ -107,7 +107,7 @@ def check_tool(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    assert words[1:] in (["install", "."], ["install", "-e", ".[dev]"])
+    assert words[1:] in (["install", "."], ["install", "-e", ".[dev]"], ["install", "-e", ".[export]"])
 
 
 def check_hub(words: list[str]) -> None:

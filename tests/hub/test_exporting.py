@@ -134,7 +134,9 @@ def test_eight_bits_need_images(tmp_path):
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"onnxscript: not installed. Write pip install 'meco-timm\[export\]'"):
+    with pytest.raises(
+        UserError, match=r"onnxscript: not installed \(extra `export`\). Write: pip install onnxscript$"
+    ):
         export_onnx("test_resnet", tmp_path)
 
 
