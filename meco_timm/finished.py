@@ -48,6 +48,8 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     folder.drop_checkpoints()  # the run may have been killed after it wrote its results
     result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))
     result.info("\n%s", compare_errors(rows))
+    if explanation := folder.about().get("explanation"):
+        result.info("%s What helps there, to be added to the command:\n  %s", *explanation)
     if not folder.report.exists():
         from meco_timm.reporting import report
 

@@ -17,42 +17,37 @@ from meco_timm.common import (
     batch_seed,
     collect_new_objects_only,
     get_logger,
-    reseed,
     share_of_time,
     student_seed,
     terminal_width,
 )
-from meco_timm.data import DataSource, cache_images, load_data, verify
-from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import Row, block_agreement, make_table
+from meco_timm.data import load_data
+from meco_timm.evaluation import Row
 from meco_timm.finished import finished_run, show_results
-from meco_timm.networks import Stream, student_stream, teacher_stream
-from meco_timm.planning import WIDTH, Plan, full_plan, make_plan, rehearsal, require_weights
-from meco_timm.recipe import Recipe, named_teachers, recipe_key, to_yaml
-from meco_timm.selection import (
-    check_lines,
-    check_teachers,
-    combine_teachers,
-    read_measured,
-    require_known_classes,
+from meco_timm.networks import student_stream
+from meco_timm.planning import WIDTH, full_plan, make_plan, rehearsal, require_weights
+from meco_timm.recipe import Recipe, recipe_key
+from meco_timm.selection import combine_teachers
+from meco_timm.stages import (
+    assemble_zoo,
+    begin,
+    evaluate_all,
+    label_training,
+    load_pretrained,
+    run_accelerator,
+    train_alone_and_compare,
+    train_student,
 )
 from meco_timm.training import (
-    Inputs,
     Job,
-    LabelTraining,
     OnStep,
     RunFolder,
-    Teaching,
-    Training,
     check_launch,
     explain_faults,
-    make_accelerator,
     open_run_folder,
     total_steps,
-    train_student_alone,
-    train_teachers,
 )
-from meco_timm.zoo import TeacherLike, Zoo, load_teachers, precompute_outputs, use_store
+from meco_timm.zoo import TeacherLike, precompute_outputs, use_store
 
 logger = get_logger(__name__)
 
@@ -98,13 +93,14 @@ def distill(
     """
     recipe = as_recipe(recipe, student=student, teachers=teachers, data=data, similarity=similarity)
     if limit_steps is not None:
-        with rehearsal(recipe, limit_steps, _accelerator(recipe)) as short:
+        with rehearsal(recipe, limit_steps, run_accelerator(recipe)) as short:
             return distill(short, on_step=on_step)
-    accelerator = _accelerator(recipe)
+    accelerator = run_accelerator(recipe)
     check_launch(accelerator, any(loop.ema for loop in (recipe.loop, *(t.loop for t in recipe.teachers if t.train))))
     check_same(recipe, accelerator)
     folder = open_run_folder(Path(recipe.run or "run"), recipe_key(recipe), fresh, accelerator)
-    _warn_without_token(recipe, accelerator)
+    if recipe.publish and not get_token() and accelerator.is_main_process:
+        logger.warning("publish: no Hugging Face token was found. Log in with `hf auth login` before the run ends.")
     steps = Stopwatch()
     with explain_faults(folder.path, accelerator), collect_new_objects_only(), Stopwatch() as watch:
         finished = finished_run(recipe)
@@ -113,7 +109,10 @@ def distill(
     if not finished:
         logger.info("\n%s", share_of_time(watch, steps, "training steps"))
     accelerator.end_training()
-    _publish(recipe, folder, accelerator)
+    if recipe.publish and accelerator.is_main_process:
+        from meco_timm.hub import publish
+
+        publish(folder.path, recipe.publish)
     return rows
 
 
@@ -152,13 +151,13 @@ def fill_store(recipe: AnyRecipe) -> None:
     recipe = as_recipe(recipe)
     if recipe.store.folder is None:
         raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
-    accelerator = _accelerator(recipe)
+    accelerator = run_accelerator(recipe)
     data = load_data(recipe.data, recipe.seed, recipe.store.views)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan.short(terminal_width(WIDTH)))
-    require_weights(plan.weights, recipe, _label_training(recipe, data, accelerator))
-    pretrained, notes = _load_pretrained(recipe, data, accelerator)
+    require_weights(plan.weights, recipe, label_training(recipe, data, accelerator))
+    pretrained, notes = load_pretrained(recipe, data, accelerator)
     logger.info("\n".join(notes))
     seed = batch_seed(recipe.seed)
     with explain_faults(Path(recipe.store.folder), accelerator):
@@ -174,123 +173,17 @@ def _run(
     with Status("reading the data"):
         data = load_data(recipe.data, recipe.seed, recipe.store.views)
         plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
-    require_weights(plan.weights, recipe, _label_training(recipe, data, accelerator))
+    require_weights(plan.weights, recipe, label_training(recipe, data, accelerator))
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
-    pretrained, notes = _load_pretrained(recipe, data, accelerator)  # before the run folder is made
+    pretrained, notes = load_pretrained(recipe, data, accelerator)  # before the run folder is made
     plan.notes.extend(notes)
-    _begin(recipe, folder, data, plan, accelerator)
+    begin(recipe, folder, data, plan, accelerator)
+    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
+    job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
     combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
+    alone = train_alone_and_compare(recipe, zoo, job, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
-    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
-    labels = _label_training(recipe, data, accelerator, watch)
-    alone = train_student_alone(recipe.student, recipe.loop, steps, labels)
-    job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
-    student, steps = _train_student(recipe, student, zoo, job, accelerator)
-    teachers = zoo.unfrozen()
-    with Status(f"evaluating {3 + len(teachers)} networks on the test split") as status:
-        evaluated = make_table(student, alone, teachers, data, accelerator, combination)
-        if accelerator.is_main_process:
-            from meco_timm.hub import describe_run, finish_run  # imports matplotlib, which training does not need
-
-            status.update("comparing blocks")
-            agreement = block_agreement(student, alone, teachers, data, accelerator)
-            status.update("writing the report")
-            about = describe_run(folder, data, teachers, combination, read_measured(folder.path), steps, accelerator)
-            finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
-    accelerator.wait_for_everyone()
-    return evaluated.rows
-
-
-def _load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
-    """The teachers that need no training, and lines of the plan with their accuracy on labelled images.
-
-    All images are verified and cached first.
-    """
-    teachers, images = named_teachers(recipe.teachers), Path(recipe.zoo.folder) / ".images"
-    pretrained = load_teachers(teachers, recipe.alignment, data.classes)  # first: a download may fail
-    verify(data, recipe.data, images, accelerator)
-    cache_images(data, recipe.data, images, accelerator)
-    checks = check_teachers(pretrained, data, accelerator)
-    require_known_classes(teachers, checks)
-    return pretrained, check_lines(teachers, checks)
-
-
-def _begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: Plan, accelerator: Accelerator) -> None:
-    """Create the run folder, print the plan and start the trackers.
-
-    Raises:
-        UserError: the folder holds a run with other data or weights, or cannot be written.
-    """
-    inputs = Inputs.of(data.manifest, recipe.networks)
-    folder.check_inputs(inputs)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.create(to_yaml(recipe), plan.text())
-        folder.write_inputs(inputs)
-        logger.info("%splan    all of it: %s\n", plan.short(terminal_width(WIDTH)), folder.path / "plan.txt")
-    accelerator.wait_for_everyone()
-    if recipe.trackers:
-        accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
-
-
-def assemble_zoo(
-    recipe: Recipe,
-    data: DataSource,
-    accelerator: Accelerator,
-    pretrained: dict[str, Stream] | None = None,
-    watch: Stopwatch | None = None,
-) -> Zoo:
-    """The zoo with every teacher of the recipe; those with `train` are trained first, unless they are in the folder.
-
-    pretrained: those that need no training, if they are loaded already. watch: runs during the training steps.
-
-    Raises:
-        UserError: a teacher cannot be loaded or does not fit the data set.
-    """
-    training = _label_training(recipe, data, accelerator, watch)
-    teachers = train_teachers(named_teachers(recipe.teachers), training)
-    roles = {name: f"teachers.{i}" for i, name in enumerate(teachers)}
-
-    def load(name: str) -> Stream:
-        return teacher_stream(teachers[name], recipe.alignment, data.classes, role=roles[name])
-
-    streams = {name: (pretrained or {}).get(name) or load(name) for name in teachers}
-    return Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, accelerator, load)
-
-
-def _train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator) -> tuple[Stream, int]:
-    """The student with its best weights, and the steps that it took."""
-    data = job.data
-    weight = class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
-    reseed(job.seed, "discriminators")
-    objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
-    training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
-    try:
-        return training.run(), training.state.step
-    finally:
-        zoo.flush()
-
-
-def _accelerator(recipe: Recipe) -> Accelerator:
-    trackers = Path(recipe.run or "run") / "trackers"
-    return make_accelerator(recipe.precision, recipe.loop.accumulation, recipe.trackers, trackers)
-
-
-def _label_training(
-    recipe: Recipe, data: DataSource, accelerator: Accelerator, watch: Stopwatch | None = None
-) -> LabelTraining:
-    return LabelTraining(data, recipe.data, recipe.seed, Path(recipe.zoo.folder), accelerator, watch)
-
-
-def _warn_without_token(recipe: Recipe, accelerator: Accelerator) -> None:
-    if recipe.publish and not get_token() and accelerator.is_main_process:
-        logger.warning("publish: no Hugging Face token was found. Log in with `hf auth login` before the run ends.")
-
-
-def _publish(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
-    if recipe.publish and accelerator.is_main_process:
-        from meco_timm.hub import publish
-
-        publish(folder.path, recipe.publish)
+    student, steps = train_student(recipe, student, zoo, job, accelerator)
+    return evaluate_all(recipe, folder, data, student, alone, zoo.unfrozen(), combination, steps, accelerator)

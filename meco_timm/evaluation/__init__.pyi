@@ -1,5 +1,6 @@
 from .agreement import block_agreement, kernel_cka
 from .class_check import ClassCheck, balanced_sample, check_classes
+from .ensemble import vote
 from .image_files import Prediction, iter_predictions, predict, print_predictions
 from .latency import Latency, measure_latency, torch_threads
 from .one_network import Measured, data_for, evaluate, measure
@@ -58,4 +59,5 @@ __all__ = [
     "torch_threads",
     "validate",
     "values_of",
+    "vote",
 ]

@@ -66,7 +66,7 @@ def describe_run(
         "student_origin": describe_origin(recipe["student"], {}),
         "weights": combination.weights,
         "choices": measured["choices"] if measured else [],
-        "notes": measured["notes"] if measured else [],
+        "notes": [*measured["notes"], *measured.get("advice", {}).get("sentences", [])] if measured else [],
         "steps": steps,
         "batch_size": loop["batch_size"] * loop["accumulation"] * accelerator.num_processes,
         "processes": accelerator.num_processes,

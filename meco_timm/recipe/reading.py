@@ -229,7 +229,8 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
         place["loop"] = loop_key(loop)
         if not place.get("train", True):
             del place["loop"]
-    del key["zoo"]["folder"], key["zoo"]["resident"], key["zoo"]["loop"]
+    for name in ("folder", "resident", "require", "loop"):
+        del key["zoo"][name]
     key["store"]["folder"] = key["store"]["folder"] is not None  # the result does not depend on where it is
     return key
 

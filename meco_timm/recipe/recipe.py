@@ -105,6 +105,9 @@ class Zoo(Section):
     """Share of each teacher in the mean of `average` and in the true ensemble, and of the steps for which it is
     drawn: `uniform`, a list with a number for each teacher, or `validation`: by greedy selection with the lowest NLL
     on the validation split (Caruana et al. 2004). A teacher of weight 0 is not used."""
+    require: Literal["better"] | None = None
+    """`better`: stop before the student is trained, if the true ensemble is not better than the student alone on the
+    validation split. Null says so and goes on."""
     folder: FilePath = "zoo"
     """Trained teachers are kept here, each under a name with a hash of all that made it, and used again."""
     loop: Loop = Loop()

@@ -4,6 +4,7 @@ In: teachers and labelled images. Out: what each adds to the ensemble, temperatu
 Never: trains a network, or changes a teacher.
 """
 
+from meco_timm.selection.advice import compare_with_student_alone, explain_student
 from meco_timm.selection.candidates import find_candidates, print_candidates
 from meco_timm.selection.class_checks import check_lines, check_local_teachers, check_teachers, require_known_classes
 from meco_timm.selection.combining import (
@@ -24,6 +25,8 @@ __all__ = [
     "check_teachers",
     "combination_lines",
     "combine_teachers",
+    "compare_with_student_alone",
+    "explain_student",
     "find_candidates",
     "load_rankable",
     "measure_teachers",

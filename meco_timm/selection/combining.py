@@ -4,7 +4,7 @@ They are kept in the run folder, so that a run that continues has the same.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from meco_timm.common import UserError, get_logger, write_json
 from meco_timm.data import DataSource
-from meco_timm.evaluation import Contributions, contributions, temperature_of
+from meco_timm.evaluation import Contributions, Difference, contributions, temperature_of
 from meco_timm.networks import Combination, Stream
 from meco_timm.recipe import Data
 from meco_timm.recipe import Zoo as ZooSettings
@@ -118,7 +118,8 @@ def _measured(zoo: Zoo, data: DataSource, settings: Data) -> dict[str, Any] | No
 
 def _summary(zoo: Zoo, logits: dict[str, np.ndarray], label: Tensor) -> dict[str, Any]:
     """temperatures: fitted, by name of each teacher with logits. choices: how often each of these is in the best
-    ensemble of size 1 and more. best: the place among them of the lowest NLL. notes: warnings."""
+    ensemble of size 1 and more. best: the place among them of the lowest NLL. harmful: what a teacher makes worse.
+    notes: teachers that are the same."""
     values = list(logits.values())
     temperatures = [temperature_of(z, label) for z in values]
     weights = torch.tensor([written_combination(zoo.names, zoo.settings).weights[name] for name in logits])
@@ -131,20 +132,28 @@ def _summary(zoo: Zoo, logits: dict[str, np.ndarray], label: Tensor) -> dict[str
         "temperatures": dict(zip(logits, temperatures, strict=True)),
         "choices": [choice.counts for choice in found.choices],
         "best": nll.index(min(nll)),
-        "notes": list(_notes(list(logits), zoo, found)) if len(label) >= MIN_IMAGES else [],
+        "harmful": _harmful(list(logits), found) if len(label) >= MIN_IMAGES else {},
+        "notes": _duplicates(list(logits), zoo, found) if len(label) >= MIN_IMAGES else [],
     }
 
 
-def _notes(names: list[str], zoo: Zoo, found: Contributions) -> Iterator[str]:
-    """Teachers that make the true ensemble worse, and teachers that are the same."""
-    for name, added in zip(names, found.added, strict=False):  # of one teacher there is nothing to add
-        if added.worse:
-            yield (
-                f"teacher {name} makes the {added.worse} of the true ensemble worse on the validation split: top-1 by "
-                f"{added.top1.text(2)} points, NLL by {added.nll.text(4)}"
-            )
-    for (i, j), why in duplicates([zoo.fingerprints[name] for name in names], found).items():
-        yield f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out"
+def _harmful(names: list[str], found: Contributions) -> dict[str, str]:
+    """What a teacher makes worse in the true ensemble, in words, by its name."""
+    added = zip(names, found.added, strict=False)  # of one teacher there is nothing to add
+    return {name: f"makes the true ensemble worse: {change_text(change)}" for name, change in added if change.worse}
+
+
+def change_text(change: Difference) -> str:
+    """`top-1 by −1.20 (−2.10 to −0.40) points, NLL by +0.1000 (…)`: those of the two measures that are worse."""
+    words = {"top-1": f"top-1 by {change.top1.text(2)} points", "NLL": f"NLL by {change.nll.text(4)}"}
+    return ", ".join(text for measure, text in words.items() if measure in change.worse)
+
+
+def _duplicates(names: list[str], zoo: Zoo, found: Contributions) -> list[str]:
+    pairs = duplicates([zoo.fingerprints[name] for name in names], found)
+    return [
+        f"teachers {names[i]} and {names[j]} have {why}: one of them may be left out" for (i, j), why in pairs.items()
+    ]
 
 
 def _show(measured: dict[str, Any], zoo: ZooSettings) -> None:

@@ -110,7 +110,7 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
                     blocks[folder].append([block[places] for block in outputs.blocks])
                 seconds[folder] += time.perf_counter() - began
             done = ends[-1]
-            bar.step(done, [f"{len(missing)} teacher(s)"])
+            bar.step(done, [f"{len(missing)} network(s)"])
     for folder, part in work.items():
         np.save(part / "blocks.npy", _kernels(blocks[folder]))
         write_json(part / "speed.json", {"images_per_s": len(images) / seconds[folder]})

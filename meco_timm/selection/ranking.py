@@ -50,9 +50,9 @@ class Ranking(NamedTuple):
         """The suggested ensemble as keys of a recipe: teachers, and zoo.weights if they are not equal."""
         counts = self.found.suggested.counts
         used = [i for i, count in enumerate(counts) if count]
-        line = {"teachers": [self.entries[i] for i in used]}
-        weights = {"zoo": {"weights": [float(f"{counts[i]:g}") for i in used]}}
-        return "\n".join(_flow(part) for part in (line, weights) if part is line or len(set(counts) - {0}) > 1)
+        line = f"teachers: {as_flow([self.entries[i] for i in used])}"
+        weights = {"weights": [float(f"{counts[i]:g}") for i in used]}
+        return line if len(set(counts) - {0}) == 1 else f"{line}\nzoo: {as_flow(weights)}"
 
     def cost(self, counts: Sequence[float]) -> int:
         """Multiply-adds of one image by all teachers that are counted."""
@@ -148,7 +148,7 @@ def rank(
         similarity=_similarity([m.kernels for m in measured.values()]),
         duplicates=duplicates([m.digest for m in measured.values()], found),
         notes=notes + [f"warning: {problem}" for problem in class_problems(teachers, checks).values()],
-        entries=[_entry(teachers[name], zoo.loop) for name in streams],
+        entries=[teacher_entry(teachers[name], zoo.loop) for name in streams],
         calibrated=zoo.calibrate,
     )
 
@@ -172,17 +172,17 @@ def _mean_cka(a: Tensor, b: Tensor) -> float:
     return float(np.mean([kernel_cka(x, y) for x, y in zip(a, b, strict=False)]))
 
 
-def _entry(teacher: Teacher, shared: Loop) -> Any:
-    """An item of the recipe's list `teachers`, without defaults."""
+def teacher_entry(teacher: Teacher, shared: Loop, steps: int | None = None) -> Any:
+    """An item of the recipe's list `teachers`, without defaults. shared: `zoo.loop`. steps: another budget."""
     keys: dict[str, Any] = teacher.model_dump(mode="json", exclude={"loop"}, exclude_defaults=True)
-    loop = teacher.loop.model_dump(mode="json")
-    changed = {key: value for key, value in loop.items() if value != getattr(shared, key) and value is not None}
+    loop = teacher.loop.changed_by(Loop(steps=steps)) if steps else teacher.loop
+    values = loop.model_dump(mode="json")
+    changed = {key: value for key, value in values.items() if value != getattr(shared, key) and value is not None}
     if keys.pop("train", False):
         keys = {"train": keys.pop("model"), **keys, **({"loop": changed} if changed else {})}
     return keys["model"] if keys.keys() == {"model"} else keys
 
 
-def _flow(value: dict[str, Any]) -> str:
-    """One line of YAML: `teachers: [a, b]`."""
-    (key, inner), *_ = value.items()
-    return f"{key}: {yaml.safe_dump(inner, default_flow_style=True, sort_keys=False, width=10**6).strip()}"
+def as_flow(value: Any) -> str:
+    """One line of YAML: `[a, b]`."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()

@@ -1,7 +1,7 @@
 from .accelerator import check_launch, make_accelerator
 from .faults import explain_faults
 from .job import Job, OnStep, Teaching, total_steps
-from .labels import LabelTraining, train_student_alone, train_teachers, trained_teacher
+from .labels import LabelTraining, read_curve, train_student_alone, train_teachers, trained_teacher, validation_curves
 from .loop import Training
 from .run_folder import Inputs, RunFolder, open_run_folder
 
@@ -17,8 +17,10 @@ __all__ = [
     "explain_faults",
     "make_accelerator",
     "open_run_folder",
+    "read_curve",
     "total_steps",
     "train_student_alone",
     "train_teachers",
     "trained_teacher",
+    "validation_curves",
 ]

@@ -69,6 +69,22 @@ def trained_teacher(name: str, teacher: Teacher, training: LabelTraining) -> Tea
     return _in_folder(teacher, folder) if (folder / "config.json").exists() else None
 
 
+def validation_curves(teachers: Mapping[str, Teacher], training: LabelTraining) -> dict[str, list[tuple[int, float]]]:
+    """(step, top-1 in per cent) of each validation, of the teachers that say `train` and have been trained."""
+    curves = {}
+    for name, teacher in teachers.items():
+        trained = trained_teacher(name, teacher, training) if teacher.train else None
+        if trained:
+            curves[name] = read_curve(Path(trained.model.removeprefix("local-dir:")))
+    return curves
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """The validations in the metrics.jsonl of a folder."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [(line["step"], line["validation/top1"]) for line in lines if "validation/top1" in line]
+
+
 def train_student_alone(network: Network, loop: Loop, steps: int, training: LabelTraining) -> Stream:
     """Train the student's network on the labels only, from the same start and with the same budget."""
     task = Task("student alone", {"role": "student"}, network, loop, steps, training.data.alone)

@@ -58,6 +58,10 @@ class RunFolder:
             return None
         return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
 
+    def about(self) -> dict[str, Any]:
+        """The facts that `finish` wrote."""
+        return json.loads(self.table.read_text())["about"]
+
     def finish(self, rows: list[Row], about: dict[str, Any]) -> None:
         """Write table.json, which marks the run as finished, and delete the checkpoints.
 

@@ -1,0 +1,165 @@
+"""The stages of a run, from its teachers to its results; pipeline.py has them in order."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from meco_timm.common import Status, Stopwatch, get_logger, reseed, terminal_width
+from meco_timm.data import DataSource, cache_images, verify
+from meco_timm.distillation import Distiller, class_weights
+from meco_timm.evaluation import Row, block_agreement, make_table
+from meco_timm.networks import Combination, Stream, teacher_stream
+from meco_timm.planning import WIDTH, Plan
+from meco_timm.recipe import Recipe, named_teachers, to_yaml
+from meco_timm.selection import (
+    check_lines,
+    check_teachers,
+    compare_with_student_alone,
+    explain_student,
+    read_measured,
+    require_known_classes,
+)
+from meco_timm.training import (
+    Inputs,
+    Job,
+    LabelTraining,
+    RunFolder,
+    Teaching,
+    Training,
+    make_accelerator,
+    read_curve,
+    train_student_alone,
+    train_teachers,
+    validation_curves,
+)
+from meco_timm.zoo import Zoo, load_teachers
+
+logger = get_logger(__name__)
+
+
+def load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
+    """The teachers that need no training, and lines of the plan with their accuracy on labelled images.
+
+    All images are verified and cached first.
+    """
+    teachers, images = named_teachers(recipe.teachers), Path(recipe.zoo.folder) / ".images"
+    pretrained = load_teachers(teachers, recipe.alignment, data.classes)  # first: a download may fail
+    verify(data, recipe.data, images, accelerator)
+    cache_images(data, recipe.data, images, accelerator)
+    checks = check_teachers(pretrained, data, accelerator)
+    require_known_classes(teachers, checks)
+    return pretrained, check_lines(teachers, checks)
+
+
+def begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: Plan, accelerator: Accelerator) -> None:
+    """Create the run folder, print the plan and start the trackers.
+
+    Raises:
+        UserError: the folder holds a run with other data or weights, or cannot be written.
+    """
+    inputs = Inputs.of(data.manifest, recipe.networks)
+    folder.check_inputs(inputs)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.create(to_yaml(recipe), plan.text())
+        folder.write_inputs(inputs)
+        logger.info("%splan    all of it: %s\n", plan.short(terminal_width(WIDTH)), folder.path / "plan.txt")
+    accelerator.wait_for_everyone()
+    if recipe.trackers:
+        accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})
+
+
+def assemble_zoo(
+    recipe: Recipe,
+    data: DataSource,
+    accelerator: Accelerator,
+    pretrained: dict[str, Stream] | None = None,
+    watch: Stopwatch | None = None,
+) -> Zoo:
+    """The zoo with every teacher of the recipe; those with `train` are trained first, unless they are in the folder.
+
+    pretrained: those that need no training, if they are loaded already. watch: runs during the training steps.
+
+    Raises:
+        UserError: a teacher cannot be loaded or does not fit the data set.
+    """
+    training = label_training(recipe, data, accelerator, watch)
+    teachers = train_teachers(named_teachers(recipe.teachers), training)
+    roles = {name: f"teachers.{i}" for i, name in enumerate(teachers)}
+
+    def load(name: str) -> Stream:
+        return teacher_stream(teachers[name], recipe.alignment, data.classes, role=roles[name])
+
+    streams = {name: (pretrained or {}).get(name) or load(name) for name in teachers}
+    return Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, accelerator, load)
+
+
+def train_alone_and_compare(recipe: Recipe, zoo: Zoo, job: Job, accelerator: Accelerator) -> Stream:
+    """The student trained on the labels alone, with which the teachers are compared before they teach. job: the
+    student's.
+
+    Raises:
+        UserError: `zoo.require` is `better`, and the true ensemble is not.
+    """
+    data, teachers = job.data, named_teachers(recipe.teachers)
+    training = label_training(recipe, data, accelerator, job.watch)
+    alone = train_student_alone(recipe.student, recipe.loop, job.steps, training)
+    curves = validation_curves(teachers, training)
+    compare_with_student_alone(
+        zoo, alone, data, recipe.data, job.folder, teachers, curves, job.steps, recipe.losses, accelerator
+    )
+    return alone
+
+
+def train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator) -> tuple[Stream, int]:
+    """The student with its best weights, and the steps that it took."""
+    data = job.data
+    weight = class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
+    reseed(job.seed, "discriminators")
+    objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
+    training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
+    try:
+        return training.run(), training.state.step
+    finally:
+        zoo.flush()
+
+
+def run_accelerator(recipe: Recipe) -> Accelerator:
+    """The accelerator of a run of this recipe."""
+    trackers = Path(recipe.run or "run") / "trackers"
+    return make_accelerator(recipe.precision, recipe.loop.accumulation, recipe.trackers, trackers)
+
+
+def label_training(
+    recipe: Recipe, data: DataSource, accelerator: Accelerator, watch: Stopwatch | None = None
+) -> LabelTraining:
+    """What the trainings on labels of this recipe share. watch: runs during their steps."""
+    return LabelTraining(data, recipe.data, recipe.seed, Path(recipe.zoo.folder), accelerator, watch)
+
+
+def evaluate_all(
+    recipe: Recipe,
+    folder: RunFolder,
+    data: DataSource,
+    student: Stream,
+    alone: Stream,
+    teachers: dict[str, Stream],
+    combination: Combination,
+    steps: int,
+    accelerator: Accelerator,
+) -> list[Row]:
+    """Evaluate all networks on the test split; the main process writes the results."""
+    with Status(f"evaluating {3 + len(teachers)} networks on the test split") as status:
+        evaluated = make_table(student, alone, teachers, data, accelerator, combination)
+        if accelerator.is_main_process:
+            from meco_timm.hub import describe_run, finish_run  # imports matplotlib, which training does not need
+
+            status.update("comparing blocks")
+            agreement = block_agreement(student, alone, teachers, data, accelerator)
+            status.update("writing the report")
+            measured, curve = read_measured(folder.path), read_curve(folder.path)
+            about = describe_run(folder, data, teachers, combination, measured, steps, accelerator)
+            about["explanation"] = explain_student(evaluated, measured, curve, recipe.zoo, recipe.losses)
+            finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
+    accelerator.wait_for_everyone()
+    return evaluated.rows
