@@ -140,17 +140,19 @@ def test_harm_and_duplicates_are_warned_of(trained):
     digests, settings = {"a": "1", "b": "2", "c": "3", "d": "4"}, Recipe.model_validate(trained).zoo
     zoo: Any = SimpleNamespace(names=list("abcd"), fingerprints=digests, settings=settings)
     measured = combining._summary(zoo, logits, label)
-    harm, duplicate = measured["notes"]
-    assert harm.startswith(
-        "teacher c makes the top-1 and NLL of the true ensemble worse on the validation split: top-1"
-    )
+    (duplicate,) = measured["notes"]
+    assert measured["harmful"].keys() == {"c"}
+    assert measured["harmful"]["c"].startswith("makes the true ensemble worse: top-1 by −")
+    assert "points, NLL by +" in measured["harmful"]["c"]
     assert duplicate.startswith("teachers a and d have the same prediction on 100.00 % of the images")
     zoo.fingerprints["d"] = "1"
-    assert "have the same weights" in combining._summary(zoo, logits, label)["notes"][1]
+    assert "have the same weights" in combining._summary(zoo, logits, label)["notes"][0]
     alone: Any = SimpleNamespace(names=["a"], fingerprints={"a": "1"}, settings=settings)
-    assert combining._summary(alone, {"a": good}, label)["notes"] == []
+    assert combining._summary(alone, {"a": good}, label)["harmful"] == {}
     few = {name: z[:50] for name, z in logits.items()}
-    assert combining._summary(zoo, few, label[:50])["notes"] == []
+    measured = combining._summary(zoo, few, label[:50])
+    assert not measured["harmful"]
+    assert not measured["notes"]
 
 
 # A whole run
