@@ -21,9 +21,8 @@ def require_extra(extra: str, *modules: str) -> None:
     from importlib.util import find_spec
 
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise UserError(
-            f"{', '.join(missing)}: not installed (extra `{extra}`). Write: pip install {' '.join(missing)}"
-        )
+        names = " ".join(missing)
+        raise UserError(f"not installed: {names} (extra `{extra}`). Write: pip install {names}")
 
 
 def did_you_mean(word: object, choices: list[str] | tuple[str, ...]) -> str:

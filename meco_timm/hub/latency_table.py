@@ -42,9 +42,7 @@ def measure_networks(networks: Sequence[str], size: int | None = None, seconds: 
     """
     counts = sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
     if find_spec("onnxruntime") is None:
-        logger.warning(
-            "ONNX Runtime is not installed, so only PyTorch is measured: pip install onnx onnxscript onnxruntime"
-        )
+        logger.warning("only PyTorch is measured; for ONNX Runtime: pip install onnx onnxscript onnxruntime")
     found = [timed for network in networks for timed in _measure(network, size, counts, seconds)]
     columns = {
         "": [t.network for t in found],
