@@ -62,7 +62,9 @@ def from_store(zoo: Zoo, names: list[str], settings: Any, folder: Path, rows: to
     zoo.names, zoo.block_shapes, shards = names, [list(plan.blocks) for plan in plans.values()], {}
     for name, plan in plans.items():
         shards[name] = OutputShards(folder / name, plan, 1, len(rows), check=True)
-        outputs = Outputs([torch.randn(len(rows), *shape) for shape in plan.blocks], torch.randn(len(rows), CLASSES))
+        outputs = Outputs(
+            [torch.randn(len(rows), *shape) for shape in plan.blocks], None, torch.randn(len(rows), CLASSES)
+        )
         shards[name].add(0 * rows, rows, plan.pack(outputs))
         shards[name].flush()
     zoo.combine(Combination.equal(names))

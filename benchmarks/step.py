@@ -26,7 +26,7 @@ from timm.optim import create_optimizer_v2
 
 from benchmarks.form import Row, arguments, by_turns, in_own_process, peak_mib, ratio, report, spread
 from meco_timm.data.loading import Batch
-from meco_timm.distillation import Distiller, Supervised
+from meco_timm.distillation import Distiller, Objective, Supervised
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.task import EnsembleDistillation
@@ -79,8 +79,10 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     """The package's own training, as it is before its first step; without a zoo on labels."""
     student_stream = stream(student, settings)
     data: Any = SimpleNamespace(classes=range(student.num_classes), max_bad=0)  # batches in memory stand in for it
-    distilled = zoo and Distiller(student_stream, settings.method, student.num_classes, zoo.block_shapes)
-    objective = distilled or Supervised(student_stream)
+    objective: Objective = Supervised(student_stream)
+    if zoo:
+        count = student.num_classes
+        objective = Distiller(student_stream, settings.method, count, zoo.block_shapes, zoo.embedding_sizes)
     job = Job(
         title="student",
         folder=Path(tempfile.gettempdir()),  # nothing is written

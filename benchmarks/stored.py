@@ -54,9 +54,8 @@ def stored_step(side: str, args: argparse.Namespace, folder: Path, images: torch
     if zoo and side != "live":
         shards = with_store(zoo, settings, folder / side, args.rows).store.shards["0"]  # type: ignore[union-attr]
         for view in range(VIEWS):
-            outputs = Outputs(
-                [torch.randn(args.rows, *shape) for shape in shards.layout.blocks], torch.randn(args.rows, CLASSES)
-            )
+            blocks = [torch.randn(args.rows, *shape) for shape in shards.layout.blocks]
+            outputs = Outputs(blocks, None, torch.randn(args.rows, CLASSES))
             shards.add(torch.full((args.rows,), view), torch.arange(args.rows), shards.layout.pack(outputs))
             shards.flush()
         zoo.release()

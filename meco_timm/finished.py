@@ -46,6 +46,10 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     if not is_main_process():
         return
     folder.drop_checkpoints()  # the run may have been killed after it wrote its results
+    place = f"local-dir:{folder.student.resolve()}"
+    if recipe.is_backbone:
+        result.info('\nLoad the backbone with timm:\n  timm.create_model("%s", pretrained=True, num_classes=0)', place)
+        return
     result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))
     result.info("\n%s", compare_errors(rows))
     if explanation := folder.about().get("explanation"):
@@ -55,5 +59,4 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
 
         report(folder.path)
     result.info("\nReport: %s", folder.report)
-    place = f"local-dir:{folder.student.resolve()}"
     result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)

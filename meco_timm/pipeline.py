@@ -32,6 +32,7 @@ from meco_timm.stages import (
     assemble_zoo,
     begin,
     evaluate_all,
+    finish_backbone,
     label_training,
     load_pretrained,
     run_accelerator,
@@ -175,13 +176,17 @@ def _run(
         plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
     require_weights(plan.weights, recipe, label_training(recipe, data, accelerator))
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
-    student = student_stream(recipe.student, recipe.alignment, len(data.classes), size, seed=seed)
+    student = student_stream(recipe.student, recipe.alignment, len(recipe.classes(data.classes)), size, seed=seed)
     pretrained, notes = load_pretrained(recipe, data, accelerator)  # before the run folder is made
     plan.notes.extend(notes)
     begin(recipe, folder, data, plan, accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
+    if recipe.is_backbone:
+        use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
+        student, _ = train_student(recipe, student, zoo, job, accelerator)
+        return finish_backbone(recipe, folder, student, accelerator)
     combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
     alone = train_alone_and_compare(recipe, zoo, job, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)

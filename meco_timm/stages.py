@@ -4,11 +4,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from meco_timm.common import Status, Stopwatch, get_logger, reseed, terminal_width
+from meco_timm.common import Status, Stopwatch, batch_seed, get_logger, reseed, terminal_width
 from meco_timm.data import DataSource, cache_images, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Row, block_agreement, make_table
-from meco_timm.networks import Combination, Stream, teacher_stream
+from meco_timm.networks import Combination, Stream, export, teacher_stream
 from meco_timm.planning import WIDTH, Plan
 from meco_timm.recipe import Recipe, named_teachers, to_yaml
 from meco_timm.selection import (
@@ -32,7 +32,7 @@ from meco_timm.training import (
     train_teachers,
     validation_curves,
 )
-from meco_timm.zoo import Zoo, load_teachers
+from meco_timm.zoo import Zoo, embedding_moments, load_teachers
 
 logger = get_logger(__name__)
 
@@ -43,9 +43,11 @@ def load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) 
     All images are verified and cached first.
     """
     teachers, images = named_teachers(recipe.teachers), Path(recipe.zoo.folder) / ".images"
-    pretrained = load_teachers(teachers, recipe.alignment, data.classes)  # first: a download may fail
+    pretrained = load_teachers(teachers, recipe.alignment, recipe.classes(data.classes))  # first: a download may fail
     verify(data, recipe.data, images, accelerator)
     cache_images(data, recipe.data, images, accelerator)
+    if recipe.is_backbone:
+        return pretrained, []
     checks = check_teachers(pretrained, data, accelerator)
     require_known_classes(teachers, checks)
     return pretrained, check_lines(teachers, checks)
@@ -88,7 +90,7 @@ def assemble_zoo(
     roles = {name: f"teachers.{i}" for i, name in enumerate(teachers)}
 
     def load(name: str) -> Stream:
-        return teacher_stream(teachers[name], recipe.alignment, data.classes, role=roles[name])
+        return teacher_stream(teachers[name], recipe.alignment, recipe.classes(data.classes), role=roles[name])
 
     streams = {name: (pretrained or {}).get(name) or load(name) for name in teachers}
     return Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, accelerator, load)
@@ -114,14 +116,26 @@ def train_alone_and_compare(recipe: Recipe, zoo: Zoo, job: Job, accelerator: Acc
 def train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator) -> tuple[Stream, int]:
     """The student with its best weights, and the steps that it took."""
     data = job.data
-    weight = class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
+    weight = None if recipe.is_backbone else class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
     reseed(job.seed, "discriminators")
-    objective = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, weight)
+    classes = len(recipe.classes(data.classes))
+    objective = Distiller(student, recipe.method, classes, zoo.block_shapes, zoo.embedding_sizes, weight)
+    moments = embedding_moments(zoo, data, job.loop.batch_size, batch_seed(recipe.seed), job.folder, accelerator)
+    objective.embedding_projections.standardise_by(moments, recipe.alignment.standardise == "isotropic")
     training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
         return training.run(), training.state.step
     finally:
         zoo.flush()
+
+
+def finish_backbone(recipe: Recipe, folder: RunFolder, student: Stream, accelerator: Accelerator) -> list[Row]:
+    """Write the student without a head, and mark the run as finished."""
+    if accelerator.is_main_process:
+        export(student, folder.student, [], recipe.data, {})
+        folder.finish([], {})
+    accelerator.wait_for_everyone()
+    return []
 
 
 def run_accelerator(recipe: Recipe) -> Accelerator:

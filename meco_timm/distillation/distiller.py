@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from meco_timm.distillation.discriminators import Discriminators, block_key
 from meco_timm.distillation.labels import cross_entropy
 from meco_timm.distillation.objective import Objective, Term, weighted_sum
-from meco_timm.distillation.projections import Projections, Shapes
-from meco_timm.distillation.similarity import BLOCKS, LOGITS
+from meco_timm.distillation.projections import EmbeddingProjections, Projections, Shapes
+from meco_timm.distillation.similarity import BLOCKS, LOGITS, embeddings
 from meco_timm.distillation.targets import Targets
 from meco_timm.networks import Outputs, Stream
 from meco_timm.recipe import Method
@@ -21,6 +21,7 @@ class Distiller(Objective):
     """Student, projections and discriminators: all that learns is one module, with one optimizer and one backward.
 
     teacher_block_shapes: of each teacher's blocks for one image, by its number in the zoo; `projection` needs them.
+    teacher_embedding_sizes: length of each teacher's embedding, None without; embeddings need them.
     class_weight: K, of each class in the term of the labels; None for 1.
     """
 
@@ -32,6 +33,7 @@ class Distiller(Objective):
         method: Method,
         classes: int,
         teacher_block_shapes: Sequence[Shapes] = (),
+        teacher_embedding_sizes: Sequence[int | None] = (),
         class_weight: Tensor | None = None,
     ):
         super().__init__()
@@ -46,6 +48,8 @@ class Distiller(Objective):
         if not method.alignment.per_teacher:
             shapes[None] = student.block_shapes
         self.discriminators = Discriminators(method.discriminators, classes, shapes)
+        mlp = method.alignment.embedding == "mlp"
+        self.embedding_projections = EmbeddingProjections(student.embedding_size, teacher_embedding_sizes, mlp)
 
     def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute "total", the only one with a gradient, and each term of it.
@@ -56,11 +60,16 @@ class Distiller(Objective):
         return weighted_sum(self.terms(student, label, targets), self.zero_of_unused(student, targets))
 
     def terms(self, student: Outputs, label: Tensor, targets: Targets) -> dict[str, Term]:
-        """The objective (docs/method.md): similarity of logits, similarity of blocks, labels, adversary."""
+        """The objective (docs/method.md): similarity of logits, of embeddings and of blocks, labels, adversary."""
         losses, terms = self.method.losses, dict[str, Term]()
-        logits = cast(Tensor, student.logits).float()  # a student has a head
-        if losses.logits and targets.logits is not None:
+        logits = None if student.logits is None else student.logits.float()
+        if losses.logits and logits is not None and targets.logits is not None:
             terms["similarity/logits"] = Term(self.similarity_of_logits(targets.logits.float(), logits), losses.logits)
+
+        if losses.embedding and targets.embeddings:
+            pairs = [self.embedding_projections(i, t, student.embedding) for i, t in targets.embeddings.items()]
+            loss = torch.stack([embeddings(*pair) for pair in pairs]).mean()
+            terms["similarity/embedding"] = Term(loss, losses.embedding)
 
         blocks = {teacher.teacher: self.projections(teacher, student.blocks) for teacher in targets.blocks}
         for i, weight in enumerate(self.method.block_weights if blocks else []):
@@ -68,11 +77,11 @@ class Distiller(Objective):
                 each = [self.similarity_of_blocks(*pairs[i]) for pairs in blocks.values()]
                 terms[f"similarity/{i}"] = Term(torch.stack(each).mean(), weight)
 
-        if losses.labels:
+        if losses.labels and logits is not None:
             terms["labels"] = Term(cross_entropy(logits, label, weight=self.class_weight), losses.labels)
 
         judged = {block_key(teacher, i): pair for teacher, pairs in blocks.items() for i, pair in enumerate(pairs)}
-        if targets.logits is not None and "logits" in self.discriminators:
+        if targets.logits is not None and logits is not None and "logits" in self.discriminators:
             judged["logits"] = (targets.logits.float().softmax(1), logits.softmax(1))
         return terms | self.discriminators(judged)
 
@@ -86,15 +95,17 @@ class Distiller(Objective):
         used |= {"logits"} if targets.logits is not None else set()
         unused = [module for key, module in self.discriminators.items() if key not in used]
         unused += [module for i, module in enumerate(self.projections) if i not in teachers]
+        unused += [module for i, module in self.embedding_projections.items() if int(i) not in targets.embeddings]
         idle = [p.sum() for module in unused for p in module.parameters()]
         idle += [] if targets.blocks else [block.sum() for block in student.blocks]
-        logits = cast(Tensor, student.logits)
-        idle += [logits.sum()] if targets.logits is None else []
-        return 0.0 * torch.stack(idle).sum() if idle else logits.new_zeros(())
+        idle += [student.logits.sum()] if student.logits is not None and targets.logits is None else []
+        idle += [student.embedding.sum()] if student.embedding is not None and not targets.embeddings else []
+        return 0.0 * torch.stack(idle).sum() if idle else torch.zeros(())
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Projections at the student's rate, discriminators at their own, both without weight decay."""
-        rates = ((self.projections, lr), (self.discriminators, self.method.discriminators.lr))
+        discriminators = (self.discriminators, self.method.discriminators.lr)
+        rates = ((self.projections, lr), discriminators, (self.embedding_projections, lr))
         groups = [{"params": list(module.parameters()), "lr": rate, "weight_decay": 0.0} for module, rate in rates]
         return [group for group in groups if group["params"]]
 
@@ -102,7 +113,7 @@ class Distiller(Objective):
         """The recipe's key for the weight of a term."""
         family, _, output = term.partition("/")
         if family == "similarity":
-            return "losses.logits" if output == "logits" else "losses.blocks"
+            return f"losses.{output}" if output in ("logits", "embedding") else "losses.blocks"
         return "discriminators.weight" if family == "adversary" else f"losses.{term}"
 
     def summary(self, values: dict[str, float]) -> list[str]:
@@ -110,6 +121,9 @@ class Distiller(Objective):
         short = {"similarity": "blocks", "discriminator_accuracy": "discriminators right"}
         groups: dict[str, list[float]] = {}
         for name, value in values.items():
-            family = name.partition("/")[0]
-            groups.setdefault("logits" if name == "similarity/logits" else short.get(family, family), []).append(value)
+            family, _, output = name.partition("/")
+            label = (
+                output if output in ("logits", "embedding") and family == "similarity" else short.get(family, family)
+            )
+            groups.setdefault(label, []).append(value)
         return super().summary({name: sum(group) / len(group) for name, group in groups.items()})

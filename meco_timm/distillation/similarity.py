@@ -93,3 +93,8 @@ def blocks_l2(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 BLOCKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": blocks_l1, "l2": blocks_l2, "kl": kl, "ce": ce}
+
+
+def embeddings(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 − cosine + smooth L1, of embeddings B×d, the teacher's standardised (AM-RADIO: Ranzinger et al. 2024)."""
+    return 1 - F.cosine_similarity(teacher, student, dim=1).mean() + F.smooth_l1_loss(student, teacher)

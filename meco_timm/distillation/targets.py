@@ -15,12 +15,17 @@ class TeacherBlocks(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """blocks: an entry per teacher whose blocks are compared. logits: B×K; None from teachers of blocks only."""
+    """blocks: an entry per teacher whose blocks are compared. embeddings: B×d by the teacher's number in the zoo.
+    logits: B×K; None where no teacher gives any.
+    """
 
     blocks: list[TeacherBlocks]
+    embeddings: dict[int, Tensor]
     logits: Tensor | None
 
     @classmethod
-    def of(cls, outputs: Outputs, teacher: int | None = None) -> "Targets":
-        """Make the targets of one teacher's outputs."""
-        return cls([TeacherBlocks(teacher, outputs.blocks)] if outputs.blocks else [], outputs.logits)
+    def of(cls, outputs: Outputs, teacher: int = 0, per_teacher: bool = False) -> "Targets":
+        """Make the targets of one teacher's outputs; per_teacher: as of `Alignment`."""
+        number = teacher if per_teacher else None
+        blocks = [TeacherBlocks(number, outputs.blocks)] if outputs.blocks else []
+        return cls(blocks, {} if outputs.embedding is None else {teacher: outputs.embedding}, outputs.logits)

@@ -1,6 +1,6 @@
 """A timm network as a stream: one forward for teacher and student.
 
-In: a network as the recipe names it, images uint8 B×3×H×W. Out: `Outputs(blocks, logits)`; a timm checkpoint.
+In: a network as the recipe names it, images uint8 B×3×H×W. Out: `Outputs(blocks, embedding, logits)`; a checkpoint.
 Never: trains, compares two networks, or knows where images come from.
 """
 

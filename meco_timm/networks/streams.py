@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from meco_timm.common import UserError, first_line, reseed
+from meco_timm.common import UserError, first_line, get_logger, reseed
 from meco_timm.networks.alignment import block_form, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.configs import data_config
@@ -20,17 +20,21 @@ from meco_timm.networks.factory import is_hub_or_folder, make_network
 from meco_timm.networks.foreign import LogitsOnly
 from meco_timm.recipe import Alignment, Network, Teacher
 
+logger = get_logger(__name__)
+
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
-LOGITS_ONLY = Alignment(blocks=0)
+LOGITS_ONLY = Alignment(blocks=0, embedding="none")
 NEVER = -1e4  # logit of a class that a teacher does not have: finite, so that no loss becomes 0 · ∞
 
 
 class Outputs(NamedTuple):
     """blocks: of each compared block, first block first, B×d by the paper's alignments, B×C×h×w by `projection`.
-    logits: B×K; None from a teacher of blocks only. A teacher of logits only has no blocks.
+    embedding: B×d, float32, pooled features before the head. logits: B×K. Each is missing where nothing compares it or
+    the network does not give it: no blocks, None.
     """
 
     blocks: list[Tensor]
+    embedding: Tensor | None
     logits: Tensor | None
 
 
@@ -57,11 +61,12 @@ class Stream(nn.Module):
         self.model, self.alignment, self.size = model, alignment, size
         form = block_form(alignment)
         self.align = form.of_teacher if as_teacher else form.of_student
-        self._block_shapes: list[tuple[int, ...]] | None = None
+        self._shapes: tuple[list[tuple[int, ...]], int | None] | None = None
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
         self.has_logits = gives != "blocks"
+        self.has_embedding = alignment.embedding != "none" and gives != "logits"
         self.dtype = next((p.dtype for p in model.parameters()), torch.float32)  # of the network's weights
         self._multiply_adds: int | None = None
         self.unknown = [i for i, place in enumerate(class_map or []) if place == MISSING]
@@ -72,15 +77,19 @@ class Stream(nn.Module):
     def forward(self, image: Tensor) -> Outputs:
         """image B×3×H×W, uint8 or float in [0, 1] → Outputs."""
         x = self.prepare(image)
-        if not self.taps:
-            return Outputs([], self.mapped(self.model(x)))
+        if not (self.taps or self.has_embedding):
+            return Outputs([], None, self.mapped(self.model(x)))
         wanted: dict[str, Any] = {"indices": self.taps, "output_fmt": "NCHW"}
-        if self.has_logits:
+        if not (self.has_logits or self.has_embedding):
+            maps = self.model.forward_intermediates(x, **wanted, intermediates_only=True)
+            return Outputs([self.align(m) for m in maps], None, None)
+        if self.taps:
             final, maps = self.model.forward_intermediates(x, **wanted)
-            logits = self.mapped(self.model.forward_head(final))
         else:
-            maps, logits = self.model.forward_intermediates(x, **wanted, intermediates_only=True), None
-        return Outputs([self.align(m) for m in maps], logits)
+            final, maps = self.model.forward_features(x), []
+        embedding = self.model.forward_head(final, pre_logits=True).float() if self.has_embedding else None
+        logits = self.mapped(self.model.forward_head(final)) if self.has_logits else None
+        return Outputs([self.align(m) for m in maps], embedding, logits)
 
     def logits(self, image: Tensor) -> Tensor:
         """image as for `forward` → logits B×K; the network must have a head."""
@@ -119,9 +128,19 @@ class Stream(nn.Module):
     @property
     def block_shapes(self) -> list[tuple[int, ...]]:
         """Of one image's blocks, first block first: (d,) each, or (C, h, w) with `projection`; found once."""
-        if self._block_shapes is None:
-            self._block_shapes = [tuple(block.shape[1:]) for block in self.try_out().blocks]
-        return self._block_shapes
+        return self._output_shapes()[0]
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Length of an image's embedding; None if it gives none; found once."""
+        return self._output_shapes()[1]
+
+    def _output_shapes(self) -> tuple[list[tuple[int, ...]], int | None]:
+        if self._shapes is None:
+            blocks, embedding, _ = self.try_out()
+            length = None if embedding is None else embedding.shape[1]
+            self._shapes = [tuple(block.shape[1:]) for block in blocks], length
+        return self._shapes
 
     @torch.no_grad()
     def try_out(self) -> Outputs:
@@ -150,7 +169,7 @@ def student_stream(
     weightless: bool = False,
     as_teacher: bool = False,
 ) -> Stream:
-    """A trainable stream with a head for `classes` that sees `image_size` pixels.
+    """A trainable stream with a head for `classes`, or with 0 without a head, that sees `image_size` pixels.
 
     From the weights that the network names, with a new head where their classes are not as many; else from random
     ones, a function of `seed`. `role` says where an error is. `as_teacher`: a teacher in the making, which then
@@ -164,6 +183,8 @@ def student_stream(
             f"{role}.args: patch_drop_rate leaves holes in the maps that alignment.blocks compares. Leave it out, or "
             "compare logits only with alignment.blocks=0."
         )
+    if not classes and "num_classes" in network.args:
+        raise UserError(f"{role}.args: num_classes gives a head, which a backbone does not have. Leave it out.")
     wanted = {"num_classes": classes}
     if network.object is None:
         model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)
@@ -179,6 +200,7 @@ def student_stream(
         )
     if model.num_classes != classes:
         model.reset_classifier(classes)
+    gives = gives if classes else "blocks"
     stream = Stream(model, alignment, size, data_config(model, role), gives, as_teacher=as_teacher)
     return check_stream(stream, network.model, role)
 
@@ -231,6 +253,10 @@ def make_teacher_stream(
         if gives == "blocks":
             raise UserError(f"{role}: {teacher.model} has no forward_intermediates, so it gives logits only.")
         gives = "logits"
+    if not classes:
+        if gives == "logits":
+            raise UserError(f"{role}: {teacher.model} gives logits only, from which a backbone learns nothing.")
+        gives = "blocks"
     if gives != "blocks" and not model.num_classes:
         if gives == "logits":
             raise UserError(f"{role}: {teacher.model} has no head, so it gives blocks only, not logits.")
@@ -247,7 +273,7 @@ def check_stream(stream: Stream, name: str, role: str) -> Stream:
         raise UserError(
             f"alignment.blocks: {name} ({role}) has {available} blocks to compare, not {stream.alignment.blocks}."
         )
-    if not (stream.taps or stream.has_logits):
+    if not (stream.taps or stream.has_logits or stream.has_embedding):
         raise UserError(
             f"{role}: it gives blocks only, but alignment.blocks is 0, so it would teach nothing. "
             "Have blocks compared, for example with losses.blocks=3."
@@ -255,6 +281,7 @@ def check_stream(stream: Stream, name: str, role: str) -> Stream:
     device = next(stream.model.parameters()).device
     try:
         stream.to(device).eval()
+        _try_embedding(stream, name, role)
         _ = stream.block_shapes
     except NotImplementedError as error:
         raise UserError(
@@ -265,3 +292,19 @@ def check_stream(stream: Stream, name: str, role: str) -> Stream:
         reason = first_line(error)
         raise UserError(f"{key}: {name} cannot take images of {stream.size} × {stream.size}: {reason}") from error
     return stream
+
+
+def _try_embedding(stream: Stream, name: str, role: str) -> None:
+    """Without a pooled embedding, as timm's encoders `*_enc`, a teacher gives the rest."""
+    if not stream.has_embedding:
+        return
+    try:
+        embedding = stream.try_out().embedding
+        missing = embedding is None or embedding.ndim != 2
+    except NotImplementedError:
+        missing = True
+    if missing and (role == "student" or not (stream.taps or stream.has_logits)):
+        raise UserError(f"{role}: {name} has no embedding: timm pools its features to no vector.")
+    if missing:
+        logger.info("%s: %s has no pooled embedding, so it gives the rest only", role, name)
+        stream.has_embedding = False

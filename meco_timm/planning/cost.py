@@ -39,13 +39,16 @@ def cost_lines(work: Workload, cached: int = 0) -> list[str]:
     """The plan's lines on steps, multiply-adds per image, memory and store. cached: bytes of decoded images."""
     recipe = work.recipe
     return [
-        f"{steps_line(work)}; {len(work.trained)} teacher(s) and the student alone are trained on the labels first, "
-        "unless in the zoo",
+        f"{steps_line(work)}; {'no label is used' if recipe.is_backbone else _trained_first(work)}",
         f"cost    {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{teacher_macs(recipe, work.teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
         _memory_line(work, cached),
         *([_store_line(work)] if recipe.store.folder is not None else []),
     ]
+
+
+def _trained_first(work: Workload) -> str:
+    return f"{len(work.trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo"
 
 
 def steps_line(work: Workload) -> str:
@@ -92,7 +95,9 @@ def run_parts(work: Workload) -> dict[str, Part]:
         f"teacher {name}": _training_part(work.teachers[name], loop, len(data.labelled), work)
         for name, loop in work.trained.items()
     }
-    alone = parts["student alone"] = _training_part(work.student, recipe.loop, len(data.train), work)
+    alone = _training_part(work.student, recipe.loop, len(data.train), work)
+    if not recipe.is_backbone:
+        parts["student alone"] = alone
     targets = alone.images * teacher_macs(recipe, work.teachers)
     all_teachers = sum(stream.multiply_adds() for stream in work.teachers.values())
     if recipe.store.folder is not None:
@@ -124,8 +129,8 @@ def _memory_line(work: Workload, cached: int) -> str:
 def _store_line(work: Workload) -> str:
     """Size of a complete store, and a lower bound of the time to precompute it on this device."""
     recipe, views, streams = work.recipe, work.view_count, work.teachers.values()
-    temperature = recipe.losses.temperature
-    size = sum(layout(recipe.store, temperature, stream, len(work.data.classes)).bytes_per_view for stream in streams)
+    temperature, classes = recipe.losses.temperature, len(recipe.classes(work.data.classes))
+    size = sum(layout(recipe.store, temperature, stream, classes).bytes_per_view for stream in streams)
     macs = views * sum(stream.multiply_adds() for stream in streams)
     speed = multiply_adds_per_second() * work.processes
     return (

@@ -42,7 +42,7 @@ def _network_cells(network: Network, stream: Stream, classes: int) -> list[str]:
 
 def _class_cell(stream: Stream, classes: int) -> str:
     if not stream.has_logits:
-        return "none: blocks only"
+        return "none" if stream.has_embedding else "none: blocks only"
     own = stream.model.num_classes
     return f"{own}" if stream.class_map is None else f"{own} mapped to {classes}"
 

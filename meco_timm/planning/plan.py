@@ -79,16 +79,17 @@ def _check_and_plan(recipe: Recipe, data: DataSource, processes: int) -> tuple[W
             f"losses.similarity: {recipe.losses.similarity} is a function of a Python program. Give it to `distill` "
             "again, as `similarity`."
         )
-    check_batch(data.alone, recipe.loop.batch_size, processes)
+    check_batch(data.train if recipe.is_backbone else data.alone, recipe.loop.batch_size, processes)
     for teacher in recipe.teachers:
         if teacher.train:
             check_batch(data.labelled, teacher.loop.batch_size, processes)
-    classes, size = data.classes, recipe.data.image_size
+    classes, size = recipe.classes(data.classes), recipe.data.image_size
     student = student_stream(recipe.student, recipe.alignment, len(classes), size, weightless=True)
     teachers = untrained_teachers(named_teachers(recipe.teachers), recipe.alignment, size, classes)
     check_targets(teachers, recipe.method)
     work = Workload(recipe, data, student, teachers, processes)
-    check_combination(recipe.zoo, recipe.losses.labels, data, teachers)
+    if not recipe.is_backbone:
+        check_combination(recipe.zoo, recipe.losses.labels, data, teachers)
     _check_batch_norms(work)
     shapes = {name: block_shapes(stream) for name, stream in {"student": student, **teachers}.items()}
     cache = plan_cache(data, recipe.data) if data.identity else None  # of data of the Hub that was not opened: unknown

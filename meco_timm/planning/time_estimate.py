@@ -166,7 +166,7 @@ class StepTimer:
         """Seconds of each part of a run."""
         recipe, data, loading = self.recipe, self.data, self.loading
         teachers, size = named_teachers(recipe.teachers), recipe.data.image_size
-        streams = untrained_teachers(teachers, recipe.alignment, size, data.classes, weightless=False)
+        streams = untrained_teachers(teachers, recipe.alignment, size, recipe.classes(data.classes), weightless=False)
         self.say("plan: timing the teachers")
         forward = {name: self._forward(stream.to(self.accelerator.device).eval()) for name, stream in streams.items()}
         decoded = len(data.train) + len(data.validation)
@@ -178,8 +178,10 @@ class StepTimer:
         self.say("plan: timing steps of the student")
         steps = total_steps(recipe.loop, len(data.train), 1)
         loop = recipe.loop.model_copy(update={"steps": steps, "epochs": None})
-        parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))
-        student = student_stream(recipe.student, recipe.alignment, len(data.classes), recipe.data.image_size)
+        if not recipe.is_backbone:
+            parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))
+        classes = len(recipe.classes(data.classes))
+        student = student_stream(recipe.student, recipe.alignment, classes, size)
         student_forward = self._forward(student.to(self.accelerator.device).eval())
         zoo = Zoo(streams, recipe.zoo, recipe.seed, recipe.losses.temperature, self.accelerator)
         parts["student"] = self._distilled(student, zoo, loop, student_forward)
@@ -196,9 +198,9 @@ class StepTimer:
         """Teachers are timed separately, so that the result does not depend on which one is drawn."""
         teachers = [self._forward(stream) for stream in zoo.streams.values()]
         with torch.no_grad():
-            number = 0 if self.recipe.alignment.per_teacher else None
-            targets = Targets.of(zoo.live(zoo.names[0], self.image), number)
-        distiller = Distiller(student, self.recipe.method, len(self.data.classes), zoo.block_shapes)
+            targets = Targets.of(zoo.live(zoo.names[0], self.image), 0, self.recipe.alignment.per_teacher)
+        classes = len(self.recipe.classes(self.data.classes))
+        distiller = Distiller(student, self.recipe.method, classes, zoo.block_shapes, zoo.embedding_sizes)
         _, step = self._training_step(distiller, loop, Teaching(lambda *_: targets))
         label = self.loading.sample.label.to(self.accelerator.device)
         shares = timed(lambda: distiller.gradient_shares(self.image, label, targets), self.clock, once=True)

@@ -34,8 +34,15 @@ class Alignment(Section):
     most of a teacher, whose channels are reduced to length / 16 by a fixed random orthogonal projection. When it is not
     written: 1024 for `projection`, else 256."""
     teachers: Literal["drawn", "all"] = "drawn"
-    """Of `projection` with `zoo.sampling: average`: whose blocks a step compares, those of one teacher drawn as by
-    `random`, or those of all."""
+    """Of `projection` and of embeddings with `zoo.sampling: average`: whose a step compares, those of one teacher drawn
+    as by `random`, or those of all."""
+    embedding: Literal["none", "linear", "mlp"] = "none"
+    """The learned map from the student's embedding (pooled features before the head) to each teacher's, thrown away
+    after training: `linear`, or an `mlp` of one hidden layer. When it is not written: `linear` where `losses.embedding`
+    has a weight, else `none`."""
+    standardise: Literal["dimensions", "isotropic"] = "dimensions"
+    """A teacher's embedding, less its mean over the first images, is divided by the deviation of each of its
+    `dimensions`, or by one deviation for all (`isotropic`, as PHI-S up to its rotation)."""
 
     @model_validator(mode="after")
     def _length_fits(self) -> "Alignment":
@@ -70,6 +77,9 @@ class Losses(ObjectSection):
     blocks: NotNegative | list[NotNegative] = 3.0
     """Weight of the blocks' similarity: one for all or a list, first block first; 0 compares logits only. When it is
     not written: 3 with `alignment.method: projection`, 0.3 with the others, 0 with `alignment.blocks: 0`."""
+    embedding: NotNegative = 0.0
+    """Weight of the embeddings' similarity: 1 − cosine + smooth L1, as in AM-RADIO. When it is not written: 3 with
+    `task: backbone`, else 0."""
     labels: NotNegative = 0.0
     """Weight of cross-entropy with the labels, on images that have one. The paper's form is 0: soft labels only."""
 

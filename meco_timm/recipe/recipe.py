@@ -5,7 +5,7 @@ from the command line and error messages.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from huggingface_hub.utils import validate_repo_id
@@ -142,6 +142,9 @@ class Publish(Section):
 class Recipe(Section):
     """Teachers, a student, a data set, and how the student is trained."""
 
+    task: Literal["classification", "backbone"] = "classification"
+    """`classification`: an ensemble of classifiers into a classifier. `backbone`: networks with or without heads into
+    one without a head, by their blocks and embeddings, from images whose labels are not used."""
     seed: int = 0
     """Initial weights, splits, batches, augmentation and the teacher of each step are functions of it."""
     run: FilePath | None = None
@@ -163,12 +166,26 @@ class Recipe(Section):
     publish: Publish | None = None
     """Null for no upload."""
 
-    @field_validator("losses")
-    @classmethod
-    def _some_similarity(cls, losses: Losses) -> Losses:
-        if losses.logits == 0 and losses.labels == 0:
-            raise ValueError("logits and labels both have weight 0, so nothing would train the student's head")
-        return losses
+    @model_validator(mode="after")
+    def _resolve_task(self) -> "Recipe":
+        """A backbone has no head: it compares embeddings in place of logits, and keeps its last weights."""
+        if self.task == "classification":
+            if self.losses.logits == 0 and self.losses.labels == 0:
+                raise ValueError(
+                    "losses.logits and losses.labels are both 0, so nothing would train the student's head"
+                )
+            return self
+        if wrong := next(_classification_keys(self), None):
+            raise ValueError(f"{wrong} is for classifiers: a backbone has no head and learns from no label. Drop it")
+        losses: dict[str, float] = {"logits": 0.0}
+        if "embedding" not in self.losses.model_fields_set:
+            losses["embedding"] = 3.0
+        self.losses = self.losses.model_copy(update=losses)
+        if "adversary" not in self.discriminators.model_fields_set:
+            self.discriminators = self.discriminators.model_copy(update={"adversary": "none"})
+        if "validation" not in self.data.model_fields_set:
+            self.data = self.data.model_copy(update={"validation": 0.0})
+        return self
 
     @model_validator(mode="after")
     def _resolve_method(self) -> "Recipe":
@@ -178,6 +195,14 @@ class Recipe(Section):
             self.losses = self.losses.model_copy(update={"blocks": (3.0 if maps else 0.3) if blocks else 0.0})
         if "adversary" not in self.discriminators.model_fields_set and not (maps and self.losses.blocks):
             self.discriminators = self.discriminators.model_copy(update={"adversary": "none"})
+        if self.losses.embedding and self.alignment.embedding == "none":
+            if "embedding" in self.alignment.model_fields_set:
+                raise ValueError("alignment.embedding is none, but losses.embedding has a weight: write linear or mlp")
+            self.alignment = self.alignment.model_copy(update={"embedding": "linear"})
+        if not self.losses.embedding:
+            self.alignment = self.alignment.model_copy(update={"embedding": "none"})
+        if self.is_backbone and not (self.method.compares_blocks or self.losses.embedding):
+            raise ValueError("losses.blocks and losses.embedding both have weight 0, so the backbone learns nothing")
         return self
 
     @model_validator(mode="after")
@@ -232,6 +257,15 @@ class Recipe(Section):
         return self
 
     @property
+    def is_backbone(self) -> bool:
+        """Whether the student has no head."""
+        return self.task == "backbone"
+
+    def classes(self, names: list[str]) -> list[str]:
+        """The classes of student and teachers, of the data's; none of a backbone, whatever labels the images have."""
+        return [] if self.is_backbone else names
+
+    @property
     def method(self) -> Method:
         """How student and teachers are compared."""
         return Method(self.alignment, self.losses, self.discriminators)
@@ -240,3 +274,27 @@ class Recipe(Section):
     def networks(self) -> dict[str, Network]:
         """Student and teachers by their key."""
         return {"student": self.student, **{f"teachers.{i}": teacher for i, teacher in enumerate(self.teachers)}}
+
+
+def _classification_keys(recipe: Recipe) -> Iterator[str]:
+    """Keys of a backbone's recipe that only classifiers have."""
+    losses, data, zoo, on = recipe.losses, recipe.data, recipe.zoo, recipe.discriminators.on
+    written = {
+        "losses.logits": "logits" in losses.model_fields_set and losses.logits,
+        "losses.labels": losses.labels,
+        "data.labelled": data.labelled,
+        "data.student_sees": data.student_sees != "all",
+        "data.sampling": data.sampling != "natural",
+        "zoo.calibrate": zoo.calibrate,
+        "zoo.weights: validation": zoo.weights == "validation",
+        "store.topk": recipe.store.topk,
+        f"discriminators.on: {on}": recipe.discriminators.adversary != "none" and on != "blocks",
+    }
+    yield from (key for key, is_written in written.items() if is_written)
+    for i, teacher in enumerate(recipe.teachers):
+        if teacher.train:
+            yield f"teachers.{i}: train"
+        if teacher.gives == "logits":
+            yield f"teachers.{i}: gives: logits"
+        if teacher.classes is not None:
+            yield f"teachers.{i}: classes"

@@ -125,9 +125,11 @@ def _forward(stream: Stream, images: list[Tensor]) -> Iterator[Outputs]:
 
 def _on_cpu(outputs: Outputs) -> Outputs:
     """In float32; the logits as float16 can hold them."""
-    blocks, logits = outputs
+    blocks, _, logits = outputs
     assert logits is not None
-    return Outputs([block.flatten(1).float().cpu() for block in blocks], logits.float().clamp(-LARGEST, LARGEST).cpu())
+    return Outputs(
+        [block.flatten(1).float().cpu() for block in blocks], None, logits.float().clamp(-LARGEST, LARGEST).cpu()
+    )
 
 
 def _kernels(parts: list[list[Tensor]]) -> np.ndarray:

@@ -28,7 +28,7 @@ from meco_timm.zoo import TeacherLike, Zoo
 
 logger = get_logger(__name__)
 
-EXTRA = ("projections", "discriminators")  # trained with the student, and no part of it
+EXTRA = ("projections", "discriminators", "embedding_projections")  # trained with the student, and no part of it
 CHECKED_STEPS = 20  # first steps whose values are checked; a check waits for the GPU
 
 
@@ -244,4 +244,4 @@ def _trainable(recipe: Recipe, student: Stream, zoo: Zoo) -> TrainableModule:
     """Make the Distiller with the initial weights that `distill` gives it, without touching the global generators."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(student_seed(recipe.seed), "discriminators"))
-        return TrainableModule(student, recipe.method, student.model.num_classes, zoo.block_shapes)
+        return TrainableModule(student, recipe.method, student.model.num_classes, zoo.block_shapes, zoo.embedding_sizes)

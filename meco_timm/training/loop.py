@@ -110,12 +110,13 @@ class Training:
         return bool(patience and best and self.state.step - best.step >= patience * self.job.validation_interval)
 
     def _validate(self) -> dict[str, float]:
-        """top1 (per cent) and nll (nats) on the validation split; both 0 without one. The best weights are kept."""
+        """Measure top1 (per cent) and nll (nats) on the validation split; both 0 without one or a head. The best
+        weights are kept, of equal ones the last."""
         job, stream = self.job, self.state.evaluated()
         if self.accelerator.num_processes > 1:
             same_buffers(stream)
         scores = {"top1": 0.0, "nll": 0.0}
-        if len(job.data.validation):
+        if len(job.data.validation) and stream.has_logits:
             scores = validate(stream, job.data, self.accelerator, job.loop.batch_size)
         self.state.keep_if_best(stream, -scores["nll"] if job.loop.best == "nll" else scores["top1"])
         return scores

@@ -28,7 +28,7 @@ class TrainingStep:
     def __init__(self, state: TrainingState, job: Job, accelerator: Accelerator, teaching: Teaching | None):
         self.state, self.job, self.accelerator, self.teaching = state, job, accelerator, teaching
         self.guard = Guard(accelerator, state.module, state.optimizer, job.loop.clip_grad)
-        self.mixing = Mixing(job.loop, len(job.data.classes), str(accelerator.device))
+        self.mixing = Mixing(job.loop, max(len(job.data.classes), 1), str(accelerator.device))
         self.waited = 0.0
         self.shares: dict[str, float] = {}
 

@@ -4,6 +4,7 @@ In: networks that have been trained. Out: a teacher's `Outputs` for a batch, com
 Never: trains a network, or uses the student.
 """
 
+from meco_timm.zoo.embeddings import embedding_moments
 from meco_timm.zoo.listing import list_teachers, print_teachers
 from meco_timm.zoo.precompute import precompute_outputs, use_store
 from meco_timm.zoo.store import layout, teacher_view
@@ -24,6 +25,7 @@ __all__ = [
     "TeacherLike",
     "Zoo",
     "check_targets",
+    "embedding_moments",
     "layout",
     "list_teachers",
     "load_teachers",

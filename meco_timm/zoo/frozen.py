@@ -92,11 +92,11 @@ def _apply_if_equal(stream: Stream, change: Callable[[Any], Any], what: str) -> 
 
 @torch.no_grad()
 def _probe(stream: Stream) -> list[Tensor]:
-    """All outputs on two random images: blocks B×d and logits B×K."""
+    """All outputs on two random images."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, stream.size, stream.size), generator=generator, dtype=torch.uint8)
-    blocks, logits = stream(images.to(stream.mean.device))
-    return [*blocks, *([] if logits is None else [logits])]
+    blocks, embedding, logits = stream(images.to(stream.mean.device))
+    return [*blocks, *(output for output in (embedding, logits) if output is not None)]
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

@@ -29,14 +29,15 @@ Packed = dict[str, Tensor]  # N rows each
 
 
 class Layout(NamedTuple):
-    """How an output is packed into a row: `classes` logits (0: none) or the `topk` largest, then the aligned blocks,
-    whose shapes for one image are `blocks`."""
+    """How an output is packed into a row: `classes` logits (0: none) or the `topk` largest, the aligned blocks, whose
+    shapes for one image are `blocks`, and `embedding` numbers (0: none)."""
 
     classes: int
     blocks: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     topk: int | None
     temperature: float
+    embedding: int = 0
 
     @property
     def stored_topk(self) -> int | None:
@@ -47,7 +48,11 @@ class Layout(NamedTuple):
     def bytes_per_view(self) -> int:
         """Bytes on disk of one image in one view, its 8-byte key included."""
         logits = self.classes if self.stored_topk is None else self.stored_topk + 1
-        return (logits + sum(map(prod, self.blocks))) * self.dtype.itemsize + 4 * (self.stored_topk or 0) + 8
+        return (
+            (logits + sum(map(prod, self.blocks)) + self.embedding) * self.dtype.itemsize
+            + 4 * (self.stored_topk or 0)
+            + 8
+        )
 
     def pack(self, outputs: Outputs) -> Packed:
         """On the CPU: `values` N×n and, for top-k storage, the `classes` N×k of the stored logits.
@@ -62,7 +67,9 @@ class Layout(NamedTuple):
             rest = logits[0].scatter(1, places, -torch.inf) / self.temperature
             share = rest.logsumexp(1, keepdim=True) - log(self.classes - self.stored_topk)
             logits, classes = [largest, self.temperature * share], {"classes": places.int().cpu()}
-        values = torch.cat([*logits, *(block.float().flatten(1) for block in outputs.blocks)], 1).to(self.dtype).cpu()
+        parts = [*logits, *(block.float().flatten(1) for block in outputs.blocks)]
+        parts += [] if outputs.embedding is None else [outputs.embedding.float()]
+        values = torch.cat(parts, 1).to(self.dtype).cpu()
         if not values.isfinite().all():
             name = str(self.dtype).removeprefix("torch.")
             raise UserError(f"store.precision: a teacher's output is not finite in {name}. Write float32.")
@@ -72,15 +79,16 @@ class Layout(NamedTuple):
         """The outputs in float32 on `device`."""
         on_device = {name: upload(tensor, device) for name, tensor in packed.items()}
         values = on_device["values"].float()
-        sizes = list(map(prod, self.blocks))
-        logits, *parts = values.split([values.shape[1] - sum(sizes), *sizes], 1)
+        sizes = [*map(prod, self.blocks), self.embedding]
+        logits, *parts, last = values.split([values.shape[1] - sum(sizes), *sizes], 1)
         blocks = [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks, strict=True)]
+        embedding = last if self.embedding else None
         if not self.classes:
-            return Outputs(blocks, None)
+            return Outputs(blocks, embedding, None)
         if self.stored_topk is not None:
             rest = logits[:, -1:].repeat(1, self.classes)
             logits = rest.scatter(1, on_device["classes"].long(), logits[:, :-1])
-        return Outputs(blocks, logits)
+        return Outputs(blocks, embedding, logits)
 
 
 class OutputShards:

@@ -125,7 +125,8 @@ def _check_images(folder: Path, manifest: Manifest) -> None:
 def layout(store: StoreSettings, temperature: float, stream: Stream, classes: int) -> Layout:
     """How this teacher's outputs are stored. temperature: at which the logits beyond `topk` keep their probability."""
     shapes, dtype = tuple(stream.block_shapes), getattr(torch, store.precision)
-    return Layout(classes if stream.has_logits else 0, shapes, dtype, store.topk, temperature)
+    logits = classes if stream.has_logits else 0
+    return Layout(logits, shapes, dtype, store.topk, temperature, stream.embedding_size or 0)
 
 
 def describe(
@@ -164,7 +165,8 @@ def teacher_view(stream: Stream, weights: str) -> dict[str, Any]:
     class_map = None if stream.class_map is None else fingerprint(stream.class_map.tolist())
     view = {"size": stream.size, "resize": stream.resize_mode}
     view |= {key: list(stream.data_config[key]) for key in ("mean", "std")}
-    return {"weights": weights, "logits": stream.has_logits, "blocks": stream.taps, "classes": class_map, "sees": view}
+    given = {"logits": stream.has_logits, "embedding": stream.has_embedding, "blocks": stream.taps}
+    return {"weights": weights, **given, "classes": class_map, "sees": view}
 
 
 def _pixels(images: Images, seed: int) -> str:

@@ -80,13 +80,14 @@ def untrained_teachers(
 
 def check_targets(streams: Mapping[str, Stream], method: Method) -> None:
     """Raises: UserError: the teachers' outputs cannot train the student by this method."""
-    if not any(stream.has_logits for stream in streams.values()) and not method.losses.labels:
+    losses = method.losses
+    if losses.logits and not losses.labels and not any(stream.has_logits for stream in streams.values()):
         raise UserError(
             "teachers: all of them give blocks only, so nothing would train the student's head. Add a teacher that "
             "gives logits, or train on the labels too with losses.labels=1."
         )
     unused = [name for name, stream in streams.items() if not stream.has_logits]
-    if unused and not method.compares_blocks:
+    if unused and not (method.compares_blocks or losses.embedding):
         raise UserError(
             f"teachers: {', '.join(unused)}: gives blocks only, but no loss compares blocks. Write for example "
             "losses.blocks=3."

@@ -72,6 +72,7 @@ class Zoo:
         self.alignment = next(iter(streams.values())).alignment
         self.per_teacher = self.alignment.per_teacher
         self.block_shapes = [stream.block_shapes for stream in streams.values()]
+        self.embedding_sizes = [stream.embedding_size for stream in streams.values()]
         self.fingerprints = {name: weights_digest(stream.model) for name, stream in streams.items()}
         limit = settings.resident or len(streams)
         self.offloader = Offloader(limit, context.device) if limit < len(streams) else None
@@ -102,8 +103,16 @@ class Zoo:
                 outputs = {name: self._outputs_of(name, batch.view, batch.row, image) for name in used}
                 return self._average(outputs, step)
             drawn = self._drawn(step)
-            number = self.names.index(drawn) if self.per_teacher else None
-            return Targets.of(self._outputs_of(drawn, batch.view, batch.row, image), number)
+            outputs_of_drawn = self._outputs_of(drawn, batch.view, batch.row, image)
+            return Targets.of(outputs_of_drawn, self.names.index(drawn), self.per_teacher)
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> dict[int, Tensor]:
+        """The embeddings of all teachers that give one, B×d, by number."""
+        image = batch.image.to(self.context.device, non_blocking=True)
+        with self.context.autocast():
+            outputs = [self._outputs_of(name, batch.view, batch.row, image) for name in self.names]
+        return {i: o.embedding for i, o in enumerate(outputs) if o.embedding is not None}
 
     @torch.no_grad()
     def precompute(self, batch: Batch) -> None:
@@ -181,17 +190,19 @@ class Zoo:
         return self.names[draw(self.seed, step, len(self.names), weights=self.weights)]
 
     def _average(self, outputs: dict[str, Outputs], step: int) -> Targets:
-        """The mean over those that give logits, and the blocks of the drawn one or of all, or their mean where all
-        share one alignment."""
+        """The mean over those that give logits; embeddings and blocks of the drawn one or of all, or the mean of blocks
+        where all share one alignment."""
         logits = {name: o.logits for name, o in outputs.items() if o.logits is not None}
+        chosen = list(outputs) if self.alignment.teachers == "all" else [self._drawn(step)]
+        numbered = {self.names.index(name): outputs[name] for name in chosen}
+        embeddings = {i: o.embedding for i, o in numbered.items() if o.embedding is not None}
         if self.per_teacher:
-            chosen = outputs if self.alignment.teachers == "all" else [self._drawn(step)]
-            blocks = [TeacherBlocks(self.names.index(n), outputs[n].blocks) for n in chosen if outputs[n].blocks]
+            blocks = [TeacherBlocks(i, o.blocks) for i, o in numbered.items() if o.blocks]
         else:
             compared = (o.blocks for o in outputs.values() if o.blocks)
             mean = [torch.stack(same).mean(0) for same in zip(*compared, strict=True)]
             blocks = [TeacherBlocks(None, mean)] if mean else []
         if not logits:
-            return Targets(blocks, None)
+            return Targets(blocks, embeddings, None)
         weights = self.combination.weights_of(logits)
-        return Targets(blocks, mean_logits(list(logits.values()), self.temperature, weights))
+        return Targets(blocks, embeddings, mean_logits(list(logits.values()), self.temperature, weights))

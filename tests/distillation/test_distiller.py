@@ -42,7 +42,7 @@ def batch() -> tuple[Tensor, Tensor, Targets]:
     return (
         image,
         torch.tensor([0, 2, -1, 1]),
-        Targets([TeacherBlocks(None, blocks)], torch.randn(B, CLASSES, generator=g)),
+        Targets([TeacherBlocks(None, blocks)], {}, torch.randn(B, CLASSES, generator=g)),
     )
 
 
@@ -202,7 +202,7 @@ def test_half_precision_is_compared_in_float32(stream, word):
     half, student = targets.logits.bfloat16(), stream(image)
     distiller = make_distiller(stream, losses={"similarity": word, "blocks": 0.0})
     found, wanted = (
-        distiller.terms(student._replace(logits=s), label, Targets([], t))["similarity/logits"].loss
+        distiller.terms(student._replace(logits=s), label, Targets([], {}, t))["similarity/logits"].loss
         for s, t in ((student.logits.bfloat16(), half), (student.logits.bfloat16().float(), half.float()))
     )
     assert found.dtype == torch.float32

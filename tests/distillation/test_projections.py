@@ -72,7 +72,7 @@ def longhand(distiller: Distiller, teacher: int, block: int, targets: list[Tenso
 @pytest.mark.parametrize("teacher", [0, 1])
 def test_the_loss_of_blocks_is_its_formula(student, teacher):
     distiller, targets = make(student), blocks_of(teacher)
-    found = distiller(image(), LABEL, Targets([TeacherBlocks(teacher, targets)], LOGITS))
+    found = distiller(image(), LABEL, Targets([TeacherBlocks(teacher, targets)], {}, LOGITS))
     for block in range(BLOCKS):
         expected = longhand(distiller, teacher, block, targets)
         torch.testing.assert_close(found[f"similarity/{block}"], expected.detach(), atol=1e-5, rtol=1e-4)
@@ -81,7 +81,7 @@ def test_the_loss_of_blocks_is_its_formula(student, teacher):
 def test_only_the_drawn_teachers_projection_learns_and_all_have_a_gradient(student):
     """Several processes need a gradient of every parameter in every step: here one that is 0."""
     distiller = make(student, discriminators={"adversary": "minimax", "on": "blocks"})
-    distiller(image(), LABEL, Targets([TeacherBlocks(1, blocks_of(1))], LOGITS))["total"].backward()
+    distiller(image(), LABEL, Targets([TeacherBlocks(1, blocks_of(1))], {}, LOGITS))["total"].backward()
     assert [name for name, p in distiller.named_parameters() if p.grad is None] == []
     for name, p in [*distiller.projections.named_parameters(), *distiller.discriminators.named_parameters()]:
         assert bool(p.grad.any()) == name.startswith("1"), name
@@ -95,14 +95,14 @@ def test_a_student_that_is_the_teacher_has_nothing_to_lose(student):
         torch.nn.init.zeros_(layer.bias)
     with torch.no_grad():
         same = student(image())
-    found = distiller(image(), LABEL, Targets.of(same, 0))
+    found = distiller(image(), LABEL, Targets.of(same, 0, per_teacher=True))
     for name in ("similarity/0", "similarity/1", "similarity/logits"):
         assert found[name].item() == pytest.approx(0, abs=1e-5), name
 
 
 def test_a_discriminator_judges_each_position(student):
     distiller = make(student, discriminators={"adversary": "minimax", "on": "blocks", "weight": 0.2})
-    targets = Targets([TeacherBlocks(0, blocks_of(0))], LOGITS)
+    targets = Targets([TeacherBlocks(0, blocks_of(0))], {}, LOGITS)
     found = distiller(image(), LABEL, targets)
     compared = distiller.projections(targets.blocks[0], student(image()).blocks)
     for block, (t, s) in enumerate(compared):
@@ -114,7 +114,7 @@ def test_a_discriminator_judges_each_position(student):
 
 def test_the_loss_of_logits_is_shown_as_kl_with_the_gradient_of_ce(student):
     distiller = make(student, losses={"similarity": "ce", "temperature": 4.0})
-    found = distiller(image(), LABEL, Targets([], LOGITS))
+    found = distiller(image(), LABEL, Targets([], {}, LOGITS))
     logits = student(image()).logits
     kl = F.kl_div((logits / 4).log_softmax(1), (LOGITS / 4).softmax(1), reduction="batchmean") * 16
     torch.testing.assert_close(found["similarity/logits"], kl.detach())

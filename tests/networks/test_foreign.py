@@ -105,7 +105,7 @@ def test_a_timm_checkpoint_in_transformers_gives_blocks_too(tmp_path):
     config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=3, id2label=dict(enumerate(CLASSES)))
     live = transformers.TimmWrapperForImageClassification(config).eval()
     stream = wrap_teacher(live, Teacher(model="mine", size=64), ALIGNMENT, CLASSES).eval()
-    blocks, logits = stream(IMAGES)
+    blocks, _, logits = stream(IMAGES)
     assert len(blocks) == 2
     torch.testing.assert_close(logits, live(stream.prepare(IMAGES)).logits)
 

@@ -70,7 +70,7 @@ def test_a_live_teacher_is_the_stream_that_its_folder_would_be(tmp_path):
 def test_a_module_with_only_forward_gives_logits_of_images_normalised_as_it_says(caplog):
     module = Small().eval()
     stream = teacher(module, CONFIG)
-    blocks, logits = stream(images())
+    blocks, _, logits = stream(images())
     mean, std = (torch.tensor(CONFIG[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     torch.testing.assert_close(logits, module((images() / 255 - mean) / std))
     assert blocks == []

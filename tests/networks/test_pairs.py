@@ -205,7 +205,7 @@ def test_one_learns_from_the_other(pair):
     images = random_images(32, 8)
     with torch.no_grad():
         teacher = first.eval()(images)
-    teacher = Outputs(teacher.blocks, 5 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1)))
+    teacher = Outputs(teacher.blocks, None, 5 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1)))
     losses = learn(teacher, second, images, recipe)
     assert set(losses[0]) == {"total", "similarity/logits", "similarity/0", "similarity/1"}
     for name in losses[0]:

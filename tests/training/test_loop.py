@@ -118,7 +118,7 @@ def test_every_trainable_parameter_moves(tmp_path, data):
     before = {name: p.detach().clone() for name, p in distiller.named_parameters()}
     generator = torch.Generator().manual_seed(0)
     blocks = [torch.randn(8, *shape, generator=generator) for shape in own.block_shapes]
-    targets = Targets([TeacherBlocks(0, blocks)], torch.randn(8, 3))
+    targets = Targets([TeacherBlocks(0, blocks)], {}, torch.randn(8, 3))
     run = training(tmp_path, data, loop(), objective=distiller, teach=lambda batch, image, step: targets)
     run.run()
     assert {name.split(".")[0] for name in before} == {"student", "projections", "discriminators"}

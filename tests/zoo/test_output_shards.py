@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def outputs(classes: int = 7, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     blocks = [torch.randn(5, 4, generator=generator) for _ in range(2)]
-    return Outputs(blocks, 5 * torch.randn(5, classes, generator=generator))
+    return Outputs(blocks, None, 5 * torch.randn(5, classes, generator=generator))
 
 
 def round_trip(layout: Layout, found: Outputs) -> Outputs:
@@ -27,8 +27,11 @@ def test_all_logits_and_blocks_come_back():
         torch.testing.assert_close(found.logits, outputs().logits, atol=error, rtol=0)
         for block, wanted in zip(found.blocks, outputs().blocks, strict=True):
             torch.testing.assert_close(block, wanted, atol=error, rtol=0)
-    assert round_trip(Layout(0, ((4,),) * 2, torch.float16, None, 4.0), Outputs(outputs().blocks, None)).logits is None
-    assert round_trip(Layout(7, (), torch.float16, None, 4.0), Outputs([], outputs().logits)).blocks == []
+    assert (
+        round_trip(Layout(0, ((4,),) * 2, torch.float16, None, 4.0), Outputs(outputs().blocks, None, None)).logits
+        is None
+    )
+    assert round_trip(Layout(7, (), torch.float16, None, 4.0), Outputs([], None, outputs().logits)).blocks == []
 
 
 def test_topk_probabilities_are_exact_and_the_rest_is_spread_evenly():
@@ -45,7 +48,7 @@ def test_topk_probabilities_are_exact_and_the_rest_is_spread_evenly():
 def test_a_class_outside_a_teachers_class_map_stays_masked():
     logits = outputs().logits.index_fill(1, torch.tensor([3]), NEVER)
     for k in (None, 2):
-        found = round_trip(Layout(7, (), torch.float16, k, 4.0), Outputs([], logits)).logits
+        found = round_trip(Layout(7, (), torch.float16, k, 4.0), Outputs([], None, logits)).logits
         assert found.isfinite().all()
         if k is None:
             assert (found[:, 3] == torch.tensor(NEVER).half()).all()
@@ -53,14 +56,14 @@ def test_a_class_outside_a_teachers_class_map_stays_masked():
 
 def test_values_that_overflow_the_precision_are_refused():
     with pytest.raises(UserError, match=r"store.precision: .* float16. Write float32"):
-        Layout(7, (), torch.float16, None, 4.0).pack(Outputs([], outputs().logits * 1e5))
+        Layout(7, (), torch.float16, None, 4.0).pack(Outputs([], None, outputs().logits * 1e5))
 
 
 @pytest.mark.parametrize("topk", [None, 3])
 def test_bytes_per_view_are_those_on_disk(tmp_path, topk):
     layout = Layout(100, ((64,),) * 2, torch.float16, topk, 4.0)
     shards = OutputShards(tmp_path, layout, 1, 500, check=True)
-    found = Outputs([torch.randn(500, 64) for _ in range(2)], torch.randn(500, 100))
+    found = Outputs([torch.randn(500, 64) for _ in range(2)], None, torch.randn(500, 100))
     shards.add(torch.zeros(500, dtype=torch.long), torch.arange(500), layout.pack(found))
     assert shards.flush() is None
     (shard,) = tmp_path.iterdir()
@@ -78,7 +81,7 @@ def test_outputs_are_found_by_view_and_row_in_whatever_shard(tmp_path):
 
     for i, part in enumerate(keys.split(7)):
         assert shards.missing(part[:, 0], part[:, 1]).all()
-        shards.add(part[:, 0], part[:, 1], layout.pack(Outputs([], value(part))))
+        shards.add(part[:, 0], part[:, 1], layout.pack(Outputs([], None, value(part))))
         if i % 3 == 0:
             assert shards.flush() is None
     for again in (shards, OutputShards(tmp_path, layout, 3, 20, check=True)):
