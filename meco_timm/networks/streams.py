@@ -193,6 +193,11 @@ def student_stream(
         reseed(seed, "weights")  # of a new head
     if isinstance(model, LogitsOnly):
         raise UserError(f"{role}: {network.model} is not a timm network, so it cannot be trained here, only teach.")
+    if network.object is not None and not classes and model.num_classes:
+        raise UserError(
+            f"{role}: the network has a head of {model.num_classes} classes, a backbone none. Create it with "
+            "num_classes=0."
+        )
     if model.num_classes != classes and not hasattr(model, "reset_classifier"):
         raise UserError(
             f"{role}: {network.model} is an encoder only, with no place for a head to classify with. As a teacher it "

@@ -1,0 +1,145 @@
+"""A backbone: trained without labels from teachers with and without heads, resumed exactly, and loaded with timm."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import timm
+import torch
+from conftest import draw_image, refused, write
+from helpers.checkpoints import local_dir, network, random_images
+from safetensors.torch import load_file
+
+import train
+from meco_timm import distill
+from meco_timm.common import UserError
+from meco_timm.networks import student_stream, wrap_student, wrap_teacher
+from meco_timm.recipe import Alignment, Network, Teacher
+
+FAMILIES = ("test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_mambaout", "mobilenetv4_conv_small")
+
+CONFIG = {"input_size": (3, 64, 64)}
+
+
+@pytest.fixture
+def backbone(shapes: Path, tmp_path: Path) -> dict[str, Any]:
+    """The smallest recipe of a backbone: a headless teacher and one with ten classes that nobody knows."""
+    headless = local_dir(tmp_path / "headless", network("test_vit", 0, img_size=32))
+    classifier = local_dir(tmp_path / "classifier", network("test_resnet", 10))
+    return {
+        "task": "backbone",
+        "run": str(tmp_path / "run"),
+        "data": {"source": str(shapes), "image_size": 32, "crop_pct": 1.0, "workers": 0},
+        "teachers": [{"model": headless, "size": 32}, {"model": classifier, "size": 32}],
+        "student": "test_efficientnet",
+        "alignment": {"blocks": 2, "length": 256},
+        "zoo": {"folder": str(tmp_path / "zoo")},
+        "loop": {"steps": 6, "batch_size": 8, "lr": 2e-3, "log_every": 1},
+    }
+
+
+def weights(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return load_file(Path(recipe["run"], "student", "model.safetensors"))
+
+
+def lines(recipe: dict[str, Any]) -> list[dict[str, float]]:
+    text = Path(recipe["run"], "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if "total" in line]
+
+
+def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
+
+
+def test_a_run_ends_in_a_timm_checkpoint_without_a_head(backbone, tmp_path, capsys):
+    assert train.main([write(backbone, tmp_path)]) == 0
+    assert "num_classes=0" in capsys.readouterr().out
+    terms = {name for name in lines(backbone)[-1] if "/" in name}
+    assert terms == {"similarity/embedding", "similarity/0", "similarity/1"}
+    place = f"local-dir:{backbone['run']}/student"
+    model = timm.create_model(place, pretrained=True, num_classes=0).eval()
+    stream = student_stream(Network(model=place), Alignment(blocks=0, embedding="linear"), 0, 32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(stream.prepare(random_images(32))), stream(random_images(32)).embedding)
+        assert (
+            len(timm.create_model(place, pretrained=True, features_only=True)(stream.prepare(random_images(32)))) == 5
+        )
+    assert train.main([write(backbone, tmp_path)]) == 0  # finished: shown again
+
+
+def test_it_learns(backbone):
+    backbone["loop"] |= {"steps": 60, "lr": 1e-2}
+    distill(backbone)
+    losses = [line["similarity/embedding"] for line in lines(backbone)]
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+def parquet(folder: Path, labels: list[int]) -> Path:
+    """48 images for training and 12 for the test, with these labels."""
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b", "c"]))
+    for split, count in (("train", 48), ("test", 12)):
+        rows = {"image": [draw_image(i % 3, i) for i in range(count)], "label": labels[:count]}
+        folder.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features).to_parquet(str(folder / f"{split}.parquet"))
+    return folder
+
+
+@pytest.mark.parametrize("sampling", ["random", "average"])
+def test_labels_change_nothing(backbone, tmp_path, sampling):
+    labels = [i % 3 for i in range(48)]
+    for name, its in (("true", labels), ("shuffled", [2 - label for label in labels])):
+        data = backbone["data"] | {"source": str(parquet(tmp_path / name, its)), "validation": 0.25}
+        distill(backbone | {"run": str(tmp_path / f"of {name}"), "data": data, "zoo": {"sampling": sampling}})
+    found, wanted = (weights({"run": str(tmp_path / f"of {name}")}) for name in ("shuffled", "true"))
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": [{"model": "resnet18.a1_in1k", "gives": "logits"}]}, "teachers.0: gives: logits is for"),
+        ({"teachers": [{"train": "test_vit"}]}, "teachers.0: train is for classifiers"),
+        ({"losses": {"logits": 1.0}}, "losses.logits is for classifiers: a backbone has no head"),
+        ({"losses": {"labels": 0.5}}, "losses.labels is for classifiers"),
+        ({"losses": {"blocks": 0.0, "embedding": 0.0}}, "both have weight 0, so the backbone learns nothing"),
+        ({"student": {"model": "test_vit", "args": {"num_classes": 5}}}, "student.args: num_classes gives a head"),
+        ({"loop": {"steps": 2, "batch_size": 100}}, "loop.batch_size: 100 × 1 process(es) is more than the 36"),
+        ({"alignment": {"embedding": "none"}}, "alignment.embedding is none, but losses.embedding has a weight"),
+        ({"discriminators": {"adversary": "minimax", "on": "all"}}, "discriminators.on: all is for classifiers"),
+    ],
+)
+def test_what_a_backbone_cannot_have_is_one_clear_line(backbone, tmp_path, capsys, changes, message):
+    said = refused(capsys, write(backbone | changes, tmp_path))
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_labelled_images_and_modules_with_a_head_are_refused(backbone, tmp_path, capsys):
+    backbone["data"]["labelled"] = 6
+    assert "data.labelled is for classifiers" in refused(capsys, write(backbone, tmp_path))
+    del backbone["data"]["labelled"]
+    with pytest.raises(UserError, match="student: the network has a head of 5 classes, a backbone none"):
+        distill(backbone, student=network("test_vit", 5, img_size=32))
+
+
+# Embeddings
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_embedding_is_that_of_timm_without_a_head(name):
+    """Of the same weights, beside blocks and logits, and alone."""
+    classifier = network(name, 7)
+    plain = timm.create_model(name, num_classes=0).eval()
+    plain.load_state_dict(classifier.state_dict(), strict=False)
+    both = wrap_student(classifier, Alignment(blocks=2, embedding="linear"), CONFIG).eval()
+    alone = wrap_teacher(plain, Teacher(model=name), Alignment(blocks=0, embedding="linear"), [], config=CONFIG)
+    with torch.no_grad():
+        wanted = plain(both.prepare(random_images(64)))
+        for found in (both(random_images(64)).embedding, alone(random_images(64)).embedding):
+            torch.testing.assert_close(found, wanted)
+        logits = classifier(both.prepare(random_images(64)))
+        torch.testing.assert_close(both(random_images(64)).logits, logits)
+    assert both.embedding_size == alone.embedding_size == wanted.shape[1]
