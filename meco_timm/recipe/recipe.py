@@ -286,6 +286,7 @@ def _classification_keys(recipe: Recipe) -> Iterator[str]:
         "data.student_sees": data.student_sees != "all",
         "data.sampling": data.sampling != "natural",
         "zoo.calibrate": zoo.calibrate,
+        "zoo.require": zoo.require,
         "zoo.weights: validation": zoo.weights == "validation",
         "store.topk": recipe.store.topk,
         f"discriminators.on: {on}": recipe.discriminators.adversary != "none" and on != "blocks",
