@@ -25,7 +25,7 @@ from meco_timm.data import load_data
 from meco_timm.evaluation import Row
 from meco_timm.finished import finished_run, show_results
 from meco_timm.networks import student_stream
-from meco_timm.planning import WIDTH, full_plan, make_plan, rehearsal, require_weights
+from meco_timm.planning import WIDTH, full_plan, is_rehearsal, make_plan, rehearsal, require_weights
 from meco_timm.recipe import Recipe, recipe_key
 from meco_timm.selection import combine_teachers
 from meco_timm.stages import (
@@ -44,6 +44,7 @@ from meco_timm.training import (
     OnStep,
     RunFolder,
     check_launch,
+    describe_processes,
     explain_faults,
     open_run_folder,
     total_steps,
@@ -97,6 +98,7 @@ def distill(
         with rehearsal(recipe, limit_steps, run_accelerator(recipe)) as short:
             return distill(short, on_step=on_step)
     accelerator = run_accelerator(recipe)
+    logger.info(describe_processes(accelerator))
     check_launch(accelerator, any(loop.ema for loop in (recipe.loop, *(t.loop for t in recipe.teachers if t.train))))
     check_same(recipe, accelerator)
     folder = open_run_folder(Path(recipe.run or "run"), recipe_key(recipe), fresh, accelerator)
@@ -106,8 +108,9 @@ def distill(
     with explain_faults(folder.path, accelerator), collect_new_objects_only(), Stopwatch() as watch:
         finished = finished_run(recipe)
         rows = finished[1] if finished else _run(recipe, folder, accelerator, steps, on_step)
-        show_results(recipe, folder, rows)
-    if not finished:
+        if not is_rehearsal(recipe):
+            show_results(recipe, folder, rows)
+    if not finished and not is_rehearsal(recipe):
         logger.info("\n%s", share_of_time(watch, steps, "training steps"))
     accelerator.end_training()
     if recipe.publish and accelerator.is_main_process:

@@ -9,7 +9,7 @@ from meco_timm.data import DataSource, cache_images, verify
 from meco_timm.distillation import Distiller, class_weights
 from meco_timm.evaluation import Row, block_agreement, make_table
 from meco_timm.networks import Combination, Stream, export, teacher_stream
-from meco_timm.planning import WIDTH, Plan
+from meco_timm.planning import WIDTH, Plan, is_rehearsal
 from meco_timm.recipe import Recipe, named_teachers, to_yaml
 from meco_timm.selection import (
     check_lines,
@@ -65,7 +65,8 @@ def begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: Plan, accel
     if accelerator.is_main_process:
         folder.create(to_yaml(recipe), plan.text())
         folder.write_inputs(inputs)
-        logger.info("%splan    all of it: %s\n", plan.short(terminal_width(WIDTH)), folder.path / "plan.txt")
+        rest = "" if is_rehearsal(recipe) else f"plan    all of it: {folder.path / 'plan.txt'}\n"
+        logger.info("%s%s", plan.short(terminal_width(WIDTH)), rest)
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.init_trackers("meco_timm", config={"recipe": to_yaml(recipe)})

@@ -46,10 +46,14 @@ class _Live:
 
 
 class ProgressBar(_Live):
-    """Progress of `total` steps, of which `start` are done; shown by the main process only."""
+    """Progress of `total` steps, of which `start` are done; shown by the main process only.
 
-    def __init__(self, title: str, total: int, start: int = 0):
+    report_end: log the last step in any case.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, report_end: bool = False):
         super().__init__()
+        self.report_end = report_end
         self.title, self.total, self.start = title, total, start
         self.fields: Sequence[str] = ()
         self.began = self.last_line = time.monotonic()
@@ -72,11 +76,13 @@ class ProgressBar(_Live):
             self.bar.update(self.task, completed=done, fields=self.fields)
             return
         now = time.monotonic()
-        last = done == self.total and bool(fields)
+        last = self.report_end and done == self.total
         if now - self.last_line >= self.silent or last:
             self.last_line, self.silent = now, LINE_SECONDS
-            left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
-            line = [f"{self.title}  step {done}/{self.total}", f"{format_seconds(left)} left", *self.fields]
+            spent = now - self.began
+            left = f"{format_seconds(spent / max(done - self.start, 1) * (self.total - done))} left"
+            rest = left if done < self.total else f"in {format_seconds(spent)}"
+            line = [f"{self.title}  step {done}/{self.total}", rest, *self.fields]
             logger.info("%s", "  ".join(line))
 
 

@@ -8,7 +8,7 @@ Never: trains to the end, or writes a run folder.
 from meco_timm.planning.layout import WIDTH
 from meco_timm.planning.plan import Plan, full_plan, make_plan
 from meco_timm.planning.rank_teachers import rank_teachers
-from meco_timm.planning.rehearse import rehearsal
+from meco_timm.planning.rehearse import is_rehearsal, rehearsal
 from meco_timm.planning.students import PATTERNS, find_students, parse_budget, print_students
 from meco_timm.planning.weights import require_weights
 
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "find_students",
     "full_plan",
+    "is_rehearsal",
     "make_plan",
     "parse_budget",
     "print_students",

@@ -8,7 +8,15 @@ import torch
 from meco_timm.common import Status, UserError, is_object, join_names
 from meco_timm.data import DataSource, check_batch, known_data, load_data, plan_cache
 from meco_timm.networks import Stream, known_by_name, student_stream
-from meco_timm.planning.cost import Workload, cost_lines, format_duration, least_seconds, memory_gib, steps_line
+from meco_timm.planning.cost import (
+    Workload,
+    cost_lines,
+    format_duration,
+    least_seconds,
+    memory_gib,
+    steps_line,
+    teacher_macs,
+)
 from meco_timm.planning.data_section import data_line, data_section
 from meco_timm.planning.layout import WIDTH, Table, lay_out
 from meco_timm.planning.network_tables import BlockShapes, block_shapes, blocks_table, networks_table
@@ -120,7 +128,8 @@ def _summary(work: Workload, cached: int) -> list[str]:
         f"nets    {len(work.teachers)} teacher(s), {teachers / 1e6:.2f} M parameters{trained} → student, "
         f"{work.student.parameter_count / 1e6:.2f} M",
         method_line(work.recipe),
-        steps_line(work),
+        f"{steps_line(work)}; {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds an image for the student, "
+        f"{teacher_macs(work.recipe, work.teachers) / 1e6:.0f} M for the teachers",
         f"here    at least {format_duration(least_seconds(work))} on {device}, as --plan measures; about {gib:.2f} GiB "
         "of memory per process",
     ]

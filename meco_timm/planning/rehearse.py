@@ -4,6 +4,7 @@ Nothing is downloaded; the recipe's zoo, store, trackers and Hub repository are 
 """
 
 import io
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +25,16 @@ from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 
 logger = get_logger(RESULT)
 
+SUFFIX = ".rehearsal"
+JUDGES = ("meco_timm.training.metrics", "meco_timm.selection.combining")
 HELD_OUT = 4  # images of the validation split, and of the test split
 DISTINCT = 16  # synthetic images that differ
 Rows = tuple[list[dict[str, Any]], list[int]]  # stored images and labels
+
+
+def is_rehearsal(recipe: Recipe) -> bool:
+    """Whether the recipe is one of `rehearsal`, whose results say nothing."""
+    return Path(recipe.run or "run").parent.suffix == SUFFIX
 
 
 @contextmanager
@@ -38,20 +46,34 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
     Raises:
         UserError: the data set cannot be opened, or a network cannot be made.
     """
-    main, folder = accelerator.is_main_process, Path(f"{recipe.run}.rehearsal")
+    main, folder = accelerator.is_main_process, Path(f"{recipe.run}{SUFFIX}")
     try:
         if main:
             shutil.rmtree(folder, ignore_errors=True)  # a rehearsal that was killed leaves it
             write_text(folder / "recipe.yaml", to_yaml(_shortened(recipe, steps, folder, accelerator.num_processes)))
         accelerator.wait_for_everyone()
-        with _cached_in(folder / "cache"):
+        with _cached_in(folder / "cache"), _without_judgements():
             yield _with_objects(load_recipe(folder / "recipe.yaml"), recipe)
         images = "synthetic images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
-        message = "\nRehearsal finished: all parts ran, %d step(s) per training, on %s. Nothing was saved."
+        message = "\nThis was a rehearsal: all parts ran, %d step(s) per training, on %s. Nothing was judged or saved."
         logger.info(message, steps, images)
     finally:
         if main:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_judgements() -> Iterator[None]:
+    """Hide warnings about teachers, losses and discriminators, which a few steps on a few images cannot judge."""
+    loggers = [logging.getLogger(name) for name in JUDGES]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 @contextmanager

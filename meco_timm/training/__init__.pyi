@@ -1,4 +1,4 @@
-from .accelerator import check_launch, make_accelerator
+from .accelerator import check_launch, describe_processes, make_accelerator
 from .faults import explain_faults
 from .job import Job, OnStep, Teaching, total_steps
 from .labels import LabelTraining, read_curve, train_student_alone, train_teachers, trained_teacher, validation_curves
@@ -14,6 +14,7 @@ __all__ = [
     "Teaching",
     "Training",
     "check_launch",
+    "describe_processes",
     "explain_faults",
     "make_accelerator",
     "open_run_folder",

@@ -1,8 +1,11 @@
 """The `accelerate.Accelerator` of a run: devices, processes, precision and trackers."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
@@ -33,6 +36,32 @@ def make_accelerator(
     if missing := [name for name in trackers if name not in {str(t) for t in accelerator.log_with}]:
         raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
     return accelerator
+
+
+def describe_processes(accelerator: Accelerator) -> str:
+    """Number of processes and their device, and how to have more where a launcher was asked for more."""
+    count, cuda = accelerator.num_processes, accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if cuda else accelerator.device.type.upper()
+    line = f"{count} process{'es' * (count > 1)} on {device}, {torch.get_num_threads()} thread(s) each"
+    asked = _processes_asked_for()
+    if count == 1 and asked > 1:
+        line += (
+            f". accelerate was asked for {asked} and started one: add --multi_gpu, also on a CPU, as in "
+            f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} train.py RECIPE"
+        )
+    return line
+
+
+def _processes_asked_for() -> int:
+    """The number after --num_processes in the command of `accelerate launch` that started this process, else 1."""
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return 1
+    if not any("accelerate" in word for word in words) or "--num_processes" not in words[:-1]:
+        return 1
+    number = words[words.index("--num_processes") + 1]
+    return int(number) if number.isdigit() else 1
 
 
 def check_launch(accelerator: Accelerator, moving_average: bool) -> None:

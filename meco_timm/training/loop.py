@@ -53,7 +53,7 @@ class Training:
             )
             watch = Watch(self.accelerator, job.loop.checkpoint_minutes, state.step, stop)
             try:
-                with ProgressBar(job.title, job.steps, state.step) as bar, self.watch:
+                with ProgressBar(job.title, job.steps, state.step, report_end=True) as bar, self.watch:
                     self._train(lines, bar, watch)
             except RuntimeError as error:
                 if not stop.seen:

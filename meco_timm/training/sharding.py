@@ -4,6 +4,7 @@ Without FSDP2 every process has all weights, and `Shards` does nothing. Tested o
 """
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,22 @@ def same_buffers(stream: Stream) -> None:
     """Copy the main process's batch-norm statistics to all: the evaluated weights are then the saved ones."""
     for buffer in stream.buffers():
         torch.distributed.broadcast(buffer, 0)
+
+
+def match_layouts(module: nn.Module) -> None:
+    """Give each gradient the strides of its parameter, as the buckets of DistributedDataParallel have them.
+
+    A depthwise convolution on a CPU gives others in its dimension of size 1, and DDP would warn of every step.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
+    if gradient.stride() == strides or not gradient.is_contiguous():
+        return gradient
+    return gradient.as_strided(gradient.shape, strides)
 
 
 class Shards:

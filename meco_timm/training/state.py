@@ -14,7 +14,7 @@ from meco_timm.networks import Stream
 from meco_timm.training.checkpoint import Checkpoints
 from meco_timm.training.job import Job
 from meco_timm.training.optimizers import make_optimizer, make_schedule, set_memory
-from meco_timm.training.sharding import Shards
+from meco_timm.training.sharding import Shards, match_layouts
 
 logger = get_logger(__name__)
 
@@ -40,6 +40,8 @@ class TrainingState:
         optimizer = make_optimizer(objective, job.loop)
         self.schedule = make_schedule(optimizer, job.loop, job.steps)
         self.shards = Shards(objective.to(accelerator.device), accelerator)
+        if accelerator.num_processes > 1 and not accelerator.is_fsdp2:
+            match_layouts(objective)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.module: Any = accelerator.unwrap_model(self.objective, keep_torch_compile=False)
         self.student: Stream = self.module.student

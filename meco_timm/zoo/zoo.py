@@ -80,7 +80,7 @@ class Zoo:
             changes = freeze(stream, context.device, settings.precision)
             if self.offloader:
                 self.offloader.add(name, stream)
-            logger.info("frozen  %s: %s", name, changes)
+            logger.debug("frozen  %s: %s", name, changes)
         self.store: Store | None = None
         self.combine(written_combination(self.names, settings))
         self._step = 0

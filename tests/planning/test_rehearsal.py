@@ -40,9 +40,13 @@ def test_all_parts_run_and_nothing_is_kept(recipe, shapes, tmp_path, capsys, mon
     result, log = capsys.readouterr()
     for title in ("teacher test_resnet", "teacher test_vit", "student alone", "student"):
         assert f"\n{title}  step 3/3" in log, title
-    assert result.endswith(
-        f"Rehearsal finished: all parts ran, 3 step(s) per training, on some images of {shapes}. Nothing was saved.\n"
+    assert result == (
+        f"\nThis was a rehearsal: all parts ran, 3 step(s) per training, on some images of {shapes}. "
+        "Nothing was judged or saved.\n"
     )
+    assert "warning" not in log
+    assert "teaches almost nothing" not in log
+    assert "run.rehearsal/run" not in log  # no path to what is gone
     assert contents(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"recipe.yaml", "run"}
     assert cached == datasets.config.HF_DATASETS_CACHE
@@ -124,5 +128,5 @@ def test_a_recipe_of_the_repository_is_rehearsed(tmp_path, shapes, caplog, name,
     rows = distill(recipe, limit_steps=2)
     assert rows[-1].name == "student"
     images = "some images" if name == "own_images" else "synthetic images"
-    assert f"Rehearsal finished: all parts ran, 2 step(s) per training, on {images}" in caplog.text
+    assert f"This was a rehearsal: all parts ran, 2 step(s) per training, on {images}" in caplog.text
     assert not tree(tmp_path)

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT, image_folder, tree, write
+from torch import nn
 
 from meco_timm.common.errors import UserError
 from meco_timm.data.loading import DataSource, load_data
@@ -26,12 +28,13 @@ from meco_timm.evaluation.measures import quality
 from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import teacher_stream
 from meco_timm.recipe.recipe import Alignment, Recipe, Teacher
-from meco_timm.training import check_launch
+from meco_timm.training import check_launch, describe_processes
+from meco_timm.training.sharding import match_layouts
 
 LAUNCH = ROOT / "recipes/launch"
 CONFIGS = sorted(LAUNCH.glob("*.yaml"))
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     "OMP_NUM_THREADS": "1",
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
@@ -96,6 +99,34 @@ def test_launches_that_would_judge_parts_for_the_whole_are_refused(kind, fsdp2, 
         check_launch(accelerator, moving_average=ema > 0)
 
 
+@pytest.mark.parametrize(
+    ("command", "processes", "hint"),
+    [
+        ("python train.py quickstart", 1, False),
+        ("/bin/python /bin/accelerate launch --cpu --num_processes 2 train.py quickstart", 1, True),
+        ("/bin/python /bin/accelerate launch --multi_gpu --num_processes 2 train.py quickstart", 2, False),
+        ("/bin/python /bin/accelerate launch --num_processes 1 train.py quickstart", 1, False),
+    ],
+)
+def test_the_first_lines_have_the_number_of_processes(monkeypatch, command, processes, hint):
+    """And how to have two where accelerate was asked for two and started one."""
+    parent = SimpleNamespace(cmdline=lambda: command.split())
+    monkeypatch.setattr("meco_timm.training.accelerator.psutil.Process", lambda pid: parent)
+    line = describe_processes(SimpleNamespace(num_processes=processes, device=SimpleNamespace(type="cpu")))
+    assert line.startswith("2 processes on CPU" if processes == 2 else "1 process on CPU")
+    assert ("accelerate launch --multi_gpu --num_processes 2 train.py" in line) == hint
+
+
+def test_a_gradient_has_the_strides_of_its_weight():
+    depthwise, plain = nn.Conv2d(64, 64, 7, groups=64), nn.Conv2d(64, 64, 7, groups=64)
+    plain.load_state_dict(depthwise.state_dict())
+    match_layouts(depthwise)
+    for module in (depthwise, plain):
+        module(torch.ones(2, 64, 9, 9)).square().sum().backward()
+    assert depthwise.weight.grad.stride() == depthwise.weight.stride()
+    assert torch.equal(depthwise.weight.grad, plain.weight.grad)
+
+
 def finished(*command: str | Path, **environment: str) -> str:
     done = subprocess.run(
         [str(word) for word in command],
@@ -113,11 +144,14 @@ def finished(*command: str | Path, **environment: str) -> str:
 def test_accelerate_launches_two_processes_by_each_config(recipe, tmp_path, kind):
     recipe["loop"] |= {"steps": 2}
     recipe["teachers"] = recipe["teachers"][:1]
+    recipe["student"] = "test_mambaout"  # its depthwise convolutions give gradients in a layout of their own
     path = write(recipe, tmp_path)
     main = ["train.py"] if kind == "ddp" else ["tests/helpers/processes.py", "train"]
     accelerate = ["accelerate", "launch", "--config_file", LAUNCH / f"{kind}.yaml", "--num_processes=2"]
     said = finished(*accelerate, *main, path)
     assert said.count("Load the student") == 1
+    assert "\n2 processes on CPU, 1 thread(s) each\n" in said
+    assert "Grad strides" not in said
     assert {"table.json", "student/model.safetensors"} < tree(tmp_path / "run")
 
 

@@ -140,6 +140,7 @@ def recipe(names: list[str], **zoo: Any) -> Recipe:
 
 
 def test_fingerprints_are_those_of_the_weights_as_they_were(caplog):
+    caplog.set_level("DEBUG", "meco_timm")
     network = stream("test_resnet")
     digest = weights_digest(network.model)
     zoo = zoo_of({"a": network}, recipe(["test_resnet"]), Accelerator())
