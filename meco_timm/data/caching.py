@@ -142,7 +142,8 @@ def _content(data: DataSource, rows: np.ndarray) -> list[Any]:
     """What changes with the content of any of these images: names, sizes and times of local files, digests of the Hub's
     files, and a digest of all images of `datasets`."""
     images = data.train.split
-    parts = [data.manifest.digest(), [entry.time for entry in data.manifest.entries.values()], images.stamp()]
+    times = [entry.time for entry in data.manifest.entries.values()]
+    parts = [data.manifest.digest(), times, images.stamp(), images.background]
     if any(isinstance(shard, DatasetShard) for shard in images.shards):
         digest = hashlib.blake2b(digest_size=8)
         for part in np.array_split(rows, -(-len(rows) // PART)):
@@ -200,7 +201,7 @@ class _Lines(Dataset):
 
     def _lines(self, stored: Stored) -> np.ndarray | None:
         try:
-            return lines_of(decode(stored))
+            return lines_of(decode(stored, self.split.background))
         except Exception:  # decoders raise many kinds; what cannot be read is reported when it is used
             return None
 

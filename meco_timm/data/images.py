@@ -176,7 +176,7 @@ class Images(torch.utils.data.Dataset):
         bad: list[tuple[int, str]] = []
         while True:
             try:
-                image = stored.get("decoded") or decode(stored)
+                image = stored.get("decoded") or decode(stored, self.split.background)
                 break
             except Exception as error:  # decoders raise many kinds; each means that the image cannot be read
                 name = stored.get("path") or f"row {row}"

@@ -203,7 +203,7 @@ def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource
         identity=_identity(classes, own, rows, len(test.labels), settings),
         workers=settings.workers,
         repeats=settings.augmentation.repeats,
-        order=fingerprint([classes, own.labels.tolist(), seen.images.stamp()]),
+        order=fingerprint([classes, own.labels.tolist(), seen.images.stamp(), seen.images.background]),
         buffer=settings.buffer,
         max_bad=settings.max_bad,
         label_column=column,
@@ -221,10 +221,13 @@ def _followed_by(first: Split, second: Split) -> Split:
 
 def _identity(classes: list[str], own: Split, rows: ChosenRows, tests: int, settings: Data) -> str:
     """Digest of what a training on labels depends on: images, labels, splits and order."""
-    parts = [classes, own.labels.tolist(), rows.labelled.tolist(), rows.validation.tolist(), tests, own.images.stamp()]
-    if settings.buffer is not None:
-        parts += [settings.buffer, own.images.ends.tolist()]
-    return fingerprint([*parts, settings.sampling])
+    images = [own.images.stamp(), own.images.background, tests]
+    order = (
+        [settings.sampling]
+        if settings.buffer is None
+        else [settings.sampling, settings.buffer, own.images.ends.tolist()]
+    )
+    return fingerprint([classes, own.labels.tolist(), rows.labelled.tolist(), rows.validation.tolist(), images, order])
 
 
 def _warn_of_order(data: DataSource, seed: int) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meco_timm.data import tars
+from meco_timm.data.decoding import WHITE
 from meco_timm.data.hub_files import local, stamp, unreadable
 from meco_timm.recipe import fingerprint
 
@@ -164,12 +165,18 @@ class StoredImages:
     """Images of several shards, one after the other, by row.
 
     buffer: images in a row that a training mixes, of which a process keeps the row groups; None for a whole shuffle.
-    picked: int64, sorted, the rows that are used; by default all. ends: int64, the row after each run of images that
-    are stored together.
+    background: red, green, blue of what transparent images are laid on. picked: int64, sorted, the rows that are used;
+    by default all. ends: int64, the row after each run of images that are stored together.
     """
 
-    def __init__(self, shards: Sequence[Shard], buffer: int | None = None, picked: np.ndarray | None = None):
-        self.shards, self.buffer = list(shards), buffer
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        buffer: int | None = None,
+        background: Sequence[int] = WHITE,
+        picked: np.ndarray | None = None,
+    ):
+        self.shards, self.buffer, self.background = list(shards), buffer, tuple(background)
         self._ends = np.cumsum([shard.runs.sum() for shard in shards], dtype=np.int64)
         runs = np.concatenate([np.zeros(0, np.int64), *(shard.runs for shard in shards)])
         self.picked = np.arange(runs.sum()) if picked is None else picked
@@ -200,12 +207,12 @@ class StoredImages:
 
     def select(self, rows: np.ndarray) -> "StoredImages":
         """A part of the images. rows: int64, sorted."""
-        return StoredImages(self.shards, self.buffer, self.picked[rows])
+        return StoredImages(self.shards, self.buffer, self.background, self.picked[rows])
 
     def followed_by(self, other: "StoredImages") -> "StoredImages":
         """These images, and the others after them."""
         picked = np.concatenate([self.picked, other.picked + self._ends[-1]])
-        return StoredImages(self.shards + other.shards, self.buffer, picked)
+        return StoredImages(self.shards + other.shards, self.buffer, self.background, picked)
 
     def stamp(self) -> list[Any]:
         """What changes with the images: of files names, bytes and number of rows, of others a digest of some images."""

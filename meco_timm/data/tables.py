@@ -96,7 +96,7 @@ def _parquet_table(files: list[str], settings: Data, declared: dict[str, Any]) -
             ParquetShard(file, name, *(footer[column].to_numpy() for column in ("rows", "bytes")))
             for file, footer in zip(files, footers, strict=True)
         ]
-        return StoredImages(shards, settings.buffer)
+        return StoredImages(shards, settings.buffer, settings.background)
 
     def columns(name: str) -> list[Column]:
         check_column(name)
@@ -132,7 +132,9 @@ def _tar_table(files: list[str], settings: Data) -> Table:
     name, text = label or "".join(origins), datasets.Value("string")
     columns = [Column(text, one["label"], file, as_text=True) for file, one in zip(files, found, strict=True)]
     features = {image or "image": datasets.Image(), **({name: text} if origins else {})}
-    return Table(features, lambda _: StoredImages(shards, settings.buffer), lambda _: columns, name)
+    return Table(
+        features, lambda _: StoredImages(shards, settings.buffer, settings.background), lambda _: columns, name
+    )
 
 
 def folder_table(folder: Folder, split: str, settings: Data) -> Table:
@@ -144,7 +146,12 @@ def folder_table(folder: Folder, split: str, settings: Data) -> Table:
         features[folder.label_column] = datasets.Value("string")
     values = pa.chunked_array([words or []], pa.string())
     column = Column(datasets.Value("string"), values, folder.root, as_text=folder.labels != "class folders")
-    return Table(features, lambda _: StoredImages([shard], settings.buffer), lambda _: [column], folder.label_column)
+    return Table(
+        features,
+        lambda _: StoredImages([shard], settings.buffer, settings.background),
+        lambda _: [column],
+        folder.label_column,
+    )
 
 
 def dataset_table(rows: datasets.Dataset, settings: Data) -> Table:
@@ -154,7 +161,7 @@ def dataset_table(rows: datasets.Dataset, settings: Data) -> Table:
         column = rows.select_columns([name])
         column = column if name == "image" else column.rename_column(name, "image")
         shard = DatasetShard(settings.source, column.cast_column("image", datasets.Image(decode=False)))
-        return StoredImages([shard], settings.buffer)
+        return StoredImages([shard], settings.buffer, settings.background)
 
     def columns(name: str) -> list[Column]:
         values = rows.select_columns([name]).with_format("arrow")[:][name]

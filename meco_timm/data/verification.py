@@ -66,7 +66,7 @@ class Content(Dataset):
         try:
             content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
             crc = zlib.crc32(content)
-            decode({"bytes": content, "path": None})
+            decode({"bytes": content, "path": None}, self.images.background)
         except Exception as error:  # decoders raise many kinds; each means that the image cannot be read
             return Checked(number, crc, why_unreadable(error))
         return Checked(number, crc, "")

@@ -16,7 +16,7 @@ from timm.data import create_transform
 from meco_timm.common import UserError, expand, located, read_class_names
 from meco_timm.data import decode_file, image_files
 from meco_timm.evaluation.own_run import find_network
-from meco_timm.networks import data_config, make_network, readable_names
+from meco_timm.networks import background_of, data_config, make_network, readable_names
 from meco_timm.recipe import Network
 
 NAMED = 20  # unreadable images in a message
@@ -65,9 +65,10 @@ def iter_predictions(
     config = data_config(network, "predict")
     channels, device = len(config["mean"]), PartialState().device
     transform = create_transform(**config | {"input_size": (channels, size, size)}, is_training=False)
+    background = background_of(network)
     network.to(device).eval()
     while batch := list(islice(waiting, batch_size)):
-        images = {file: _read_image(file, transform, channels) for file in batch}
+        images = {file: _read_image(file, transform, channels, background) for file in batch}
         readable = [image for image in images.values() if not isinstance(image, str)]
         probabilities = iter(network(torch.stack(readable).to(device)).float().softmax(1).cpu() if readable else [])
         for file, image in images.items():
@@ -100,10 +101,10 @@ def _class_names(network: Any, file: str | None) -> list[str]:
     return names
 
 
-def _read_image(file: str, transform: Any, channels: int) -> Any:
+def _read_image(file: str, transform: Any, channels: int, background: tuple[int, ...]) -> Any:
     """The image as the network takes it, or why it cannot be read."""
     try:
-        image = decode_file(file)
+        image = decode_file(file, background)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return str(error).rstrip(".")
     return transform(image.convert("L") if channels == 1 else image)

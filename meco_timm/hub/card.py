@@ -62,6 +62,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         verdict=summary(results),
         data=public(recipe["data"]["source"]),
         load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
+        background=Markup(_color(recipe["data"]["background"])),
         mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
         image_size=recipe["data"]["image_size"],
         classes=classes,
@@ -108,6 +109,11 @@ def front_matter(results: Results, publish: Publish | None = None) -> str:
         ],
     )
     return data.to_yaml().strip()
+
+
+def _color(rgb: list[int]) -> str:
+    """As Pillow takes it, in Python."""
+    return '"white"' if rgb == [255, 255, 255] else str(tuple(rgb))
 
 
 def timm_name(publish: Publish) -> str:

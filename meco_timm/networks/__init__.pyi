@@ -6,7 +6,7 @@ from .factory import is_hub_or_folder, make_network, weights_digest
 from .foreign import LogitsOnly, is_foreign
 from .modules import ModuleEntry, architecture_name, count_classes, wrap_student, wrap_teacher
 from .onnx_file import write_onnx
-from .saving import export
+from .saving import background_of, export
 from .streams import LOGITS_ONLY, NEVER, Outputs, Stream, bare_stream, student_stream, teacher_stream
 from .weights_file import weights_file_digest
 
@@ -19,6 +19,7 @@ __all__ = [
     "Outputs",
     "Stream",
     "architecture_name",
+    "background_of",
     "bare_stream",
     "count_classes",
     "data_config",

@@ -19,6 +19,14 @@ OWN_KEYS = {
     "mean", "std", "pool_size", "first_conv", "classifier",
 }  # fmt: skip
 
+BACKGROUND = "transparent images on "  # in the `notes` of timm's config; white where there is none
+
+
+def background_of(model: Any) -> tuple[int, ...]:
+    """Red, green and blue of what a network has seen below transparent images."""
+    notes = [note for note in model.pretrained_cfg.get("notes") or () if note.startswith(BACKGROUND)]
+    return tuple(map(int, notes[0].removeprefix(BACKGROUND).split(","))) if notes else (255, 255, 255)
+
 
 def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: dict[str, Any]) -> None:
     """Write the stream's network as a timm checkpoint in `folder`, atomically.
@@ -50,6 +58,8 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
     )
     config = json.loads((beside / "config.json").read_text())
     config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k in OWN_KEYS}
+    if data.background != [255, 255, 255]:
+        config["pretrained_cfg"]["notes"] = [f"{BACKGROUND}{','.join(map(str, data.background))}"]
     write_json(beside / "config.json", config)
     for name, content in extra.items():
         write_content(beside / name, content)

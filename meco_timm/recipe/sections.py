@@ -131,6 +131,12 @@ class Data(ObjectSection):
     """Evaluation resizes to `image_size / crop_pct` and crops the centre, as timm does."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bicubic"
     """Resizing filter."""
+    background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] = [
+        255,
+        255,
+        255,
+    ]
+    """Red, green and blue of what transparent images are laid on, white by default. Predictions do the same."""
     cache: Literal["auto", "memory", "none"] = "auto"
     """Decode training and validation images once, into a file in the folder `.images` of `zoo.folder`, which the
     processes of a machine share in memory: `auto` where they take at most a tenth of the free memory, `memory` always,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import draw_image, image_folder
 from helpers.data import load, seen
 from PIL import Image
@@ -14,9 +15,11 @@ from timm.data import ImageDataset
 from timm.data.readers.img_extensions import add_img_extensions
 
 from meco_timm.common.errors import UserError
+from meco_timm.data import cache_images
 from meco_timm.data.decoding import decode
 from meco_timm.data.images import BadImages
 from meco_timm.data.views import Steps
+from meco_timm.recipe.sections import Data
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -34,16 +37,13 @@ def frames() -> list[Image.Image]:
 
 
 RGB, RGBA = Image.fromarray(pixels(8, 12, 3)), Image.fromarray(pixels(8, 12, 4))
+PALETTE = RGB.quantize(16)
 KINDS: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
     "RGB": (RGB, "png", {}),
     "JPEG turned by EXIF": (RGB, "jpg", {"exif": turned()}),
     "CMYK": (RGB.convert("CMYK"), "jpg", {}),
     "palette": (RGB.convert("P"), "png", {}),
-    "palette, one colour transparent": (RGB.convert("P"), "png", {"transparency": 3}),
-    "palette, transparency in bytes": (RGB.convert("P"), "png", {"transparency": bytes(range(256))}),
     "grey": (RGB.convert("L"), "png", {}),
-    "grey and alpha": (RGB.convert("LA"), "png", {}),
-    "RGB and alpha": (RGBA, "png", {}),
     "black and white": (RGB.convert("1"), "png", {}),
     "animated GIF": (frames()[0], "gif", {"save_all": True, "append_images": frames()[1:]}),
     "animated WebP": (frames()[0], "webp", {"save_all": True, "append_images": frames()[1:], "lossless": True}),
@@ -65,6 +65,66 @@ def test_every_kind_is_what_timm_makes_of_it(tmp_path, image, ending, options):
         assert found.mode == "RGB"
         assert found.size == (12, 8)
         assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+TRANSPARENT: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+    "RGB and alpha": (RGBA, {}),
+    "grey and alpha": (Image.merge("LA", [RGBA.getchannel(i) for i in (0, 3)]), {}),
+    "palette, one colour": (PALETTE, {"transparency": 3}),
+    "palette, in bytes": (PALETTE, {"transparency": bytes(range(0, 256, 16))}),
+    "grey, one shade": (RGB.convert("L"), {"transparency": int(RGB.convert("L").getpixel((0, 0)))}),  # type: ignore[arg-type]
+    "RGB, one colour": (RGB, {"transparency": RGB.getpixel((0, 0))}),
+}
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 40, 200)])
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_what_is_transparent_is_laid_on_the_background(tmp_path, kind, background):
+    """Longhand: alpha · colour + (1 − alpha) · background, which Pillow rounds by at most one."""
+    image, options = TRANSPARENT[kind]
+    image.save(tmp_path / "0.png", **options)
+    with Image.open(tmp_path / "0.png") as stored:
+        rgba = np.asarray(stored.convert("RGBA")).astype(float)
+    alpha = rgba[..., 3:] / 255
+    assert alpha.min() < 1
+    expected = alpha * rgba[..., :3] + (1 - alpha) * np.array(background)
+    found = np.asarray(decode({"bytes": None, "path": str(tmp_path / "0.png")}, background))
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_the_background_reaches_training_cache_and_check(tmp_path):
+    """Squares whose shape is in alpha are one and the same image without it."""
+    for i in range(12):
+        place = tmp_path / "data" / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        alpha = Image.new("L", (16, 16), 255 * (i % 2))
+        Image.merge("RGBA", [Image.new("L", (16, 16), 0)] * 3 + [alpha]).save(place / f"{i}.png")
+    flat = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0]}
+    for background, clear in ((None, 255), ([0, 0, 200], None)):
+        changes = {"background": background} if background else {}
+        data = load(tmp_path / "data", validation=0.0, test_fraction=0.5, augmentation=flat, **changes)
+        settings = Data(source="x", image_size=32, crop_pct=1.0, workers=0, augmentation=flat, **changes)
+        for cached in (False, True):
+            if cached:
+                cache_images(data, settings, tmp_path / "cache", Accelerator(cpu=True))
+            batch = seen(data, data.train, stop=3, batch=2)
+            for image, label in zip(batch.image, batch.label, strict=True):
+                colour = [0, 0, 0] if label else [clear] * 3 if clear else background
+                assert image.flatten(1).unique(dim=1).flatten().tolist() == colour
+    assert load(tmp_path / "data").order != load(tmp_path / "data", background=[0, 0, 0]).order
+
+
+def test_floats_from_0_to_1_are_read_and_other_ranges_refused(tmp_path):
+    values = np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12)
+    for name, factor in (("unit", 1), ("wide", 4095)):
+        Image.fromarray(values * factor).save(tmp_path / f"{name}.tif")
+    found = np.asarray(decode({"bytes": None, "path": str(tmp_path / "unit.tif")}))
+    assert np.array_equal(found[..., 0], np.round(values * 255))
+    with pytest.raises(ValueError, match="its floats range from 0 to 4095, and 0 to 1 are read"):
+        decode({"bytes": None, "path": str(tmp_path / "wide.tif")})
+    Image.fromarray((values * 1e6).astype(np.int32)).save(tmp_path / "int.tif")
+    with pytest.raises(ValueError, match="its integers range from 0 to 1000000, and 0 to 65535 are read"):
+        decode({"bytes": None, "path": str(tmp_path / "int.tif")})
 
 
 @pytest.mark.parametrize("ending", ["PNG", "TIFF"])

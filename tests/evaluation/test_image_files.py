@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from PIL import Image
 from meco_timm import predict
 from meco_timm.cli import main
 from meco_timm.common.errors import UserError
+from meco_timm.networks import LOGITS_ONLY, export, student_stream
+from meco_timm.recipe import Data
+from meco_timm.recipe import Network as RecipeNetwork
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,47 @@ def test_the_cards_lines_go_from_a_file_to_a_class(ended, photos, tmp_path):
     assert done.stdout.startswith(ODD_CLASSES[1])
     (found,) = predict(f"local-dir:{ended / 'student'}", photos / "other.jpg", top=1)
     assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(found.probabilities[0], rel=1e-3)
+
+
+FORMS = {
+    "RGBA": lambda image: Image.merge("RGBA", [*image.split(), image.convert("L")]),
+    "LA": lambda image: Image.merge("LA", [image.convert("L"), image.getchannel(2)]),
+    "palette": lambda image: image.quantize(16),
+    "16 bits": lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_cards_lines_predict_transparent_and_deep_images_as_predict_does(ended, photos, tmp_path, form):
+    with Image.open(photos / "other.jpg") as photo:
+        options = {"transparency": bytes(range(0, 256, 16))} if form == "palette" else {}
+        FORMS[form](photo).save(tmp_path / "photo.png", **options)
+    (lines,) = re.findall(r"```python\n(.*?)```", (ended / "student/README.md").read_text(), re.DOTALL)
+    lines = re.sub(r'"local-dir:[^"]+"', repr(f"local-dir:{ended / 'student'}"), lines)
+    names: dict[str, Any] = {}
+    exec(lines.replace("photo.jpg", str(tmp_path / "photo.png")), names)
+    (found,) = predict(f"local-dir:{ended / 'student'}", tmp_path / "photo.png", top=1)
+    assert found.classes == [names["model"].pretrained_cfg["label_names"][names["index"].item()]]
+    assert found.probabilities[0] == pytest.approx(names["prob"].item(), rel=1e-4)
+
+
+def test_a_student_knows_its_background(tmp_path):
+    """A red square that is transparent elsewhere, on black and on white."""
+    stream = student_stream(RecipeNetwork(model="test_resnet"), LOGITS_ONLY, 3, 32, seed=0)
+    alpha = Image.new("L", (32, 32), 0)
+    alpha.paste(255, (8, 8, 24, 24))
+    Image.merge("RGBA", [Image.new("L", (32, 32), shade) for shade in (255, 0, 0)] + [alpha]).save(tmp_path / "a.png")
+    found = {}
+    for name, background in (("white", [255, 255, 255]), ("black", [0, 0, 0])):
+        export(stream, tmp_path / name, list("abc"), Data(source="x", crop_pct=1.0, background=background), {})
+        on = Image.new("RGB", (32, 32), name)
+        on.paste((255, 0, 0), (8, 8, 24, 24))
+        on.save(tmp_path / f"{name}.png")
+        network = f"local-dir:{tmp_path / name}"
+        one, same = predict(network, [tmp_path / "a.png", tmp_path / f"{name}.png"])
+        assert one.probabilities == pytest.approx(same.probabilities, rel=1e-5)
+        found[name] = one.probabilities
+    assert found["white"] != pytest.approx(found["black"], rel=1e-3)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/publish.md"])
