@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 import meco_timm
 from meco_timm.cli_networks import Verbose, networks
-from meco_timm.common import UserError, did_you_mean, get_logger, keep_freed_memory, log_to_screen
+from meco_timm.common import UserError, did_you_mean, get_logger, keep_freed_memory, log_to_screen, print_anything
 
 
 class Commands(TyperGroup):
@@ -264,6 +264,7 @@ def zoo(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; on a UserError print the message and return 2."""
+    print_anything()
     try:
         with log_to_screen():
             result: Any = app(arguments, standalone_mode=True)

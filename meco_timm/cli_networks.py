@@ -1,7 +1,7 @@
 """The commands about networks rather than runs: measure, try, export and choose them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,9 +77,12 @@ def evaluate(
 @networks.command()
 def predict(
     model: ModelName,
-    files: Annotated[list[str], typer.Argument(help="Image files, or folders of images.", show_default=False)],
+    files: Annotated[
+        list[str], typer.Argument(help="Image files, folders of images, or - for a list of paths on standard input.")
+    ],
     top: Annotated[int, typer.Option(help="Classes per image.", min=1)] = 3,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, one line per image.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object per image, one a line.")] = False,
     classes: Classes = None,
     batch_size: BatchSize = 64,
     verbose: Verbose = None,
@@ -87,7 +90,10 @@ def predict(
     """Name the classes of images, with their probabilities."""
     from meco_timm.evaluation import iter_predictions, print_predictions
 
-    print_predictions(iter_predictions(model, files, top, classes, batch_size), csv)
+    if csv and json:
+        raise UserError("predict: --csv and --json exclude each other.")
+    form: Any = "csv" if csv else "json" if json else "text"
+    print_predictions(iter_predictions(model, files, top, classes, batch_size), form)
 
 
 @networks.command()

@@ -6,6 +6,7 @@ Never: imports another room, or torch at import time.
 
 from meco_timm.common.class_names import as_synsets, imagenet, join_names, printable, read_class_names
 from meco_timm.common.devices import upload
+from meco_timm.common.encoding import print_anything
 from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity, terminal_width
@@ -47,6 +48,7 @@ __all__ = [
     "log_to_screen",
     "move_into_place",
     "object_name",
+    "print_anything",
     "printable",
     "public",
     "read_class_names",

@@ -1,12 +1,13 @@
 """From image files to class names, with any timm network."""
 
 import csv
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -20,6 +21,7 @@ from meco_timm.networks import background_of, data_config, make_network, readabl
 from meco_timm.recipe import Network
 
 NAMED = 20  # unreadable images in a message
+Form = Literal["text", "csv", "json"]
 
 
 class Prediction(NamedTuple):
@@ -56,7 +58,7 @@ def iter_predictions(
     model: str, paths: list[str], top: int = 3, classes: str | None = None, batch_size: int = 64
 ) -> Iterator[Prediction]:
     """Classify images as `predict` does, and yield each prediction once its batch is computed."""
-    waiting = iter([file for path in paths for file in _list_images(path)])
+    waiting = iter([file for path in _expand_list(paths) for file in _list_images(path)])
     name, _ = find_network(model, "predict")
     network, size = make_network(Network(model=name), {}, True, None, "predict")
     if not network.num_classes:
@@ -77,6 +79,15 @@ def iter_predictions(
                 continue
             best = next(probabilities).topk(min(top, len(names)))
             yield Prediction(file, [names[i] for i in best.indices.tolist()], best.values.tolist())
+
+
+def _expand_list(paths: list[str]) -> Iterator[str]:
+    """The paths, with those on standard input, one a line, in the place of `-`."""
+    for path in paths:
+        if path == "-":
+            yield from filter(None, sys.stdin.read().splitlines())
+        else:
+            yield path
 
 
 def _list_images(path: str) -> list[str]:
@@ -110,8 +121,9 @@ def _read_image(file: str, transform: Any, channels: int, background: tuple[int,
     return transform(image.convert("L") if channels == 1 else image)
 
 
-def print_predictions(predictions: Iterable[Prediction], as_csv: bool = False) -> None:
-    """Print a line for each image; as CSV the columns file, class, share, class_2, share_2, ….
+def print_predictions(predictions: Iterable[Prediction], form: Form = "text") -> None:
+    """Print a line for each image. csv: the columns file, class, share, class_2, share_2, …; json: an object a line,
+    with file, classes and probabilities, or file and fault.
 
     Raises:
         UserError: at the end, if images could not be read; names them.
@@ -121,7 +133,12 @@ def print_predictions(predictions: Iterable[Prediction], as_csv: bool = False) -
         best = list(zip(one.classes, one.probabilities, strict=True))
         if one.fault:
             faults.append(f"{one.file}: {one.fault}")
-        elif as_csv:
+        if form == "json":
+            fault = {"file": one.file, "fault": one.fault}
+            print(json.dumps(fault if one.fault else {**one._asdict(), "fault": None}))
+        elif one.fault:
+            continue
+        elif form == "csv":
             if not head:
                 later = [f"{word}_{n}" for n in range(2, len(best) + 1) for word in ("class", "share")]
                 writer.writerow(["file", "class", "share", *later])

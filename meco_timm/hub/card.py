@@ -10,7 +10,7 @@ from markupsafe import Markup
 from meco_timm.common import public
 from meco_timm.evaluation import table_columns
 from meco_timm.hub.licences import licence_note
-from meco_timm.recipe import Publish
+from meco_timm.recipe import OTHER, Publish
 from meco_timm.reporting import (
     Chart,
     Results,
@@ -73,7 +73,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         per_class=class_table(results, CLASSES_NAMED),
         figures=figures,
         training=_training(results),
-        licence_note=licence_note(results, publish.license if publish else None),
+        licence_note=licence_note(results, (publish.license or "").removeprefix(OTHER) if publish else None),
     )
 
 
@@ -84,8 +84,11 @@ def front_matter(results: Results, publish: Publish | None = None) -> str:
     scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
     origins = [*about["origins"].values(), about["student_origin"]]
     bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin["hub"]))
+    licence = publish.license if publish else None
+    named = licence.removeprefix(OTHER) if licence and licence.startswith(OTHER) else ""
     data = ModelCardData(
-        license=publish.license if publish else None,
+        license="other" if named else licence,
+        license_name=named or None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "knowledge-distillation", "meco_timm"],

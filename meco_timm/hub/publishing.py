@@ -128,9 +128,18 @@ def check_student(results: Results) -> None:
 
 
 def _upload(api: HfApi, settings: Publish, files: dict[str, Path | bytes], results: Results) -> None:
-    """Create the repository and the branch if they do not exist, then make one commit."""
+    """Create the repository and the branch if they do not exist, then make one commit.
+
+    Raises:
+        UserError: the repository contains another model, or is public although a private one is asked for.
+    """
     repo, branch, run = settings.repo, settings.revision or "main", results.folder.path
     with_retries(lambda: api.create_repo(repo, private=settings.private, exist_ok=True), settings, run)
+    if settings.private and not with_retries(lambda: api.model_info(repo), settings, run).private:
+        raise UserError(
+            f"publish: {repo} is there already and public, but private is asked for. Nothing was uploaded. Make it "
+            f"private at huggingface.co/{repo}/settings, name another repository, or write --public."
+        )
     if branch != "main":
         with_retries(lambda: api.create_branch(repo, branch=branch, exist_ok=True), settings, run)
     info = with_retries(lambda: api.model_info(repo, revision=branch, files_metadata=True), settings, run)

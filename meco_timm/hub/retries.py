@@ -1,5 +1,6 @@
 """Requests to the Hub: repeated while it is busy or the connection breaks; an error says how to publish later."""
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +67,17 @@ def _message(error: Exception, status: int | None, settings: Publish, run: Path)
         hint = f" The token has no write access to {settings.repo}. Use another token, or your own name before the '/'."
     elif isinstance(error, RevisionNotFoundError):
         hint = f" The repository has no branch {settings.revision or 'main'}."
-    branch = f" --revision {settings.revision}" if settings.revision else ""
     return (
         f"publish: {settings.repo}: {what}{hint}\nThe run is complete in {run}. Publish it later with\n"
-        f"  meco-timm publish {run} --repo {settings.repo}{branch}"
+        f"  {publish_command(run, settings)}"
     )
+
+
+def publish_command(run: Path, settings: Publish) -> str:
+    """The command that publishes the run with the same settings."""
+    words = ["meco-timm", "publish", str(run), "--repo", settings.repo]
+    words.append("--private" if settings.private else "--public")
+    for option in ("revision", "license", "card"):
+        value = getattr(settings, option)
+        words += [f"--{option}", value] if value else []
+    return shlex.join(words + ["--overwrite"] * settings.overwrite)

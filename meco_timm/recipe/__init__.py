@@ -4,6 +4,7 @@ In: a YAML file and `key=value` overrides. Out: a checked, typed `Recipe`.
 Never: imports torch, opens data or networks.
 """
 
+from meco_timm.recipe.hub_licences import OTHER
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
 from meco_timm.recipe.reading import (
     changed_keys,
@@ -24,6 +25,7 @@ from meco_timm.recipe.sections import WATCHING, Data, Loop, Store
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
 
 __all__ = [
+    "OTHER",
     "RECIPES",
     "WATCHING",
     "Alignment",

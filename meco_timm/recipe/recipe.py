@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand, short_name
+from meco_timm.recipe.hub_licences import check_licence
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
 from meco_timm.recipe.sections import Data, FilePath, Loop, NotNegative, ObjectSection, Section, Store
 
@@ -120,13 +121,14 @@ class Publish(Section):
     repo: str
     """`owner/name`; created if it does not exist."""
     private: bool = False
-    """Whether a newly created repository is private."""
+    """Whether the repository is private. One that exists and is public is then refused."""
     revision: str | None = None
     """Branch to publish on; `main` by default."""
     overwrite: bool = False
     """Whether another model in the repository may be replaced."""
     license: str | None = None
-    """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`, `other`); yours to decide."""
+    """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`) or `other:NAME`; yours to
+    decide."""
     card: FilePath | None = None
     """Your own template of the card, in place of meco_timm/reporting/templates/card.md."""
 
@@ -137,6 +139,13 @@ class Publish(Section):
             raise ValueError("repo is written owner/name, of letters, digits, '-', '_' and '.'")
         validate_repo_id(repo)
         return repo
+
+    @field_validator("license")
+    @classmethod
+    def _known_to_the_hub(cls, licence: str | None) -> str | None:
+        if licence is not None:
+            check_licence(licence)
+        return licence
 
 
 class Recipe(Section):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import subprocess
@@ -62,6 +63,22 @@ def test_csv_has_a_line_for_each_image(ended, photos, capsys):
     assert len(lines) == 4
     assert all(float(line[2]) >= float(line[4]) for line in lines)
     assert {line[1] for line in lines} == set(ODD_CLASSES)
+
+
+def test_json_and_a_list_of_paths_on_standard_input(ended, photos, tmp_path, capsys, monkeypatch):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    files = [str(photos / "other.jpg"), str(tmp_path / "broken.png"), str(photos / "a [1] ü/0.PNG")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*files, ""])))
+    assert main(["predict", str(ended), "-", "--json"]) == 2  # a run folder
+    said = capsys.readouterr()
+    good, bad, other = map(json.loads, said.out.splitlines())
+    assert [one["file"] for one in (good, bad, other)] == files
+    assert (good["classes"], good["fault"]) == (predict(str(ended), files[0])[0].classes, None)
+    assert good["probabilities"] == pytest.approx(predict(str(ended), files[0])[0].probabilities, rel=1e-4)
+    assert "cannot identify image file" in bad["fault"]
+    assert said.err.startswith("predict: 1 image(s) cannot be read:\n")
+    assert main(["predict", str(ended), files[0], "--csv", "--json"]) == 2
+    assert "--csv and --json exclude each other" in capsys.readouterr().err
 
 
 def test_bad_images_are_named_at_the_end_and_lose_no_other(ended, photos, tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,31 @@ def test_private_is_what_is_asked(hub, run, unchecked, private):
     assert hub.repos["me/student"].private is private
 
 
+def test_a_private_student_is_not_put_into_a_public_repository(hub, run, unchecked):
+    hub.new_repo("me/student")
+    message = error_of(Publish(repo="me/student", private=True), run)
+    assert "me/student is there already and public, but private is asked for. Nothing was uploaded." in message
+    assert files(hub) == {}
+    hub.new_repo("me/student", private=True)
+    publish(run, Publish(repo="me/student", private=True))
+    assert files(hub).keys() == NAMED
+
+
+def test_the_command_after_a_failure_repeats_all_options(hub, run, unchecked, waits, capsys, tmp_path):
+    """As it is printed it publishes the same once the Hub works: private, with its licence and card."""
+    (tmp_path / "my card.md").write_text("---\n{{ front }}\n---\nmine")
+    options = ["--private", "--revision", "v2", "--license", "cc-by-nc-4.0", "--card", str(tmp_path / "my card.md")]
+    hub.faults.append(Fault("repos/create", 500))
+    assert main(["publish", str(run), "--repo", "me/student", *options, "--overwrite"]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1].strip()
+    assert shlex.split(printed) == ["meco-timm", "publish", str(run), "--repo", "me/student", *options, "--overwrite"]
+    hub.faults.clear()
+    assert main(shlex.split(printed)[1:]) == 0
+    assert hub.repos["me/student"].private
+    assert b"license: cc-by-nc-4.0" in files(hub, "v2")["README.md"]
+    assert files(hub, "v2")["README.md"].endswith(b"mine")
+
+
 def test_repeating_it_changes_nothing(hub, run, unchecked):
     publish(run, REPO)
     before = (dict(hub.repos["me/student"].branches), len(hub.repos["me/student"].commits))
@@ -257,11 +283,26 @@ def test_a_permanent_failure_is_reported_and_nothing_is_lost(hub, run, unchecked
     assert files(hub).keys() == NAMED
 
 
-def test_a_licence_that_the_hub_does_not_know(hub, run, unchecked, waits):
-    message = error_of(Publish(repo="me/student", license="apache"), run)
-    assert '"license" must be one of the Hub' in message
-    assert waits == []
-    assert files(hub) == {}
+@pytest.mark.parametrize(
+    ("licence", "hint"),
+    [("MIT License", "Did you mean 'mit'?"), ("apache", "Did you mean 'apache-2.0'?"), ("other", "write other:NAME")],
+)
+def test_a_licence_that_the_hub_does_not_know(hub, ended, recipe, tmp_path, capsys, licence, hint):
+    """Refused before anything else is done: by the command, in a dry run too, and in a recipe."""
+    for options in ([], ["--dry-run"]):
+        assert main(["publish", str(ended), "--repo", "me/student", "--license", licence, *options]) == 2
+        assert hint in capsys.readouterr().err
+    path = write(recipe | {"publish": {"repo": "me/student", "license": licence}}, tmp_path)
+    assert train.main([path, "--plan"]) == 2
+    assert "publish.license: license is not an identifier of the Hub's" in capsys.readouterr().err
+    assert hub.requests == []
+
+
+def test_a_licence_with_a_name_of_its_own(hub, run, unchecked):
+    publish(run, Publish(repo="me/student", license="other:dinov3-license"))
+    front = yaml.safe_load(files(hub)["README.md"].decode().split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "dinov3-license")
+    assert "published under dinov3-license" in files(hub)["README.md"].decode()
 
 
 def test_a_wait_that_the_hub_asks_for_is_kept(monkeypatch):
