@@ -4,7 +4,7 @@ The teachers, their ensemble and the student alone are compared on the validatio
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,9 +72,8 @@ def compare_with_student_alone(
         own = measure_teachers({"student alone": alone}, data, settings, sample, *place)["student alone"]
         logits = {name: one.logits for name, one in found.items()}
         label = torch.from_numpy(sample.labels[sample.rows]).long()
-        harmful = measured["harmful"]
-        by = zoo.combination
-        advice = advise(logits, own.logits, label, by, harmful, teachers, curves, steps, zoo.settings, losses)
+        harm, by = (measured["harmful"], measured["miscalibrated"]), zoo.combination
+        advice = advise(logits, own.logits, label, by, *harm, teachers, curves, steps, zoo.settings, losses)
         write_json(folder / FILE, measured | {"advice": advice._asdict()})
         logger.info("%s", advice.state)
         for sentence in advice.sentences:
@@ -95,6 +94,7 @@ def advise(
     label: Tensor,
     combination: Combination,
     harmful: Mapping[str, str],
+    miscalibrated: Collection[str],
     teachers: Mapping[str, Teacher],
     curves: Mapping[str, Curve],
     steps: int,
@@ -104,7 +104,8 @@ def advise(
     """Compare the teachers and their ensemble with the student alone.
 
     logits: N×K of each teacher that gives them. alone: N×K of the student alone. label: N. harmful: what a teacher
-    makes worse in the ensemble, in words. curves: of the teachers that were trained on the labels. steps: of the
+    makes worse in the ensemble, in words; of the miscalibrated, which are among
+    them, the NLL only. curves: of the teachers that were trained on the labels. steps: of the
     student alone.
     """
     names, found = list(logits), _compare(logits, alone, label, combination)
@@ -130,14 +131,14 @@ def advise(
     ]
     sentences += [f"teacher {name}{note.replace(';', ':')}" for name, note in notes.items()]
     sentences += [f"teacher {name} {what}" for name, what in harmful.items()]
-    drop = (set(weak) | set(harmful)) - set(budgets)
-    settings = {}
+    drop = (set(weak) | (set(harmful) - set(miscalibrated))) - set(budgets)
+    settings = {"zoo.calibrate": "true"} if set(miscalibrated) - drop and not zoo.calibrate else {}
     if whole.mean <= 0:
         sentences.append(
             f"the true ensemble is not better than the student alone ({whole.text(2)} points of top-1): "
             f"{_reason(names, found, weak, harmful, budgets)}"
         )
-        if not drop | set(budgets):
+        if not (drop or budgets or settings):
             settings = fallback(zoo, losses, len(names))
     better = False if whole.mean <= 0 else True if whole.low > 0 else None
     if better is None:

@@ -29,6 +29,7 @@ logger = get_logger(__name__)
 FILE = "combination.json"
 IMAGES = 2000  # of the validation split, at most
 MIN_IMAGES = 100  # for a warning
+MISCALIBRATED = 1.5  # a fitted temperature beyond which a teacher is far too sure, or not sure enough
 
 
 def combine_teachers(zoo: Zoo, data: DataSource, settings: Data, folder: Path, accelerator: Accelerator) -> Combination:
@@ -119,7 +120,7 @@ def _measured(zoo: Zoo, data: DataSource, settings: Data) -> dict[str, Any] | No
 def _summary(zoo: Zoo, logits: dict[str, np.ndarray], label: Tensor) -> dict[str, Any]:
     """temperatures: fitted, by name of each teacher with logits. choices: how often each of these is in the best
     ensemble of size 1 and more. best: the place among them of the lowest NLL. harmful: what a teacher makes worse.
-    notes: teachers that are the same."""
+    miscalibrated: those of them that a temperature mends. notes: teachers that are the same."""
     values = list(logits.values())
     temperatures = [temperature_of(z, label) for z in values]
     weights = torch.tensor([written_combination(zoo.names, zoo.settings).weights[name] for name in logits])
@@ -133,6 +134,9 @@ def _summary(zoo: Zoo, logits: dict[str, np.ndarray], label: Tensor) -> dict[str
         "choices": [choice.counts for choice in found.choices],
         "best": nll.index(min(nll)),
         "harmful": _harmful(list(logits), found) if len(label) >= MIN_IMAGES else {},
+        "miscalibrated": [
+            n for n, d, t in zip(logits, found.added, temperatures, strict=False) if is_miscalibrated(d, t)
+        ],
         "notes": _duplicates(list(logits), zoo, found) if len(label) >= MIN_IMAGES else [],
     }
 
@@ -147,6 +151,11 @@ def change_text(change: Difference) -> str:
     """`top-1 by −1.20 (−2.10 to −0.40) points, NLL by +0.1000 (…)`: those of the two measures that are worse."""
     words = {"top-1": f"top-1 by {change.top1.text(2)} points", "NLL": f"NLL by {change.nll.text(4)}"}
     return ", ".join(text for measure, text in words.items() if measure in change.worse)
+
+
+def is_miscalibrated(added: Difference, temperature: float) -> bool:
+    """Whether a teacher harms by wrong probabilities and not by wrong answers, which a temperature mends."""
+    return added.worse == "NLL" and not 1 / MISCALIBRATED < temperature < MISCALIBRATED
 
 
 def _duplicates(names: list[str], zoo: Zoo, found: Contributions) -> list[str]:

@@ -10,13 +10,23 @@ from torch import Tensor
 
 from meco_timm.common import UserError, join_names
 from meco_timm.data import DataSource, Images
-from meco_timm.evaluation import Contributions, check_classes, contributions, kernel_cka, temperature_of
+from meco_timm.evaluation import (
+    Contributions,
+    Difference,
+    bootstrap_changes,
+    check_classes,
+    contributions,
+    kernel_cka,
+    temperature_of,
+    vote,
+)
 from meco_timm.networks import Stream, teacher_stream
 from meco_timm.recipe import Alignment, Loop, Teacher
 from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.selection.class_checks import class_problems
 from meco_timm.selection.kept_logits import Measured
 
+TOLERATED = 0.5  # points of top-1
 CHECKED = 5000  # images on which the order of a teacher's classes is checked, at most
 
 
@@ -24,9 +34,10 @@ class Ranking(NamedTuple):
     """Of M teachers, in the order of the recipe and then of the candidates.
 
     images: number of labelled images. multiply_adds of one image and images_per_s: M each. found: what the logits say.
-    similarity: M×M, CKA of blocks of equal depth, mean over them; None where no blocks are compared. notes: teachers
-    that are left out, and what is doubtful. duplicates: why the teachers are duplicates, by their places. entries: of
-    the recipe's list of teachers, as YAML.
+    kept: how often each teacher is in the ensemble to keep. change: that ensemble minus all teachers; None if it is all
+    of them. similarity: M×M, CKA of blocks of equal depth, mean over them; None where no blocks are compared. notes:
+    teachers that are left out, and what is doubtful. duplicates: why the teachers are duplicates, by their places.
+    entries: of the recipe's list of teachers, as YAML.
     """
 
     names: list[str]
@@ -34,6 +45,8 @@ class Ranking(NamedTuple):
     multiply_adds: list[int]
     images_per_s: list[float]
     found: Contributions
+    kept: list[float]
+    change: Difference | None
     similarity: Tensor | None
     duplicates: dict[tuple[int, int], str]
     notes: list[str]
@@ -41,18 +54,12 @@ class Ranking(NamedTuple):
     calibrated: bool
 
     @property
-    def harmful(self) -> dict[str, str]:
-        """Teacher → what it makes worse in the ensemble: "top-1", "NLL" or both."""
-        return {name: added.worse for name, added in zip(self.names, self.found.added, strict=True) if added.worse}
-
-    @property
     def suggestion(self) -> str:
-        """The suggested ensemble as keys of a recipe: teachers, and zoo.weights if they are not equal."""
-        counts = self.found.suggested.counts
-        used = [i for i, count in enumerate(counts) if count]
+        """The ensemble to keep as keys of a recipe, in one line each: teachers, and zoo.weights if they differ."""
+        used = [i for i, count in enumerate(self.kept) if count]
         line = f"teachers: {as_flow([self.entries[i] for i in used])}"
-        weights = {"weights": [float(f"{counts[i]:g}") for i in used]}
-        return line if len(set(counts) - {0}) == 1 else f"{line}\nzoo: {as_flow(weights)}"
+        weights = {"weights": [float(f"{self.kept[i]:g}") for i in used]}
+        return line if len(set(self.kept) - {0}) == 1 else f"{line}\nzoo: {as_flow(weights)}"
 
     def cost(self, counts: Sequence[float]) -> int:
         """Multiply-adds of one image by all teachers that are counted."""
@@ -116,6 +123,27 @@ def _require_rankable(streams: dict[str, Stream], classes: list[str], notes: lis
         )
 
 
+def ensemble_to_keep(found: Contributions) -> list[float]:
+    """How often each teacher is in the smallest ensemble that is not clearly worse than the best, and whose top-1 is at
+    most `TOLERATED` points below that of all teachers: few images cannot tell even large differences. If there is none,
+    all teachers but those that make the top-1 of all worse."""
+    for choice in found.choices:
+        if not choice.behind.worse and choice.quality.top1 >= found.ensemble.top1 - TOLERATED:
+            return choice.counts
+    return [0.0 if "top-1" in added.worse else 1.0 for added in found.added]
+
+
+def compare_ensembles(
+    logits: Sequence[np.ndarray], label: Tensor, counts: Sequence[float], temperatures: Sequence[float] | None
+) -> Difference:
+    """The ensemble with each teacher `counts` times, minus that of all."""
+    members = torch.tensor([list(counts), [1.0] * len(logits)])
+    votes = vote(logits, label, members, None if temperatures is None else torch.tensor(temperatures))
+    values = torch.stack([100 * votes.right(label).double(), votes.losses])
+    top1, nll = bootstrap_changes(values[:, 0] - values[:, 1])
+    return Difference(top1, nll)
+
+
 def rank(
     streams: Mapping[str, Stream],
     measured: Mapping[str, Measured],
@@ -139,12 +167,16 @@ def rank(
     }
     temperatures = [temperature_of(z, label) for z in logits] if zoo.calibrate else None
     found = contributions(logits, label, temperatures=temperatures)
+    kept = ensemble_to_keep(found)
+    all_kept = set(kept) == {1.0}
     return Ranking(
         names=list(streams),
         images=len(label),
         multiply_adds=[stream.multiply_adds() for stream in streams.values()],
         images_per_s=[m.images_per_s for m in measured.values()],
         found=found,
+        kept=kept,
+        change=None if all_kept else compare_ensembles(logits, label, kept, temperatures),
         similarity=_similarity([m.kernels for m in measured.values()]),
         duplicates=duplicates([m.digest for m in measured.values()], found),
         notes=notes + [f"warning: {problem}" for problem in class_problems(teachers, checks).values()],

@@ -38,6 +38,7 @@ def advice(
     harmful: Any = None,
     images: int = N,
     weights: Any = None,
+    miscalibrated: tuple[str, ...] = (),
     **losses: float,
 ) -> Advice:
     logits = {name: network(share, seed)[:images] for seed, (name, share) in enumerate(members.items(), 1)}
@@ -54,7 +55,9 @@ def advice(
     teachers = dict(zip(members, recipe.teachers, strict=True))
     by = Combination.equal(members)
     own, label = network(alone)[:images], LABEL[:images]
-    return advise(logits, own, label, by, harmful or {}, teachers, curves or {}, 1000, recipe.zoo, recipe.losses)
+    return advise(
+        logits, own, label, by, harmful or {}, miscalibrated, teachers, curves or {}, 1000, recipe.zoo, recipe.losses
+    )
 
 
 def test_good_teachers_get_no_sentence():
@@ -103,6 +106,12 @@ def test_where_no_teacher_is_to_blame_a_key_is_named(losses, overrides):
     found = advice(0.8, {"a": 0.79}, **losses) if not losses else advice(0.8, {"a": 0.79, "b": 0.79}, **losses)
     assert found.overrides == overrides
     assert "even the best teacher, " in found.sentences[-1]
+
+
+def test_a_teacher_whose_probabilities_alone_harm_is_calibrated_and_not_dropped():
+    found = advice(0.7, {"a": 0.9, "b": 0.9}, harmful={"b": "makes the NLL worse"}, miscalibrated=("b",))
+    assert found.sentences == ["teacher b makes the NLL worse"]
+    assert found.overrides == "zoo.calibrate=true"
 
 
 def test_weights_follow_when_a_teacher_is_left_out():

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 import yaml
 from conftest import contents, write
 from helpers.checkpoints import local_dir, network
 
 from meco_timm import UserError, load_recipe, rank_teachers
 from meco_timm.cli import main
+from meco_timm.evaluation import contributions
 from meco_timm.networks.streams import Stream
 from meco_timm.selection import kept_logits
 from meco_timm.selection.candidates import find_candidates
-from meco_timm.selection.ranking import Ranking
+from meco_timm.selection.ranking import Ranking, compare_ensembles, duplicates, ensemble_to_keep
+from meco_timm.selection.ranking_table import print_ranking
 
 Recipe = dict[str, Any]
 
@@ -56,6 +59,52 @@ def test_the_command_names_teachers_duplicates_and_a_list_to_use(trained, tmp_pa
     suggested = load_recipe(path, [f"teachers={line}"]).teachers
     assert {teacher.model for teacher in suggested} <= {"test_resnet", "test_efficientnet"}
     assert all(teacher.train for teacher in suggested)
+
+
+def shown(wrong: list[set[int]], images: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The printed ranking of teachers that are wrong on these images; each is surer than the one before."""
+    label = torch.arange(images) % 4
+    logits = []
+    for number, own in enumerate(wrong):
+        answer = torch.tensor([(y + 1) % 4 if i in own else y for i, y in enumerate(label.tolist())])
+        logits.append(((4 + 4 * number) * torch.eye(4)[answer]).numpy())
+    found, count = contributions(logits, label), len(wrong)
+    kept = ensemble_to_keep(found)
+    change = None if set(kept) == {1.0} else compare_ensembles(logits, label, kept, None)
+    names, same = list("abcdef"[:count]), duplicates([str(i) for i in range(count)], found)
+    ranking = Ranking(
+        names, images, [1000] * count, [1.0] * count, found, kept, change, None, same, [], names, calibrated=False
+    )
+    print_ranking(ranking, "digits")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "images", "lines"),
+    [
+        # each teacher is wrong on 3 of 120 images, all together on none
+        (
+            [{0, 1, 2}, {10, 11, 12}, {20, 21, 22}],
+            120,
+            ["Keep all of them: a, b, c.", "120 images cannot tell whether fewer would do, as a, c with 97.50 %."],
+        ),
+        ([set(range(40))] * 2, 1000, ["Keep a; drop b.", "1,000 images counts as before", "dropped: b adds"]),
+        (
+            [set(range(40)), set(range(100, 800))],
+            1000,
+            ["Keep a; drop b.", "b makes the true ensemble worse: top-1"],
+        ),
+    ],
+    ids=["few images", "twice the same", "a bad one"],
+)
+def test_the_answer_comes_first_and_says_how_sure_it_is(wrong, images, lines, capsys):
+    text = shown(wrong, images, capsys)
+    assert text.splitlines()[2].startswith("Keep ")
+    assert text.splitlines()[3].startswith("teachers: [a")
+    for line in lines:
+        assert line in text.partition("Each teacher")[0], text
+    assert "+0.00 (+0.00 to +0.00)" not in text
+    assert "+0.00 to +0.00" not in text
 
 
 def test_each_teacher_runs_once_and_never_again(trained, tmp_path, monkeypatch):
