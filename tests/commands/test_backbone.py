@@ -13,7 +13,7 @@ from helpers.checkpoints import local_dir, network, random_images
 from safetensors.torch import load_file
 
 import train
-from meco_timm import distill
+from meco_timm import distill, fill_store
 from meco_timm.common import UserError
 from meco_timm.networks import student_stream, wrap_student, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
@@ -123,6 +123,93 @@ def test_labelled_images_and_modules_with_a_head_are_refused(backbone, tmp_path,
     del backbone["data"]["labelled"]
     with pytest.raises(UserError, match="student: the network has a head of 5 classes, a backbone none"):
         distill(backbone, student=network("test_vit", 5, img_size=32))
+
+
+# As classifiers
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int) -> Any:
+    def on_step(number: int, losses: dict[str, float]) -> None:
+        if number == step:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("views", [None, 1], ids=["live", "stored"])
+def test_a_killed_run_ends_with_the_weights_of_a_whole_one(backbone, tmp_path, views):
+    """Killed before its first checkpoint and after its second."""
+    backbone["loop"] |= {"checkpoint_steps": 2}
+    whole, killed = (backbone | {"run": str(tmp_path / name)} for name in ("whole", "killed"))
+    if views:
+        for name, recipe in (("of whole", whole), ("of killed", killed)):
+            recipe["store"] = {"folder": str(tmp_path / name), "views": views}
+    distill(whole)
+    for step in (1, 5):
+        with pytest.raises(Killed):
+            distill(killed, on_step=killed_at(step))
+    distill(killed)
+    assert_equal(weights(killed), weights(whole))
+
+
+@pytest.mark.parametrize("sampling", ["random", "average"])
+def test_losses_from_a_store_are_those_of_live_teachers(backbone, tmp_path, sampling):
+    """Once while it is filled, and once from the full store, for which no teacher runs."""
+    backbone |= {"zoo": backbone["zoo"] | {"sampling": sampling}}
+    stored = backbone | {"store": {"folder": str(tmp_path / "store"), "views": 1, "precision": "float32"}}
+    distill(backbone | {"store": {"views": 1}})
+    live = lines(backbone)
+    for name in ("filled", "full"):
+        distill(stored | {"run": str(tmp_path / name)})
+        found = lines({"run": str(tmp_path / name)})
+        if name == "filled":
+            fill_store(stored)
+        for mine, its in zip(found, live, strict=True):
+            for key in ("total", "similarity/embedding", "similarity/0", "similarity/1"):
+                assert mine[key] == pytest.approx(its[key], rel=1e-4), (name, key)
+
+
+def test_python_networks_teach_and_learn(backbone, tmp_path):
+    """A headless student, of which a copy is trained, and teachers with and without a head; two runs are equal."""
+    del backbone["teachers"], backbone["student"]
+    student, before = network("test_vit", 0, img_size=32), network("test_vit", 0, img_size=32)
+    teachers: Any = [network("test_resnet", 0, 1), {"model": network("test_efficientnet", 5, 2), "size": 48}]
+    for name in ("one", "two"):
+        distill(backbone | {"run": str(tmp_path / name)}, student=student, teachers=teachers)
+    assert_equal(weights({"run": str(tmp_path / "one")}), weights({"run": str(tmp_path / "two")}))
+    assert_equal(student.state_dict(), before.state_dict())
+    assert not torch.equal(weights({"run": str(tmp_path / "one")})["norm.weight"], before.state_dict()["norm.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zoo": {"sampling": "average"}, "alignment": {"blocks": 2, "teachers": "all", "embedding": "mlp"}},
+        {"zoo": {"resident": 1}, "alignment": {"blocks": 2, "method": "grid", "standardise": "isotropic"}},
+        {"discriminators": {"adversary": "minimax"}, "zoo": {"precision": "bf16"}},
+        {"losses": {"blocks": 0.0}, "loop": {"steps": 2, "batch_size": 8, "mixup": 0.2, "ema": 0.9, "accumulation": 2}},
+    ],
+    ids=["all teachers", "offloaded vectors", "adversary, bf16", "embedding only, mixup, ema"],
+)
+def test_other_forms_run(backbone, changes):
+    zoo = backbone["zoo"] | changes.pop("zoo", {})
+    recipe = backbone | {"zoo": zoo} | changes
+    distill(recipe)
+    assert all(value is not None for line in lines(recipe) for value in line.values())
+
+
+def test_it_is_rehearsed_and_planned(backbone, tmp_path, capsys):
+    path = write(backbone, tmp_path)
+    assert train.main([path, "--limit-steps", "1"]) == 0
+    assert not Path(backbone["run"]).exists()
+    assert train.main([path, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "no label is used" in said
+    assert "student alone" not in said
 
 
 # Embeddings
