@@ -90,11 +90,11 @@ def seeds_text(repeats: Mapping[str, Runs]) -> str:
     first = next(iter(repeats))
     for name, runs in repeats.items():
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
-        pairs = [(f"the {row}", seeds_difference(runs, row)) for row in ("student alone", "true ensemble")]
+        pairs = [(row, seeds_difference(runs, row)) for row in ("student alone", "true ensemble")]
         if name != first:
-            pairs.append((f"the student of {first}", seeds_difference(runs, "student", repeats[first])))
-        gaps = [f"{found} points above {other} ({_judge(found)})" for other, found in pairs if found is not None]
-        lines.append(f"{name}, {seeds}: the student is {'; '.join(gaps)}.")
+            pairs.append((f"student of {first}", seeds_difference(runs, "student", repeats[first])))
+        gaps = [f"− {other} {found} points ({_judge(found)})" for other, found in pairs if found is not None]
+        lines.append(f"{name}, {seeds}: student {', '.join(gaps)}")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from meco_timm.common import UserError, write_text
 from meco_timm.evaluation import Row
-from meco_timm.recipe import WATCHING
+from meco_timm.recipe import WATCHING, Teacher
 from meco_timm.reporting.curves import validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import cost_chart, network_confidence, reliability_chart
@@ -66,11 +66,13 @@ def compare_page(runs: dict[str, Results]) -> str:
 
 def _best_run(runs: dict[str, Results]) -> str:
     """The best run, and whether it is significantly better than the second."""
+    if not _comparable_data(list(runs.values())):
+        return "The runs were tested on different images, so their numbers cannot be compared."
     top1 = {name: results.row("student").top1 for name, results in runs.items()}
     best, second = sorted(runs, key=lambda name: -top1[name])[:2]
     text = f"The student of {best} is best: {top1[best]:.2f} % top-1, {top1[best] - top1[second]:.2f} points above "
     a, b = runs[best].predictions, runs[second].predictions
-    if a is None or b is None or not np.array_equal(a.label, b.label):
+    if a is None or b is None:
         return f"{text}{second}."
     return f"{text}{second} ({interval(a.right('student'), b.right('student'))})."
 
@@ -100,11 +102,22 @@ def _above(results: Results, other: Row | None) -> str:
     return gap if p is None else f"{gap} ± {difference(p.right('student'), p.right(other.name))[1]:.1f}"
 
 
+def _comparable_data(runs: list[Results]) -> bool:
+    """Whether all runs have the same test images, as far as they say: source, number, classes and labels."""
+    first, tested = runs[0], [results.predictions for results in runs if results.predictions is not None]
+    same = all(
+        results.recipe["data"]["source"] == first.recipe["data"]["source"]
+        and results.about["images"]["test"] == first.about["images"]["test"]
+        for results in runs
+    )
+    return same and all(p.classes == tested[0].classes and np.array_equal(p.label, tested[0].label) for p in tested[1:])
+
+
 def _data_note(runs: list[Results]) -> str:
     sources = sorted({results.recipe["data"]["source"] for results in runs})
-    if len(sources) == 1 and len({results.about["images"]["test"] for results in runs}) == 1:
+    if _comparable_data(runs):
         return f"All on the test split of {sources[0]}."
-    return f"The runs use different data ({', '.join(sources)}), so their numbers cannot be compared."
+    return f"Data of the runs: {', '.join(sources)}."
 
 
 def _charts(runs: dict[str, Results]) -> list[Chart]:
@@ -133,8 +146,9 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     for teacher in recipe["teachers"]:
         own = {name: value for name, value in teacher["loop"].items() if value != shared[name]}
         settings = teacher | {"loop": own if teacher["train"] else {}, "model": None, "trust": None}
-        settings = {name: value for name, value in settings.items() if value}
-        texts.append(f"{teacher['model']} {settings}" if settings else teacher["model"])
+        settings = {n: value for n, value in settings.items() if value and value != Teacher.model_fields[n].default}
+        words = ", ".join(name if value is True else f"{name} {value}" for name, value in _flatten(settings).items())
+        texts.append(f"{teacher['model']} ({words})" if words else teacher["model"])
     loop = shared if any(teacher["train"] for teacher in recipe["teachers"]) else {}
     store = recipe["store"] | {"folder": recipe["store"]["folder"] is not None}  # it matters that there is one
     return recipe | {"teachers": "; ".join(texts), "zoo": recipe["zoo"] | {"loop": loop}, "store": store}

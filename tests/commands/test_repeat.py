@@ -55,7 +55,7 @@ def test_killed_and_repeated_its_runs_are_single_runs(path, tmp_path, capsys):
     assert all(str(folder.path) in page for folder in (first, second))
     capsys.readouterr()
     assert main(["repeat", path, "--seeds", "2", "-o", "again.html"]) == 0  # all has ended: shown at once
-    assert "recipe, 2 seeds: the student is " in capsys.readouterr().out
+    assert "recipe, 2 seeds: student − student alone " in capsys.readouterr().out
     assert (tmp_path / "again.html").exists()
 
 
@@ -95,7 +95,7 @@ def test_several_recipes_are_compared(path, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(repeating, "run_all", run_all)
     assert main(["repeat", path, str(other), "loop.lr=0.1", "--seeds", "1,4"]) == 0
-    assert "+2.00 ± 0.00 points above the student of recipe (significant)" in capsys.readouterr().out
+    assert "− student of recipe +2.00 ± 0.00 points (significant)" in capsys.readouterr().out
     assert "other" in (tmp_path / "repeat.html").read_text()
 
 

@@ -53,7 +53,5 @@ def test_the_table_has_a_line_per_recipe():
 def test_the_text_says_what_is_significant():
     text = seeds_text({"one": {seed: table_of(80 + seed / 10, 70) for seed in range(3)}, "two": {0: table_of(85, 70)}})
     first, second = text.splitlines()
-    assert first.startswith(
-        "one, 3 seeds: the student is +10.10 ± 0.25 points above the student alone (significant); −9.9"
-    )
-    assert second.endswith("+5.00 points above the student of one (one seed).")
+    assert first.startswith("one, 3 seeds: student − student alone +10.10 ± 0.25 points (significant), ")
+    assert second.endswith("− student of one +5.00 points (one seed)")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ODD_CLASSES, base_recipe, contents
 from helpers.browser import PROGRAM, Browser
 from helpers.predictions import some_predictions
 
 from meco_timm import UserError, compare, report
 from meco_timm.common import draw
-from meco_timm.evaluation.predictions import Predictions
+from meco_timm.evaluation.predictions import Predictions, load_predictions, save_predictions
 from meco_timm.evaluation.rows import Row
 from meco_timm.recipe import Recipe, to_yaml
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
@@ -406,3 +407,27 @@ def test_a_place_that_cannot_be_written(ended, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be written"):
         compare([ended, other], tmp_path / "file/page.html")
+
+
+def test_runs_with_other_test_images_have_no_headline_of_a_difference(ended, tmp_path):
+    """Another source, or the same with other labels."""
+    other = shutil.copytree(ended, tmp_path / "other")
+    recipe = (other / "recipe.yaml").read_text()
+    (other / "recipe.yaml").write_text(re.sub(r"source: .*", "source: elsewhere", recipe, count=1))
+    text = compare([ended, other], tmp_path / "page.html").read_text()
+    assert "their numbers cannot be compared" in text
+    assert "is best" not in text
+    (other / "recipe.yaml").write_text(recipe)
+    predictions = load_predictions(other / "predictions.safetensors")
+    save_predictions(predictions._replace(label=predictions.label[::-1]), other / "predictions.safetensors")
+    assert "is best" not in compare([ended, other], tmp_path / "page.html").read_text()
+
+
+def test_teachers_that_differ_are_named_in_words(ended, tmp_path):
+    other = shutil.copytree(ended, tmp_path / "other")
+    keys = yaml.safe_load((other / "recipe.yaml").read_text())
+    keys["teachers"][0] |= {"size": 64, "args": {"drop_rate": 0.1}}
+    (other / "recipe.yaml").write_text(yaml.safe_dump(keys))
+    text = compare([ended, other], tmp_path / "page.html").read_text()
+    found = re.search(r"test_resnet \(([^)]*)\); test_efficientnet \(train\)</td></tr>", text)
+    assert set(found[1].split(", ")) == {"train", "size 64", "args.drop_rate 0.1"}
