@@ -1,6 +1,7 @@
 """A backbone: trained without labels from teachers with and without heads, resumed exactly, and loaded with timm."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import datasets
 import pytest
 import timm
 import torch
-from conftest import draw_image, refused, write
+from conftest import ROOT, draw_image, refused, write
 from helpers.checkpoints import local_dir, network, random_images
+from helpers.launch import ENVIRONMENT, TORCHRUN
 from safetensors.torch import load_file
 
 import train
@@ -200,6 +202,18 @@ def test_other_forms_run(backbone, changes):
     recipe = backbone | {"zoo": zoo} | changes
     distill(recipe)
     assert all(value is not None for line in lines(recipe) for value in line.values())
+
+
+def test_two_processes_end_with_the_weights_of_one(backbone, tmp_path):
+    """With all their images in one batch; a student with layer norm."""
+    backbone |= {"student": {"model": "test_vit2", "args": {"img_size": 32}}}
+    one, two = (backbone | {"run": str(tmp_path / name)} for name in ("one", "two"))
+    two["loop"] = two["loop"] | {"batch_size": 4}
+    distill(one)
+    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), write(two, tmp_path)], env=ENVIRONMENT, check=False)
+    assert done.returncode == 0
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_it_is_rehearsed_and_planned(backbone, tmp_path, capsys):

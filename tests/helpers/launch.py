@@ -8,7 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 OWN_MOUNTS = ["unshare", "-rm", "sh", "-ec"]  # a shell that may mount, unseen by others
 

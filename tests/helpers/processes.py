@@ -38,7 +38,7 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
             "student": "test_vit2",  # layer norm: batch norm would see each process's part only
             "alignment": {"method": "projection", "length": 64},
             "zoo": {"sampling": "random"},
-            "losses": {"labels": 0.5, "blocks": 0.3},
+            "losses": {"labels": 0.5, "blocks": 0.3, "embedding": 0.3},
             "discriminators": {"adversary": "minimax", "on": "all"},
             "loop": {"steps": STEPS, "batch_size": batch_size, "accumulation": accumulation, "lr": 1e-3},
         }
@@ -56,7 +56,9 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
     def training() -> Training:
         student = stream(7, recipe.student)
         reseed(0)
-        distiller = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes)
+        distiller = Distiller(student, recipe.method, len(data.classes), zoo.block_shapes, zoo.embedding_sizes)
+        moments = {i: (torch.full((n,), 0.1), torch.full((n,), 2.0)) for i, n in enumerate(zoo.embedding_sizes) if n}
+        distiller.embedding_projections.standardise_by(moments, isotropic=False)
         distiller.register_forward_hook(lambda module, args, found: parts.append(found) if "total" in found else None)
         job = Job("student", Path(out).parent, recipe.loop, data, data.train, STEPS, seed=3)
         new = Training(distiller, job, accelerator, Teaching(zoo.targets))
