@@ -6,6 +6,7 @@ module only the logits are used: its `forward`, float images B×3×H×W → B×K
 
 from copy import deepcopy
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from timm.models import get_model_input_config
@@ -19,6 +20,7 @@ from meco_timm.networks.streams import Stream, check_stream, make_teacher_stream
 from meco_timm.recipe import Alignment, Network, Teacher
 
 logger = get_logger(__name__)
+_NOTED: WeakSet[nn.Module] = WeakSet()  # modules of which it was said what is assumed
 
 OF_TIMM = ("forward_intermediates", "forward_head", "feature_info", "pretrained_cfg", "num_classes")
 NORMALISATION = ("mean", "std")
@@ -181,13 +183,16 @@ def _missing_attributes(module: nn.Module) -> list[str]:
 def _require_timm(module: nn.Module, role: str) -> None:
     if missing := _missing_attributes(module):
         raise UserError(
-            f"{role}: {architecture_name(module)} is not a timm network: it has no {missing[0]}. Create the {role} "
-            "with timm.create_model."
+            f"{role}: {architecture_name(module)} is not a timm network: it has no {missing[0]}. So it cannot be "
+            "trained here, only teach. Create it with timm.create_model, or leave out `train` of a teacher."
         )
 
 
 def _note_input(module: nn.Module, name: str, alignment: Alignment, config: dict[str, Any], role: str) -> None:
-    """Say what is assumed of a module of another library."""
+    """Say once what is assumed of a module of another library: a plan and a run both open it."""
+    if module in _NOTED:
+        return
+    _NOTED.add(module)
     own = dict(getattr(module, "pretrained_cfg", None) or {}) | config
     if missing := [key for key in NORMALISATION if key not in own]:
         logger.warning(

@@ -49,21 +49,22 @@ def _class_cell(stream: Stream, classes: int) -> str:
 
 def _weights_cell(network: Network, stream: Stream, classes: int) -> str:
     """Where the weights come from, and whether they are trained first."""
-    is_teacher = isinstance(network, Teacher)
+    cfg, is_teacher = stream.model.pretrained_cfg, isinstance(network, Teacher)
     frozen = isinstance(network, Teacher) and not network.train
     if network.object is not None:
-        source, has_head = "as given", network.object.module.num_classes == classes
+        source = "as given"
+        new_head = not frozen and network.object.module.num_classes != classes
     else:
         # A timm name with its tag stands in the first column.
         own = "its own" if is_teacher and not is_hub_or_folder(network.model) else network.model
-        source = network.weights or (own if network.names_weights else "random")
-        trains_all = not network.names_weights or bool(network.weights)
-        has_head = trains_all or stream.model.pretrained_cfg.get("num_classes") == classes
+        source = network.weights or (
+            own if network.names_weights else f"timm tag {cfg.get('tag')}" * frozen or "random"
+        )
+        new_head = network.names_weights and not network.weights and cfg.get("num_classes") != classes
     if frozen:
-        named = network.object is not None or network.names_weights
-        return source if named else f"timm tag {stream.model.pretrained_cfg.get('tag')}"
+        return source
     first = "fine-tuned first" if network.object is None and network.names_weights else "trained first"
-    return ", ".join([source, *(["new head"] if not has_head else []), *([first] if is_teacher else [])])
+    return ", ".join([source, *(["new head"] if new_head else []), *([first] if is_teacher else [])])
 
 
 def blocks_table(recipe: Recipe, shapes: dict[str, BlockShapes]) -> Table:

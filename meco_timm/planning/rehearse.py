@@ -26,7 +26,7 @@ from meco_timm.recipe import Network, Recipe, load_recipe, to_yaml
 logger = get_logger(RESULT)
 
 SUFFIX = ".rehearsal"
-JUDGES = ("meco_timm.training.metrics", "meco_timm.selection.combining")
+JUDGES = ("meco_timm.training.metrics", "meco_timm.selection")
 HELD_OUT = 4  # images of the validation split, and of the test split
 DISTINCT = 16  # synthetic images that differ
 Rows = tuple[list[dict[str, Any]], list[int]]  # stored images and labels

@@ -7,6 +7,7 @@ import datasets
 import pytest
 import timm
 import torch
+import torchvision
 from conftest import ROOT, write
 from torch import Tensor, nn
 
@@ -104,6 +105,11 @@ def test_a_similarity_is_named_with_a_digest_of_its_source():
 
 REFUSED = {
     "a student of no library": ({"student": Plain()}, "student: Plain is not a timm network: it has no forward_"),
+    "a module of torchvision that is to be trained": (
+        {"teachers": [{"model": torchvision.models.resnet18(num_classes=3), "train": True}]},
+        "teachers.0: ResNet is not a timm network: it has no forward_intermediates. So it cannot be trained here, only "
+        "teach. Create it with timm.create_model, or leave out `train` of a teacher.",
+    ),
     "args of a module": (
         {"teachers": [{"model": Plain(), "args": {"a": 1}}]},
         "teachers.0.args: for networks by name. A module has its arguments and weights already.",
