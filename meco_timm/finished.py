@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meco_timm.common import RESULT, get_logger, is_main_process, short_name
 from meco_timm.data import read_manifest
-from meco_timm.evaluation import Row, compare_errors, styled_table
+from meco_timm.evaluation import Row, compare_errors, compare_features, styled_table
 from meco_timm.recipe import Recipe, recipe_key
 from meco_timm.training import Inputs, RunFolder
 
@@ -48,6 +48,8 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     folder.drop_checkpoints()  # the run may have been killed after it wrote its results
     place = f"local-dir:{folder.student.resolve()}"
     if recipe.is_backbone:
+        result.info(styled_table(rows, "\nPooled features, on held-out images"))
+        result.info("\n%s", compare_features(rows))
         result.info('\nLoad the backbone with timm:\n  timm.create_model("%s", pretrained=True, num_classes=0)', place)
         return
     result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))

@@ -188,10 +188,10 @@ def _run(
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
     if recipe.is_backbone:
         use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
-        student, _ = train_student(recipe, student, zoo, job, accelerator)
-        return finish_backbone(recipe, folder, student, accelerator)
+        student, steps, objective = train_student(recipe, student, zoo, job, accelerator)
+        return finish_backbone(recipe, folder, student, steps, objective, zoo, job, accelerator)
     combination = combine_teachers(zoo, data, recipe.data, folder.path, accelerator)
     alone = train_alone_and_compare(recipe, zoo, job, accelerator)
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
-    student, steps = train_student(recipe, student, zoo, job, accelerator)
+    student, steps, _ = train_student(recipe, student, zoo, job, accelerator)
     return evaluate_all(recipe, folder, data, student, alone, zoo.unfrozen(), combination, steps, accelerator)

@@ -1,16 +1,23 @@
 """The stages of a run, from its teachers to its results; pipeline.py has them in order."""
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from meco_timm.common import Status, Stopwatch, batch_seed, get_logger, reseed, terminal_width
-from meco_timm.data import DataSource, cache_images, verify
+from meco_timm.data import DataSource, cache_images, load_data, verify
 from meco_timm.distillation import Distiller, class_weights
-from meco_timm.evaluation import Row, block_agreement, make_table
-from meco_timm.networks import Combination, Stream, export, teacher_stream
+from meco_timm.evaluation import (
+    Row,
+    block_agreement,
+    evaluate_backbone,
+    labelled_images,
+    make_table,
+)
+from meco_timm.networks import Combination, Stream, export, student_stream, teacher_stream
 from meco_timm.planning import WIDTH, Plan, is_rehearsal
-from meco_timm.recipe import Recipe, named_teachers, to_yaml
+from meco_timm.recipe import Data, Recipe, named_teachers, to_yaml
 from meco_timm.selection import (
     check_lines,
     check_teachers,
@@ -114,8 +121,10 @@ def train_alone_and_compare(recipe: Recipe, zoo: Zoo, job: Job, accelerator: Acc
     return alone
 
 
-def train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator) -> tuple[Stream, int]:
-    """The student with its best weights, and the steps that it took."""
+def train_student(
+    recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerator: Accelerator
+) -> tuple[Stream, int, Distiller]:
+    """The student with its best weights, the steps that it took, and what it was trained in."""
     data = job.data
     weight = None if recipe.is_backbone else class_weights(recipe.loop.class_weights, data.label_counts(data.alone))
     reseed(job.seed, "discriminators")
@@ -125,18 +134,41 @@ def train_student(recipe: Recipe, student: Stream, zoo: Zoo, job: Job, accelerat
     objective.embedding_projections.standardise_by(moments, recipe.alignment.standardise == "isotropic")
     training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
     try:
-        return training.run(), training.state.step
+        return training.run(), training.state.step, objective
     finally:
         zoo.flush()
 
 
-def finish_backbone(recipe: Recipe, folder: RunFolder, student: Stream, accelerator: Accelerator) -> list[Row]:
-    """Write the student without a head, and mark the run as finished."""
+def finish_backbone(
+    recipe: Recipe, folder: RunFolder, student: Stream, steps: int, objective: Distiller, zoo: Zoo, job: Job,
+    accelerator: Accelerator,
+) -> list[Any]:  # fmt: skip
+    """Measure the student without a head beside its teachers, write it, and mark the run as finished.
+
+    objective: what it was trained in, with the projections to its teachers.
+    """
+    rows: list[Any] = []
     if accelerator.is_main_process:
+        teachers, data = zoo.unfrozen(), job.data
+        maps = objective.embedding_projections
+        projections = {name: maps[str(i)] for i, name in enumerate(teachers) if str(i) in maps}
+        before = student_stream(recipe.student, recipe.alignment, 0, recipe.data.image_size, seed=job.seed)
+        with Status(f"evaluating {2 + len(teachers)} networks"):
+            labelled = labelled_images(_labelled_source(recipe, data))
+            rows = evaluate_backbone(student, before, teachers, data, labelled, projections, accelerator.device)
         export(student, folder.student, [], recipe.data, {})
-        folder.finish([], {})
+        folder.finish(rows, {})
     accelerator.wait_for_everyone()
-    return []
+    return rows
+
+
+def _labelled_source(recipe: Recipe, data: DataSource) -> DataSource:
+    """The data that a backbone is measured on."""
+    source = recipe.evaluation.labelled
+    if source is None:
+        return data
+    view = recipe.data.model_dump(include={"image_size", "crop_pct", "interpolation", "background", "workers"})
+    return load_data(Data(source=source, **view), recipe.seed)
 
 
 def run_accelerator(recipe: Recipe) -> Accelerator:

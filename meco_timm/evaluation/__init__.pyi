@@ -1,23 +1,39 @@
 from .agreement import block_agreement, kernel_cka
+from .backbone import Labelled, compute_embeddings, embedding_stream, evaluate_backbone, labelled_images
 from .class_check import ClassCheck, balanced_sample, check_classes
 from .ensemble import vote
+from .features import nearest, pca_colours
 from .image_files import Prediction, iter_predictions, predict, print_predictions
 from .latency import Latency, measure_latency, torch_threads
 from .one_network import Measured, data_for, evaluate, measure
 from .onnx_runtime import OnnxNetwork, quantise
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
 from .repeats import Interval, Runs, paired_interval, seeds_difference, seeds_table, seeds_text, values_of
-from .rows import Row, compare_errors, print_table, styled_columns, styled_table, table_columns
+from .rows import (
+    AnyRow,
+    BackboneRow,
+    Row,
+    compare_errors,
+    compare_features,
+    print_table,
+    read_rows,
+    styled_columns,
+    styled_table,
+    table_columns,
+)
 from .table import Evaluation, compute_logits, make_table, on_device, table_row, validate
 from .teacher_contributions import Change, Contributions, Difference, bootstrap_changes, contributions, temperature_of
 
 __all__ = [
+    "AnyRow",
+    "BackboneRow",
     "Change",
     "ClassCheck",
     "Contributions",
     "Difference",
     "Evaluation",
     "Interval",
+    "Labelled",
     "Latency",
     "Measured",
     "OnnxNetwork",
@@ -30,23 +46,31 @@ __all__ = [
     "bootstrap_changes",
     "check_classes",
     "compare_errors",
+    "compare_features",
+    "compute_embeddings",
     "compute_logits",
     "contributions",
     "data_for",
+    "embedding_stream",
     "evaluate",
+    "evaluate_backbone",
     "iter_predictions",
     "kernel_cka",
+    "labelled_images",
     "load_predictions",
     "make_predictions",
     "make_table",
     "measure",
     "measure_latency",
+    "nearest",
     "on_device",
     "paired_interval",
+    "pca_colours",
     "predict",
     "print_predictions",
     "print_table",
     "quantise",
+    "read_rows",
     "save_predictions",
     "seeds_difference",
     "seeds_table",

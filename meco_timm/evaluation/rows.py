@@ -3,8 +3,8 @@
 Nothing here imports torch, so that the table of a finished run appears at once.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -37,13 +37,39 @@ class Row(NamedTuple):
     megabytes: float | None = None
 
 
-def print_table(rows: list[Row], title: str) -> None:
+class BackboneRow(NamedTuple):
+    """One network's pooled features. knn, probe: accuracy in per cent, None without labels.
+
+    Of a teacher: cka_before, cka: similarity of its embeddings with the student's before and after training; cosine:
+    mean cosine of its embedding with the student's through the learned projection.
+    """
+
+    name: str
+    knn: float | None
+    probe: float | None
+    parameters: int
+    multiply_adds: int
+    images_per_s: float
+    cka_before: float | None = None
+    cka: float | None = None
+    cosine: float | None = None
+
+
+AnyRow = Row | BackboneRow
+
+
+def read_rows(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """The rows of a table.json, of a classifier or of a backbone."""
+    return [BackboneRow(**row) if "knn" in row else Row(**row) for row in rows]
+
+
+def print_table(rows: Sequence[AnyRow], title: str) -> None:
     """Print the title and the rows on standard output."""
     print(title)
     Console(soft_wrap=True).print(styled_table(rows), highlight=False)
 
 
-def styled_table(rows: list[Row], title: str = "") -> Text:
+def styled_table(rows: Sequence[AnyRow], title: str = "") -> Text:
     """The rows as text, as wide as the terminal, or 110 characters without one; `str` of it has no styles."""
     return styled_columns(table_columns(rows), title)
 
@@ -62,9 +88,35 @@ def styled_columns(columns: list[list[str]], title: str) -> Text:
     return text
 
 
-def table_columns(rows: list[Row]) -> list[list[str]]:
+def table_columns(rows: Sequence[AnyRow]) -> list[list[str]]:
     """Head and cells of each column of the table, names first. Columns without a value are left out."""
-    formats: dict[str, Callable[[Row], str | None]] = {
+    formats = _backbone_formats() if rows and isinstance(rows[0], BackboneRow) else _classifier_formats()
+    columns = {head: [cell(row) for row in rows] for head, cell in formats.items()}
+    return [[head, *(cell or "" for cell in cells)] for head, cells in columns.items() if any(cells)]
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def _backbone_formats() -> dict[str, Callable[[Any], str | None]]:
+    """Head of each column of a backbone's table, and the text of its cells."""
+    return {
+        "": lambda r: r.name,
+        "k-NN %": lambda r: _number(r.knn, 2),
+        "probe %": lambda r: _number(r.probe, 2),
+        "CKA before": lambda r: _number(r.cka_before, 3),
+        "CKA": lambda r: _number(r.cka, 3),
+        "cosine": lambda r: _number(r.cosine, 3),
+        "params M": lambda r: f"{r.parameters / 1e6:.2f}",
+        "MACs M": lambda r: f"{r.multiply_adds / 1e6:.1f}",
+        "images/s": lambda r: f"{r.images_per_s:,.0f}",
+    }
+
+
+def _classifier_formats() -> dict[str, Callable[[Any], str | None]]:
+    """Head of each column of a classifier's table, and the text of its cells."""
+    return {
         "": lambda r: r.name,
         "top-1 %": lambda r: f"{r.top1:.2f}",
         "balanced %": lambda r: f"{r.balanced:.2f}",
@@ -79,8 +131,34 @@ def table_columns(rows: list[Row]) -> list[list[str]]:
         "images/s": lambda r: f"{r.images_per_s:,.0f}",
         "ms": lambda r: None if r.latency_ms is None else f"{r.latency_ms:.3g}",
     }
-    columns = {head: [cell(row) for row in rows] for head, cell in formats.items()}
-    return [[head, *(cell or "" for cell in cells)] for head, cells in columns.items() if any(cells)]
+
+
+def compare_features(rows: Sequence[Any]) -> str:
+    """What the training gave the backbone: k-NN accuracy against before and the best teacher; without labels the CKA.
+
+    "The backbone's k-NN accuracy is 72.50 %, 24.70 points more than before the training and 3.30 points less than that
+    of its best teacher, NAME, at 1/29 of its cost."
+    """
+    named = {row.name: row for row in rows}
+    student, before = named["student"], named["student before"]
+    teachers = [row for row in rows if row.name not in ("student", "student before")]
+    if student.knn is None or before.knn is None:
+        listed = [f"{t.name} {t.cka_before:.2f} → {t.cka:.2f}" for t in teachers if t.cka_before and t.cka]
+        if not listed:
+            return "No image has a label, and too few are held out to compare embeddings."
+        return f"Agreement of the backbone's embeddings with each teacher's (CKA), before → after: {', '.join(listed)}."
+
+    def gap(other: float) -> str:
+        value = round((student.knn or 0.0) - other, 2)
+        return f"{abs(value):.2f} points {'more' if value > 0 else 'less'} than" if value else "as much as"
+
+    text = f"The backbone's k-NN accuracy is {student.knn:.2f} %, {gap(before.knn)} before the training"
+    if not teachers:
+        return f"{text}."
+    best = max(teachers, key=lambda row: row.knn or 0.0)
+    share = best.multiply_adds / max(student.multiply_adds, 1)
+    cost = f"1/{share:.0f} of" if share >= 1.5 else f"{1 / share:.2g} times"
+    return f"{text} and {gap(best.knn or 0.0)} that of its best teacher, {best.name}, at {cost} its cost."
 
 
 def compare_errors(rows: list[Row]) -> str:

@@ -115,6 +115,14 @@ class Zoo(Section):
     """Keys that differ from `loop` when teachers are trained."""
 
 
+class Evaluation(Section):
+    """What a backbone is measured on."""
+
+    labelled: FilePath | None = None
+    """A folder or Hub id with labels, as `data.source` may be, on which k-NN and linear probe are measured; by default
+    the labels of `data.source`, if it has any. No training sees them."""
+
+
 class Publish(Section):
     """Upload of the student to the Hub when the run has ended. Not part of the run's identity."""
 
@@ -172,6 +180,7 @@ class Recipe(Section):
     discriminators: Discriminators = Discriminators()
     loop: Loop = Loop()
     store: Store = Store()
+    evaluation: Evaluation = Evaluation()
     publish: Publish | None = None
     """Null for no upload."""
 

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meco_timm.common import UserError, get_logger, write_content, write_json, write_text
 from meco_timm.data import MANIFEST, Manifest, changes
-from meco_timm.evaluation import Row
+from meco_timm.evaluation import AnyRow, Row, read_rows
 from meco_timm.networks import weights_file_digest
 from meco_timm.recipe import Network, changed_keys, saved_key
 
@@ -52,17 +52,17 @@ class RunFolder:
         self.predictions = path / "predictions.safetensors"
         self.report = path / "report.html"
 
-    def finished_rows(self) -> list[Row] | None:
+    def finished_rows(self) -> list[Any] | None:
         """The table of a finished run; None otherwise."""
         if not self.table.exists():
             return None
-        return [Row(**row) for row in json.loads(self.table.read_text())["rows"]]
+        return read_rows(json.loads(self.table.read_text())["rows"])
 
     def about(self) -> dict[str, Any]:
         """The facts that `finish` wrote."""
         return json.loads(self.table.read_text())["about"]
 
-    def finish(self, rows: list[Row], about: dict[str, Any]) -> None:
+    def finish(self, rows: Sequence[AnyRow], about: dict[str, Any]) -> None:
         """Write table.json, which marks the run as finished, and delete the checkpoints.
 
         It is written after all other files except the report, which can be made from them.

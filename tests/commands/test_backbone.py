@@ -15,7 +15,7 @@ from helpers.launch import ENVIRONMENT, TORCHRUN
 from safetensors.torch import load_file
 
 import train
-from meco_timm import distill, fill_store
+from meco_timm import distill, fill_store, stages
 from meco_timm.common import UserError
 from meco_timm.networks import student_stream, wrap_student, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
@@ -244,3 +244,31 @@ def test_an_embedding_is_that_of_timm_without_a_head(name):
         logits = classifier(both.prepare(random_images(64)))
         torch.testing.assert_close(both(random_images(64)).logits, logits)
     assert both.embedding_size == alone.embedding_size == wanted.shape[1]
+
+
+def rows_of(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads(Path(recipe["run"], "table.json").read_text())["rows"]}
+
+
+def test_the_table_measures_features_with_labels_and_without(backbone, tmp_path, capsys, monkeypatch):
+    """With the source's labels, with those of another folder, and with none."""
+    backbone["loop"] |= {"steps": 40, "lr": 1e-2}
+    assert train.main([write(backbone, tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "The backbone's k-NN accuracy is" in said
+    assert "k-NN %" in said
+    rows = rows_of(backbone)
+    teachers = [name for name in rows if not name.startswith("student")]
+    assert list(rows) == [*teachers, "student before", "student"]
+    assert all(0 <= row[key] <= 100 for row in rows.values() for key in ("knn", "probe"))
+    assert sum(rows[name]["cka"] - rows[name]["cka_before"] for name in teachers) > 0
+    assert all(0 < rows[name]["cosine"] <= 1 for name in teachers)
+    short = backbone | {"loop": backbone["loop"] | {"steps": 1}}
+    other = parquet(tmp_path / "other", [i % 3 for i in range(48)])
+    distill(short | {"run": str(tmp_path / "a"), "evaluation": {"labelled": str(other)}})
+    assert rows_of({"run": str(tmp_path / "a")})[teachers[0]]["knn"] is not None
+    monkeypatch.setattr(stages, "labelled_images", lambda data: None)
+    distill(short | {"run": str(tmp_path / "b")})
+    without = rows_of({"run": str(tmp_path / "b")})
+    assert without["student"]["knn"] is None
+    assert without[teachers[0]]["cka"] is not None
