@@ -35,6 +35,8 @@ from meco_timm.training import (
     Training,
     make_accelerator,
     read_curve,
+    student_alone_curve,
+    total_steps,
     train_student_alone,
     train_teachers,
     validation_curves,
@@ -207,6 +209,15 @@ def evaluate_all(
             measured, curve = read_measured(folder.path), read_curve(folder.path)
             about = describe_run(folder, data, teachers, combination, measured, steps, accelerator)
             about["explanation"] = explain_student(evaluated, measured, curve, recipe.zoo, recipe.losses)
+            about["curves"] = _all_curves(recipe, data, accelerator)
             finish_run(folder, recipe.data, data, student, evaluated, agreement, about)
     accelerator.wait_for_everyone()
     return evaluated.rows
+
+
+def _all_curves(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> dict[str, list[tuple[int, float]]]:
+    """The validations of the teachers that were trained here and of the student alone."""
+    training = label_training(recipe, data, accelerator)
+    steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
+    alone = student_alone_curve(recipe.student, recipe.loop, steps, training)
+    return {**validation_curves(named_teachers(recipe.teachers), training), "student alone": alone}

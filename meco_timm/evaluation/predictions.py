@@ -21,6 +21,7 @@ from meco_timm.evaluation.ensemble import all_but_one, vote
 from meco_timm.evaluation.table import Evaluation
 
 EXAMPLES = 6  # images with full distributions
+MISTAKES = 12  # images that the student gets wrong
 
 
 class Predictions(NamedTuple):
@@ -32,6 +33,7 @@ class Predictions(NamedTuple):
     counts: S×T, how often each of T teachers is in the best ensemble of size 1 to S, as chosen on the validation split.
     ensembles: "without/TEACHER" and "size/NUMBER" → class predicted by the true ensemble without this teacher, and by
     the best of this size, N.
+    mistakes: J rows of which the student is wrongly surest; mistake_images: J×3×H×W uint8.
     """
 
     classes: list[str]
@@ -46,6 +48,8 @@ class Predictions(NamedTuple):
     agreement: dict[str, np.ndarray]
     counts: np.ndarray = np.zeros((0, 0), np.float32)
     ensembles: dict[str, np.ndarray] = {}  # noqa: RUF012  never changed
+    mistakes: np.ndarray = np.zeros(0, np.int32)
+    mistake_images: np.ndarray = np.zeros((0, 3, 1, 1), np.uint8)
 
     def predicted_by(self, name: str) -> np.ndarray:
         """The classes that this network predicts, N."""
@@ -73,7 +77,8 @@ def make_predictions(
     teachers = {name: z for name, z in logits.items() if name not in ("true ensemble", "student alone", "student")}
     members = [list(logits).index(name) for name in teachers]
     examples = choose_examples(of_label[members or slice(None)].mean(0), label.numpy())
-    views: list[Any] = data.test.__getitems__(examples.tolist())  # all were read for the table, so none is an error
+    student = list(logits).index("student")
+    wrong = choose_mistakes(predicted[student], confidence[student], label.numpy())
     return Predictions(
         classes=data.classes,
         networks=list(logits),
@@ -82,12 +87,20 @@ def make_predictions(
         confidence=confidence,
         of_label=of_label,
         examples=examples.astype(np.int32),
-        images=np.stack([image.numpy() for image, *_ in views]),
+        images=_images(data, examples),
         probabilities=np.stack([z[examples].double().softmax(1).float().numpy() for z in logits.values()], axis=1),
         agreement=agreement,
         counts=np.array(counts, np.float32).reshape(len(counts), len(teachers)),
         ensembles=_predict_ensembles(teachers, label, counts, weights or {}),
+        mistakes=wrong.astype(np.int32),
+        mistake_images=_images(data, wrong),
     )
+
+
+def _images(data: DataSource, rows: np.ndarray) -> np.ndarray:
+    """Test images, n×3×H×W uint8; all were read for the table, so none is an error."""
+    views: list[Any] = data.test.__getitems__(rows.tolist()) if len(rows) else []
+    return np.stack([image.numpy() for image, *_ in views]) if views else np.zeros((0, 3, 1, 1), np.uint8)
 
 
 def _predict_ensembles(
@@ -120,6 +133,14 @@ def choose_examples(of_label: np.ndarray, label: np.ndarray, count: int = EXAMPL
     first = np.unique(label[order], return_index=True)[1]  # where in `order` each class comes first
     rest = np.setdiff1d(np.arange(len(order)), first)
     return order[np.concatenate([np.sort(first), rest])][:count]
+
+
+def choose_mistakes(
+    predicted: np.ndarray, confidence: np.ndarray, label: np.ndarray, count: int = MISTAKES
+) -> np.ndarray:
+    """`count` rows with a wrong prediction, the surest first. All arguments: N."""
+    order = np.argsort(-confidence, kind="stable")
+    return order[predicted[order] != label[order]][:count]
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:

@@ -68,7 +68,7 @@ def validation_chart(runs: dict[str, Metrics]) -> Chart | None:
         f"{name} from {top1[0]:.1f} to {top1[-1]:.1f}, best {top1.max():.1f}" for name, (_, top1) in curves.items()
     )
     text = f"Top-1 accuracy in per cent on the validation split over the run: {best}."
-    caption = "Accuracy of the student on the validation split, which selects the saved weights."
+    caption = "Accuracy on the validation split, which selects the saved weights."
     return Chart("Learning", figure, text, caption)
 
 

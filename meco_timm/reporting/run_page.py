@@ -17,6 +17,7 @@ from meco_timm.reporting.figures import (
     reliability_chart,
     soft_label_chart,
 )
+from meco_timm.reporting.mistakes import confusion_matrix_charts, mistakes
 from meco_timm.reporting.pages import render_page, thumbnail
 from meco_timm.reporting.results import (
     Results,
@@ -60,6 +61,7 @@ def report_page(results: Results) -> str:
             predictions=results.predictions is not None,
             sections=report_sections(results),
             soft_labels=soft_labels(results),
+            mistakes=mistakes(results.predictions) if results.predictions is not None else [],
             facts=_facts(results),
             plan=(path / "plan.txt").read_text(encoding="utf-8") if (path / "plan.txt").exists() else "",
             recipe_yaml=(path / "recipe.yaml").read_text(encoding="utf-8"),
@@ -75,10 +77,10 @@ def report_sections(results: Results) -> list[tuple[str, str, list[Chart]]]:
     if p is not None:
         rows = [row for row in results.rows if row.name not in results.teachers]
         quality.append(reliability_chart({row.name: network_confidence(p, row) for row in rows}))
-        gains = [class_chart(p), confusion_chart(p)]
+        gains = [class_chart(p), confusion_chart(p), *confusion_matrix_charts(p)]
         agreement = [agreement_chart(p, name) for name in results.weights if f"student/{name}" in p.agreement]
     training = [
-        validation_chart({"student": metrics}),
+        validation_chart({"student": metrics, **_curves(results)}),
         similarity_chart(metrics, results.recipe["losses"], metrics_by_teacher(results)),
         adversary_chart(metrics),
         drawn_chart(drawn, list(results.weights)) if len(drawn) else None,
@@ -88,12 +90,18 @@ def report_sections(results: Results) -> list[tuple[str, str, list[Chart]]]:
     sections: list[tuple[str, str, Sequence[Chart | None]]] = [
         ("Accuracy, calibration, cost", "The student and the networks it is compared with.", quality),
         ("What each teacher adds", overlap, teacher_charts(results)),
-        ("Gains per class", "Compared with the same network trained alone on the labels.", gains),
+        ("Classes", "Compared with the same network trained alone on the labels.", gains),
         ("Training", "Accuracy and the terms of the loss over the steps.", training),
         ("Agreement of blocks", "How similar the student's blocks are to the teachers'.", agreement),
     ]
     known = [(heading, text, [chart for chart in charts if chart is not None]) for heading, text, charts in sections]
     return [section for section in known if section[2]]
+
+
+def _curves(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """The validations of teachers and student alone, as lines of metrics; a run may not have recorded them."""
+    curves = results.about.get("curves", {})
+    return {name: [{"step": s, "validation/top1": top1} for s, top1 in curve] for name, curve in curves.items()}
 
 
 def soft_labels(results: Results) -> list[tuple[Chart, str, str]]:

@@ -1,7 +1,15 @@
 from .accelerator import check_launch, describe_processes, make_accelerator
 from .faults import explain_faults
 from .job import Job, OnStep, Teaching, total_steps
-from .labels import LabelTraining, read_curve, train_student_alone, train_teachers, trained_teacher, validation_curves
+from .labels import (
+    LabelTraining,
+    read_curve,
+    student_alone_curve,
+    train_student_alone,
+    train_teachers,
+    trained_teacher,
+    validation_curves,
+)
 from .loop import Training
 from .run_folder import Inputs, RunFolder, open_run_folder
 
@@ -19,6 +27,7 @@ __all__ = [
     "make_accelerator",
     "open_run_folder",
     "read_curve",
+    "student_alone_curve",
     "total_steps",
     "train_student_alone",
     "train_teachers",

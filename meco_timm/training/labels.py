@@ -87,10 +87,18 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
 
 def train_student_alone(network: Network, loop: Loop, steps: int, training: LabelTraining) -> Stream:
     """Train the student's network on the labels only, from the same start and with the same budget."""
-    task = Task("student alone", {"role": "student"}, network, loop, steps, training.data.alone)
-    folder = train_on_labels(task, training)
+    folder = train_on_labels(_alone_task(network, loop, steps, training), training)
     stream = teacher_stream(Teacher(model=f"local-dir:{folder}"), LOGITS_ONLY, training.data.classes)
     return stream.to(training.accelerator.device)
+
+
+def student_alone_curve(network: Network, loop: Loop, steps: int, training: LabelTraining) -> list[tuple[int, float]]:
+    """The validations of the student alone, which has been trained."""
+    return read_curve(_find(_alone_task(network, loop, steps, training), training)[0])
+
+
+def _alone_task(network: Network, loop: Loop, steps: int, training: LabelTraining) -> Task:
+    return Task("student alone", {"role": "student"}, network, loop, steps, training.data.alone)
 
 
 def train_on_labels(task: Task, training: LabelTraining) -> Path:
