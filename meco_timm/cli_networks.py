@@ -97,6 +97,38 @@ def predict(
 
 
 @networks.command()
+def embed(
+    model: ModelName,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders of images, a file that this command wrote, or - for a list of paths."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Parquet file with the columns path and embedding.")
+    ] = None,
+    nearest: Annotated[str | None, typer.Option(help="An image: print the files that are most like it.")] = None,
+    count: Annotated[int, typer.Option(help="Number of files for --nearest.", min=1)] = 5,
+    batch_size: BatchSize = 64,
+    verbose: Verbose = None,
+) -> None:
+    """Compute the embeddings of images: pooled features before the head."""
+    if output is None and nearest is None:
+        raise UserError("embed: write --output FILE.parquet, or --nearest IMAGE.")
+    from meco_timm.evaluation import embed as embed_files
+    from meco_timm.evaluation import most_similar, write_embeddings
+
+    found = embed_files(model, files, batch_size)
+    if output is not None:
+        write_embeddings(found, model, output)
+        print(f"{output}: {len(found.files):,} embeddings of length {found.vectors.shape[1]:,}")
+    if nearest is not None:
+        for file, cosine in most_similar(found, embed_files(model, [nearest], batch_size), count):
+            print(f"{cosine:.3f}  {file}")
+
+
+@networks.command()
 def export(
     network: Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; implied, as the only format.")] = True,

@@ -1,6 +1,7 @@
 from .agreement import block_agreement, kernel_cka
 from .backbone import Labelled, compute_embeddings, embedding_stream, evaluate_backbone, labelled_images
 from .class_check import ClassCheck, balanced_sample, check_classes
+from .embedding import Embeddings, embed, most_similar, write_embeddings
 from .ensemble import vote
 from .features import nearest, pca_colours
 from .image_files import Prediction, iter_predictions, predict, print_predictions
@@ -31,6 +32,7 @@ __all__ = [
     "ClassCheck",
     "Contributions",
     "Difference",
+    "Embeddings",
     "Evaluation",
     "Interval",
     "Labelled",
@@ -51,6 +53,7 @@ __all__ = [
     "compute_logits",
     "contributions",
     "data_for",
+    "embed",
     "embedding_stream",
     "evaluate",
     "evaluate_backbone",
@@ -62,6 +65,7 @@ __all__ = [
     "make_table",
     "measure",
     "measure_latency",
+    "most_similar",
     "nearest",
     "on_device",
     "paired_interval",
@@ -84,4 +88,5 @@ __all__ = [
     "validate",
     "values_of",
     "vote",
+    "write_embeddings",
 ]

@@ -5,20 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
-from accelerate import PartialState
-from PIL import Image
-from timm.data import create_transform
-
-from meco_timm.common import UserError, expand, located, read_class_names
-from meco_timm.data import decode_file, image_files
-from meco_timm.evaluation.own_run import find_network
-from meco_timm.networks import background_of, data_config, make_network, readable_names
-from meco_timm.recipe import Network
+from meco_timm.common import UserError, expand, read_class_names
+from meco_timm.evaluation.file_batches import list_files, load_file_network, outputs_of_files
+from meco_timm.networks import readable_names
 
 NAMED = 20  # unreadable images in a message
 Form = Literal["text", "csv", "json"]
@@ -53,53 +45,20 @@ def predict(
     return list(iter_predictions(model, [str(path) for path in paths], top, classes, batch_size))
 
 
-@torch.no_grad()
 def iter_predictions(
     model: str, paths: list[str], top: int = 3, classes: str | None = None, batch_size: int = 64
 ) -> Iterator[Prediction]:
     """Classify images as `predict` does, and yield each prediction once its batch is computed."""
-    waiting = iter([file for path in _expand_list(paths) for file in _list_images(path)])
-    name, _ = find_network(model, "predict")
-    network, size = make_network(Network(model=name), {}, True, None, "predict")
-    if not network.num_classes:
+    files, network = list_files(paths, "predict"), load_file_network(model, "predict")
+    if not network.model.num_classes:
         raise UserError(f"predict: {model} has no head, so it gives no classes.")
-    names = _class_names(network, classes)
-    config = data_config(network, "predict")
-    channels, device = len(config["mean"]), PartialState().device
-    transform = create_transform(**config | {"input_size": (channels, size, size)}, is_training=False)
-    background = background_of(network)
-    network.to(device).eval()
-    while batch := list(islice(waiting, batch_size)):
-        images = {file: _read_image(file, transform, channels, background) for file in batch}
-        readable = [image for image in images.values() if not isinstance(image, str)]
-        probabilities = iter(network(torch.stack(readable).to(device)).float().softmax(1).cpu() if readable else [])
-        for file, image in images.items():
-            if isinstance(image, str):
-                yield Prediction(file, [], [], image)
-                continue
-            best = next(probabilities).topk(min(top, len(names)))
-            yield Prediction(file, [names[i] for i in best.indices.tolist()], best.values.tolist())
-
-
-def _expand_list(paths: list[str]) -> Iterator[str]:
-    """The paths, with those on standard input, one a line, in the place of `-`."""
-    for path in paths:
-        if path == "-":
-            yield from filter(None, sys.stdin.read().splitlines())
-        else:
-            yield path
-
-
-def _list_images(path: str) -> list[str]:
-    place = Path(expand(path))
-    if place.is_file():
-        return [str(place)]
-    if not place.is_dir():
-        raise UserError(f"predict: there is no file or folder {located(place)}.")
-    found = image_files(place)
-    if not found:
-        raise UserError(f"predict: the folder {place} holds no images.")
-    return found
+    names = _class_names(network.model, classes)
+    for file, p in outputs_of_files(network, lambda x: network.model(x).float().softmax(1), files, batch_size):
+        if isinstance(p, str):
+            yield Prediction(file, [], [], p)
+            continue
+        best = p.topk(min(top, len(names)))
+        yield Prediction(file, [names[i] for i in best.indices.tolist()], best.values.tolist())
 
 
 def _class_names(network: Any, file: str | None) -> list[str]:
@@ -110,15 +69,6 @@ def _class_names(network: Any, file: str | None) -> list[str]:
     if len(names) != network.num_classes:
         raise UserError(f"--classes: {file} has {len(names)} names, the network {network.num_classes} classes.")
     return names
-
-
-def _read_image(file: str, transform: Any, channels: int, background: tuple[int, ...]) -> Any:
-    """The image as the network takes it, or why it cannot be read."""
-    try:
-        image = decode_file(file, background)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(error).rstrip(".")
-    return transform(image.convert("L") if channels == 1 else image)
 
 
 def print_predictions(predictions: Iterable[Prediction], form: Form = "text") -> None:
