@@ -4,6 +4,8 @@ bare    a loop by hand over the same networks: frozen teacher, KL between logits
 logits  our step, logits only: alignment.blocks=0, no adversary
 full    our step in MEAL's form: four projected blocks, a discriminator by position on each, clipping
 task    the same in a loop by hand over timm's task (EnsembleDistillation); images come normalised
+plain   a loop by hand that trains a backbone: four blocks and the embedding of one encoder, through a projection each
+backbone    our step of a backbone: the same
 
     OMP_NUM_THREADS=1 python -m benchmarks.step
 """
@@ -33,7 +35,7 @@ from meco_timm.task import EnsembleDistillation
 from meco_timm.training import Job, Teaching, Training
 from meco_timm.zoo.zoo import Zoo
 
-SIDES = ("bare", "logits", "full", "task")
+SIDES = ("bare", "logits", "full", "task", "plain", "backbone")
 CLASSES = 100
 Step = Callable[[], object]
 
@@ -41,12 +43,17 @@ Step = Callable[[], object]
 def make_step(side: str, args: argparse.Namespace) -> Step:
     """One step of a side over four batches in memory, round and round. Every side has the same initial weights."""
     torch.manual_seed(0)
-    student, teacher = (timm.create_model(name, num_classes=CLASSES) for name in (args.student, args.teacher))
+    classes = 0 if side in ("plain", "backbone") else CLASSES
+    student, teacher = (timm.create_model(name, num_classes=classes) for name in (args.student, args.teacher))
     images = torch.randint(0, 256, (4, args.batch, 3, args.size, args.size), dtype=torch.uint8)
     if side == "bare":
         return bare(student, teacher, images)
     if side == "task":
         return task(student, teacher, images, recipe(args, {}))
+    if side == "plain":
+        return plain_backbone(student, teacher, images)
+    if side == "backbone":
+        return ours(student, [teacher], images, recipe(args, {"task": "backbone"}))
     changes: dict[str, Any] = {} if side == "full" else {"alignment": {"blocks": 0}}
     changes |= {} if side == "full" else {"discriminators": {"adversary": "none"}}
     return ours(student, [teacher], images, recipe(args, changes))
@@ -66,7 +73,8 @@ def recipe(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
 
 def stream(model: Any, settings: Recipe, as_teacher: bool = False) -> Stream:
     config = resolve_data_config(model=model)
-    return Stream(model, settings.alignment, settings.data.image_size, config, as_teacher=as_teacher)
+    gives = "blocks" if settings.is_backbone else "all"
+    return Stream(model, settings.alignment, settings.data.image_size, config, gives, as_teacher=as_teacher)
 
 
 def zoo_of(teachers: Iterable[Any], settings: Recipe, accelerator: Accelerator | None = None) -> Zoo:
@@ -133,6 +141,46 @@ def bare(student: Any, teacher: Any, images: torch.Tensor) -> Step:
     return step
 
 
+def plain_backbone(student: Any, teacher: Any, images: torch.Tensor) -> Step:
+    """Written by hand: maps pooled to 4 × 4 and at most 64 channels, 1 × 1 convolutions, squares of standardised maps;
+    a linear layer, cosine and smooth L1 of pooled features; AdamW and clipping."""
+    batches = itertools.cycle(images.float() / 255 - 0.5)
+    widths = [info["num_chs"] for info in teacher.feature_info][-4:]
+    own = [info["num_chs"] for info in student.feature_info][-4:]
+    bases = [torch.linalg.qr(torch.randn(width, width))[0][:64] for width in widths]
+    layers = torch.nn.ModuleList(torch.nn.Conv2d(a, min(b, 64), 1) for a, b in zip(own, widths, strict=True))
+    layers.append(torch.nn.Linear(student.num_features, teacher.num_features))
+    parameters = [*student.parameters(), *layers.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05, fused=True)
+    student.train()
+    teacher.eval().requires_grad_(False)
+
+    def outputs(network: Any, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        final, maps = network.forward_intermediates(image, indices=4)
+        pooled = [F.adaptive_avg_pool2d(block, min(block.shape[-1], 4)) for block in maps]
+        return pooled, network.forward_head(final, pre_logits=True)
+
+    def standard(block: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(block, block.shape[1:])
+
+    def step() -> None:
+        image = next(batches)
+        with torch.no_grad():
+            maps, target = outputs(teacher, image)
+            targets = [standard(torch.einsum("oc,bchw->bohw", b, m)) for b, m in zip(bases, maps, strict=True)]
+        blocks, embedding = outputs(student, image)
+        found = [standard(layer(standard(block))) for layer, block in zip(layers, blocks, strict=False)]
+        projected = layers[-1](embedding)
+        loss = 3 * sum(F.mse_loss(a, b) for a, b in zip(found, targets, strict=True))
+        loss = loss + 3 * (1 - F.cosine_similarity(projected, target).mean() + F.smooth_l1_loss(projected, target))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def task(student: Any, teacher: Any, images: torch.Tensor, settings: Recipe) -> Step:
     """The loop that a user of the task writes, with the optimizer and the clipping of ours."""
     size = settings.data.image_size
@@ -183,6 +231,7 @@ def main() -> None:
         rows.append(row | {"peak MiB": peaks[side][0], "peak less imports": peaks[side][1]})
     figures = {f"ratio_{side}": ratio(seconds, side, "bare") for side in ("logits", "full")}
     figures["ratio_task"] = ratio(seconds, "task", "full")
+    figures["ratio_backbone"] = ratio(seconds, "backbone", "plain")
     figures["memory_ratio"] = peaks["full"][1] / peaks["bare"][1]
     report("step", rows, figures, args.json)
 
