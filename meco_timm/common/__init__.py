@@ -9,6 +9,7 @@ from meco_timm.common.devices import upload
 from meco_timm.common.encoding import print_anything
 from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
 from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
+from meco_timm.common.layout import WIDTH, Table, column_groups, lay_out
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity, terminal_width
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
 from meco_timm.common.paths import FOLDERS, expand, is_object, located, object_name, public, short_name
@@ -20,15 +21,18 @@ from meco_timm.common.stopwatch import Stopwatch, share_of_time
 __all__ = [
     "FOLDERS",
     "RESULT",
+    "WIDTH",
     "Interrupted",
     "ProgressBar",
     "Status",
     "StopSign",
     "Stopwatch",
+    "Table",
     "UserError",
     "as_synsets",
     "batch_seed",
     "collect_new_objects_only",
+    "column_groups",
     "derive",
     "did_you_mean",
     "digest_of",
@@ -43,6 +47,7 @@ __all__ = [
     "is_object",
     "join_names",
     "keep_freed_memory",
+    "lay_out",
     "listen",
     "located",
     "log_to_screen",

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from meco_timm.common import column_groups
+
 
 class Row(NamedTuple):
     """One network on one split. top1, top5, ece: per cent; nll: nats; multiply_adds: per image; images_per_s.
@@ -75,15 +77,19 @@ def styled_table(rows: Sequence[AnyRow], title: str = "") -> Text:
 
 
 def styled_columns(columns: list[list[str]], title: str) -> Text:
-    """Columns, each with its head, as text like that of `styled_table`."""
-    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
-    heads, *lines = zip(*columns, strict=True)
-    for head in heads:
-        table.add_column(head, justify="right" if head else "left", overflow="fold")
-    for cells in lines:
-        table.add_row(*cells, style="bold" if cells[0] == "student" else None)
+    """Columns, each with its head, as text like that of `styled_table`; below each other where they are too wide."""
     console = Console(width=None if Console().is_terminal else 110)
-    text = Text.assemble(*((part.text, part.style or "") for part in console.render(table)))
+    parts = [(f"{title}\n", "italic")] if title else []
+    for group in column_groups(columns, console.width - 2):
+        table = Table(box=None, header_style="bold")
+        heads, *lines = zip(*group, strict=True)
+        for head in heads:
+            table.add_column(head, justify="right" if head else "left", overflow="fold")
+        for cells in lines:
+            table.add_row(*cells, style="bold" if cells[0] == "student" else None)
+        parts += [(part.text, part.style or "") for part in console.render(table)]  # type: ignore[misc]
+        parts.append(("\n", ""))
+    text = Text.assemble(*parts)
     text.rstrip()
     return text
 

@@ -5,7 +5,7 @@ budget, a rehearsal in few steps.
 Never: trains to the end, or writes a run folder.
 """
 
-from meco_timm.planning.layout import WIDTH
+from meco_timm.common import WIDTH
 from meco_timm.planning.plan import Plan, full_plan, make_plan
 from meco_timm.planning.rank_teachers import rank_teachers
 from meco_timm.planning.rehearse import is_rehearsal, rehearsal

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from meco_timm.common import join_names, printable
+from meco_timm.common import Table, join_names, printable
 from meco_timm.data import NO_LABEL, DataSource, Folder, split_name
-from meco_timm.planning.layout import Table
 from meco_timm.recipe import Data, Recipe
 
 CLASSES = 10  # listed by name

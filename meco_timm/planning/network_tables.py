@@ -3,8 +3,8 @@
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
+from meco_timm.common import Table
 from meco_timm.networks import Stream, is_hub_or_folder
-from meco_timm.planning.layout import Table
 from meco_timm.recipe import Network, Recipe, Teacher
 
 BlockShapes = list[tuple[str, list[int], tuple[int, ...]]]  # (module, C×H×W, aligned shape) of each

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from meco_timm.common import Status, UserError, is_object, join_names
+from meco_timm.common import WIDTH, Status, Table, UserError, is_object, join_names, lay_out
 from meco_timm.data import DataSource, check_batch, known_data, load_data, plan_cache
 from meco_timm.networks import Stream, known_by_name, student_stream
 from meco_timm.planning.cost import (
@@ -18,7 +18,6 @@ from meco_timm.planning.cost import (
     teacher_macs,
 )
 from meco_timm.planning.data_section import data_line, data_section
-from meco_timm.planning.layout import WIDTH, Table, lay_out
 from meco_timm.planning.network_tables import BlockShapes, block_shapes, blocks_table, networks_table
 from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
 from meco_timm.planning.weights import Weights, find_weights, weights_lines

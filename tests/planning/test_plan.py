@@ -16,10 +16,10 @@ from helpers.checkpoints import TINY, local_dir, network
 
 import train
 from meco_timm import UserError, load_recipe, pipeline, plan
+from meco_timm.common.layout import WIDTH
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import cost, make_plan, weights
 from meco_timm.planning.cost import activation_bytes_per_image
-from meco_timm.planning.layout import WIDTH
 from meco_timm.recipe.recipe import Alignment, Network
 from meco_timm.training import loop
 

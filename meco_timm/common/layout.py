@@ -38,15 +38,24 @@ def _table(table: Table, width: int) -> list[str]:
     """The table, in several of them one below the other where it does not fit; an empty line after each."""
     cells = [table.heads, *table.rows]
     columns = [_aligned([row[i] for row in cells], head in table.right) for i, head in enumerate(table.heads)]
+    lines = []
+    for group in column_groups(columns, width):
+        lines += [*("  ".join(row) for row in zip(*group, strict=True)), ""]
+    return lines
+
+
+def column_groups(columns: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Columns of cells in groups that fit side by side, two spaces apart; each group begins with the first column."""
     first, *others = columns
-    lines, group = [], [first]
-    for column in others:
-        used = sum(cell_len(one[0]) + 2 for one in group)
-        if len(group) > 1 and used + max(cell_len(cell.rstrip()) for cell in column) > width:
-            lines += [*("  ".join(row) for row in zip(*group, strict=True)), ""]
-            group = [first]
-        group.append(column)
-    return [*lines, *("  ".join(row) for row in zip(*group, strict=True)), ""]
+    sizes = [max(cell_len(cell.strip()) for cell in column) for column in columns]
+    groups, used = [[first]], sizes[0]
+    for column, size in zip(others, sizes[1:], strict=True):
+        if len(groups[-1]) > 1 and used + 2 + size > width:
+            groups.append([first])
+            used = sizes[0]
+        groups[-1].append(column)
+        used += 2 + size
+    return groups
 
 
 def _aligned(column: list[str], right: bool) -> list[str]:
