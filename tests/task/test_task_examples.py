@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from helpers.documents import fenced
-from helpers.timm_loop import CLASSES, batches_of, network
+from helpers.timm_loop import CLASSES, network
 
 EXAMPLES = {
     page: block for page in ("README.md", "docs/api.md") for block in fenced(page, "python") if "task = " in block
@@ -28,16 +28,25 @@ def replaced(code: str, changes: dict[str, str]) -> str:
     return code
 
 
-def test_the_example_of_the_readme(shapes, teacher):
+def test_the_example_of_the_readme(shapes, teacher, caplog):
     code = EXAMPLES["README.md"]
-    assert len(code.splitlines()) <= 8
-    student = network("test_resnet", 1)
-    student.pretrained_cfg |= {"input_size": (3, 32, 32), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    before = {name: p.clone() for name, p in student.named_parameters()}
-    names: dict[str, Any] = {"student": student, "loader": batches_of(shapes / "train", 3)}
-    exec(replaced(code, {"resnet50.a1_in1k": teacher, "hf-hub:you/your-model": teacher}), names)
-    assert names["task"].step == 3
-    assert all(not torch.equal(p, before[name]) for name, p in student.named_parameters())
+    changes = {
+        "mobilenetv3_small_100": "test_mambaout",
+        "num_classes=1000": f"num_classes={CLASSES}",
+        "imagenet/train": str(shapes / "train"),
+        ", 64, is_training=True": ", 8, is_training=True, num_workers=0, persistent_workers=False",
+        "resnet50.a1_in1k": teacher,
+        "vit_small_patch16_224.augreg_in1k": teacher,
+    }
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(replaced(code, changes), names)
+    assert names["task"].step == len(names["loader"]) > 2
+    assert names["input"].shape[2:] == (64, 64)
+    assert "WARNING" not in caplog.text
+    torch.manual_seed(0)
+    fresh = timm.create_model("test_mambaout", num_classes=CLASSES)
+    assert not any(map(torch.equal, names["student"].parameters(), fresh.parameters()))
 
 
 def test_the_loop_of_the_documentation(shapes, teacher, tmp_path, monkeypatch):
