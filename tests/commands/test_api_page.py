@@ -95,6 +95,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
     assert "object:DatasetDict@" in printed
     assert "\nstudent alone " in printed
+    assert "student  step 2/2  in " in printed  # progress is shown while it trains
     assert (tmp_path / "runs/notebook/student/model.safetensors").is_file()
 
 
