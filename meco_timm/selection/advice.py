@@ -3,6 +3,7 @@
 The teachers, their ensemble and the student alone are compared on the validation split, with bootstrap intervals.
 """
 
+import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,8 @@ def compare_with_student_alone(
         harm, by = (measured["harmful"], measured["miscalibrated"]), zoo.combination
         advice = advise(logits, own.logits, label, by, *harm, teachers, curves, steps, zoo.settings, losses)
         write_json(folder / FILE, measured | {"advice": advice._asdict()})
-        logger.info("%s", advice.state)
+        enough = len(sample) >= MIN_IMAGES or zoo.settings.require  # a few images are no ground for a verdict
+        logger.log(logging.INFO if enough else logging.DEBUG, "%s", advice.state)
         for sentence in advice.sentences:
             logger.warning("%s", sentence)
         if advice.overrides:

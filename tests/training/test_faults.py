@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import fill, tree, write
 from helpers.launch import ENVIRONMENT, OWN_MOUNTS, needs_mounts
 from PIL import Image
 
 from benchmarks import resume
+from meco_timm.common.errors import UserError
 from meco_timm.data.loading import load_data
 from meco_timm.data.views import Steps
 from meco_timm.recipe.sections import Data
@@ -222,14 +222,13 @@ def test_a_clock_that_goes_back_changes_nothing(recipe, tmp_path, monkeypatch):
     assert tables[0] == tables[1]
 
 
-def test_an_image_with_nan_reaches_no_network_as_nan(tmp_path):
-    """Images arrive as bytes, 0 to 255: a float TIFF's NaN is one of them, and a loss cannot come from it."""
+def test_an_image_with_nan_reaches_no_network(tmp_path):
+    """A float TIFF with NaN is refused by name, so that no loss comes from it."""
     fill(tmp_path / "train", {"a": 8, "b": 8})
     fill(tmp_path / "test", {"a": 2, "b": 2})
     broken = np.full((32, 32), np.nan, np.float32)
     Image.fromarray(broken).save(tmp_path / "train/a/broken.tiff")
     settings = {"source": str(tmp_path), "image_size": 32, "workers": 0, "validation": 0.0}
     data = load_data(Data.model_validate(settings), seed=0)
-    assert len(data.train) == 17
-    for batch in data.batches(data.train, Steps(17, seed=0, start=0, stop=1)):
-        assert batch.image.dtype == torch.uint8
+    with pytest.raises(UserError, match=r"broken\.tiff: .*its floats range from nan to nan"):
+        list(data.batches(data.train, Steps(17, seed=0, start=0, stop=1)))
