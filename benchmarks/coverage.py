@@ -9,7 +9,8 @@ Without weights, on the meta device, for each network:
   training as a student with a new head of 10 classes, in evaluation as a teacher with its own;
 - gradients of the student's logits reach the same parameters;
 - blocks are taken from B×C×H×W maps with the channels that timm promises, and are aligned to B×d;
-- images of another size arrive at the network in its own.
+- images of another size arrive at the network in its own;
+- without a head its embedding is made as timm's `num_classes=0` makes it.
 
 Networks that need values on the way (networks.NEED_VALUES) run with random weights on the CPU. The smallest network of
 each of timm's files, if it is small, also computes: logits equal to 1e-5. A network is refused where the project says
@@ -36,6 +37,7 @@ from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_
 from meco_timm.recipe.recipe import Alignment, Network, Teacher
 
 ALIGNMENT = Alignment(method="grid", length=256, blocks=3)  # every network of timm has as many
+HEADLESS = Alignment(method="grid", length=256, blocks=3, embedding="linear")
 CLASSES = 10
 BATCH = 2
 OTHER_SIZE = 40  # pixels of the images that arrive, unlike any network's own
@@ -65,13 +67,37 @@ def check(name: str, trace: Provenance) -> tuple[str, Stream | None]:
         stream.requires_grad_(role == "student").train(role == "student")
         with torch.set_grad_enabled(role == "student"):
             compare(stream, trace)
+    if not refused:
+        compare_embedding(name, trace)
     return " ".join(refused), stream
+
+
+@torch.no_grad()
+def compare_embedding(name: str, trace: Provenance) -> None:
+    """The headless stream's embedding against the plain network's output in evaluation: made by the same operations,
+    or, of networks that average two equal heads, of the same values."""
+    trace.forget()
+    trace.following = False
+    with trace:
+        stream = student_stream(Network(model=name), HEADLESS, 0, wanted_size(name), weightless=True).eval()
+    trace.following = True
+    image = torch.zeros(BATCH, 3, OTHER_SIZE, OTHER_SIZE, device=stream.mean.device)
+    with trace:
+        trace.name([("image", image), *stream.named_parameters(), *stream.named_buffers()])
+        plain, found = stream.model(stream.prepare(image)), stream(image).embedding
+    assert found is not None
+    assert found.shape == plain.shape, f"embedding {tuple(found.shape)}, not {tuple(plain.shape)}"
+    if trace.number(plain) == trace.number(found):
+        return
+    stream = student_stream(Network(model=name), HEADLESS, 0, wanted_size(name)).eval()
+    image = torch.rand(BATCH, 3, OTHER_SIZE, OTHER_SIZE, generator=torch.Generator().manual_seed(0))
+    plain, found = stream.model(stream.prepare(image)), stream(image).embedding
+    assert torch.equal(plain, found), "the embedding is not that of num_classes=0"
 
 
 def make_student(name: str, weightless: bool = True) -> Stream:
     """As a recipe's student of 10 classes, at the network's own size."""
-    size = size_of(name) or timm.get_pretrained_cfg(name, allow_unregistered=False).input_size[-1]
-    return student_stream(Network(model=name), ALIGNMENT, CLASSES, size, weightless=weightless)
+    return student_stream(Network(model=name), ALIGNMENT, CLASSES, wanted_size(name), weightless=weightless)
 
 
 def make_teacher(name: str) -> Stream:
@@ -79,6 +105,11 @@ def make_teacher(name: str) -> Stream:
     teacher = Teacher(model=name, classes=list(range(CLASSES)), size=size_of(name))
     with patch("timm.is_model_pretrained", return_value=True):
         return teacher_stream(teacher, ALIGNMENT, [str(i) for i in range(CLASSES)], weightless=True)
+
+
+def wanted_size(name: str) -> int:
+    """The network's own size, or a smaller one."""
+    return size_of(name) or timm.get_pretrained_cfg(name, allow_unregistered=False).input_size[-1]
 
 
 def size_of(name: str) -> int | None:

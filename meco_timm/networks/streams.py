@@ -288,6 +288,8 @@ def check_stream(stream: Stream, name: str, role: str) -> Stream:
         stream.to(device).eval()
         _try_embedding(stream, name, role)
         _ = stream.block_shapes
+    except UserError:
+        raise
     except NotImplementedError as error:
         raise UserError(
             f"{role}: {name} has no head to classify with; as a teacher it can give blocks: {error}"
@@ -306,10 +308,10 @@ def _try_embedding(stream: Stream, name: str, role: str) -> None:
     try:
         embedding = stream.try_out().embedding
         missing = embedding is None or embedding.ndim != 2
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):  # TypeError: its forward_head knows no pre_logits
         missing = True
     if missing and (role == "student" or not (stream.taps or stream.has_logits)):
-        raise UserError(f"{role}: {name} has no embedding: timm pools its features to no vector.")
+        raise UserError(f"{role}: {name} has no embedding: timm does not pool its features to a vector.")
     if missing:
         logger.info("%s: %s has no pooled embedding, so it gives the rest only", role, name)
         stream.has_embedding = False
