@@ -7,27 +7,39 @@ moment than at another; a ratio of two sides within one round does not notice.
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 
 Row = dict[str, Any]  # column → value
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """A parser with the options that every benchmark has. A benchmark that is terminated from here on ends its children
+    too: none goes on training."""
+    signal.signal(signal.SIGTERM, _end_with_children)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each side (default %(default)s)")
     return parser
+
+
+def _end_with_children(number: int, frame: object) -> None:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    sys.exit(128 + number)
 
 
 def by_turns(sides: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
