@@ -50,15 +50,21 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
     if recipe.is_backbone:
         result.info(styled_table(rows, "\nPooled features, on held-out images"))
         result.info("\n%s", compare_features(rows))
+        _show_report(folder)
         result.info('\nLoad the backbone with timm:\n  timm.create_model("%s", pretrained=True, num_classes=0)', place)
         return
     result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))
     result.info("\n%s", compare_errors(rows))
     if explanation := folder.about().get("explanation"):
         result.info("%s What helps there, to be added to the command:\n  %s", *explanation)
+    _show_report(folder)
+    result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)
+
+
+def _show_report(folder: RunFolder) -> None:
+    """Write the report, if it is not there, and say where it is."""
     if not folder.report.exists():
         from meco_timm.reporting import report
 
         report(folder.path)
     result.info("\nReport: %s", folder.report)
-    result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)

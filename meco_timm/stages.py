@@ -13,9 +13,10 @@ from meco_timm.evaluation import (
     block_agreement,
     evaluate_backbone,
     labelled_images,
+    make_pictures,
     make_table,
 )
-from meco_timm.networks import Combination, Stream, export, student_stream, teacher_stream
+from meco_timm.networks import Combination, Stream, student_stream, teacher_stream
 from meco_timm.planning import WIDTH, Plan, is_rehearsal
 from meco_timm.recipe import Data, Recipe, named_teachers, to_yaml
 from meco_timm.selection import (
@@ -155,11 +156,17 @@ def finish_backbone(
         maps = objective.embedding_projections
         projections = {name: maps[str(i)] for i, name in enumerate(teachers) if str(i) in maps}
         before = student_stream(recipe.student, recipe.alignment, 0, recipe.data.image_size, seed=job.seed)
-        with Status(f"evaluating {2 + len(teachers)} networks"):
+        with Status(f"evaluating {2 + len(teachers)} networks") as status:
             labelled = labelled_images(_labelled_source(recipe, data))
             rows = evaluate_backbone(student, before, teachers, data, labelled, projections, accelerator.device)
-        export(student, folder.student, [], recipe.data, {})
-        folder.finish(rows, {})
+            status.update("writing the report")
+            from meco_timm.hub import describe_run, finish_backbone_run  # imports matplotlib
+
+            pooled = {name: stream for name, stream in teachers.items() if stream.has_embedding}
+            networks = {**pooled, "student before": before, "student": student}
+            pictures = make_pictures(networks, data, accelerator.device)
+            about = describe_run(folder, data, teachers, zoo.combination, None, steps, accelerator)
+            finish_backbone_run(folder, recipe.data, student, rows, pictures, about)
     accelerator.wait_for_everyone()
     return rows
 

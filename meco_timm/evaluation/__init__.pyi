@@ -1,5 +1,5 @@
 from .agreement import block_agreement, kernel_cka
-from .backbone import Labelled, compute_embeddings, embedding_stream, evaluate_backbone, labelled_images
+from .backbone import Labelled, compute_embeddings, embedding_stream, evaluate_backbone, labelled_images, measure_knn
 from .class_check import ClassCheck, balanced_sample, check_classes
 from .embedding import Embeddings, embed, most_similar, write_embeddings
 from .ensemble import vote
@@ -8,6 +8,7 @@ from .image_files import Prediction, iter_predictions, predict, print_prediction
 from .latency import Latency, measure_latency, torch_threads
 from .one_network import Measured, data_for, evaluate, measure
 from .onnx_runtime import OnnxNetwork, quantise
+from .pictures import Pictures, load_pictures, make_pictures, save_pictures
 from .predictions import Predictions, load_predictions, make_predictions, save_predictions
 from .repeats import Interval, Runs, paired_interval, seeds_difference, seeds_table, seeds_text, values_of
 from .rows import (
@@ -39,6 +40,7 @@ __all__ = [
     "Latency",
     "Measured",
     "OnnxNetwork",
+    "Pictures",
     "Prediction",
     "Predictions",
     "Row",
@@ -60,10 +62,13 @@ __all__ = [
     "iter_predictions",
     "kernel_cka",
     "labelled_images",
+    "load_pictures",
     "load_predictions",
+    "make_pictures",
     "make_predictions",
     "make_table",
     "measure",
+    "measure_knn",
     "measure_latency",
     "most_similar",
     "nearest",
@@ -75,6 +80,7 @@ __all__ = [
     "print_table",
     "quantise",
     "read_rows",
+    "save_pictures",
     "save_predictions",
     "seeds_difference",
     "seeds_table",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from meco_timm.data import DataSource, Images
@@ -17,8 +18,8 @@ from meco_timm.evaluation.agreement import kernel_cka
 from meco_timm.evaluation.features import knn_accuracy, probe_accuracy
 from meco_timm.evaluation.rows import BackboneRow
 from meco_timm.evaluation.table import images_per_second, on_device
-from meco_timm.networks import Stream
-from meco_timm.recipe import Alignment
+from meco_timm.networks import Stream, teacher_stream
+from meco_timm.recipe import Alignment, Teacher
 
 EMBEDDING_ONLY = Alignment(blocks=0, embedding="linear")
 REFERENCE, QUERIES, HELD_OUT = 20_000, 5_000, 2_048  # images at most, evenly spread
@@ -97,6 +98,16 @@ def evaluate_backbone(
             )
         rows.append(row)
     return rows
+
+
+def measure_knn(model: str, data: DataSource) -> float | None:
+    """k-NN accuracy in per cent of a network's embeddings, by its timm name; None without labels."""
+    labelled, device = labelled_images(data), PartialState().device
+    if labelled is None:
+        return None
+    stream = teacher_stream(Teacher(model=model), EMBEDDING_ONLY, [], role="model").to(device)
+    reference, query = (compute_embeddings(stream, data, images, device) for images in labelled[1:])
+    return knn_accuracy(*reference, *query)
 
 
 def _measure_features(name: str, stream: Stream, labelled: Labelled | None, device: torch.device) -> BackboneRow:

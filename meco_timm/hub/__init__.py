@@ -5,7 +5,7 @@ Never: changes the student.
 """
 
 from meco_timm.hub.exporting import Export, export_onnx
-from meco_timm.hub.finish import describe_run, finish_run
+from meco_timm.hub.finish import describe_run, finish_backbone_run, finish_run
 from meco_timm.hub.latency_table import measure_networks
 from meco_timm.hub.publishing import publish, publish_settings
 
@@ -13,6 +13,7 @@ __all__ = [
     "Export",
     "describe_run",
     "export_onnx",
+    "finish_backbone_run",
     "finish_run",
     "measure_networks",
     "publish",

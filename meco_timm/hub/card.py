@@ -58,7 +58,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         where,
         front=Markup(front_matter(results, publish)),
         title=title(results),
-        teachers=_teachers(results),
+        teachers=describe_teachers(results),
         verdict=summary(results),
         data=public(recipe["data"]["source"]),
         load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
@@ -82,21 +82,14 @@ def front_matter(results: Results, publish: Publish | None = None) -> str:
     about, settings, student = results.about, results.recipe["data"], results.row("student")
     source, name = settings["source"], Path(settings["source"]).resolve().name
     scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
-    origins = [*about["origins"].values(), about["student_origin"]]
-    bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin["hub"]))
-    licence = publish.license if publish else None
-    named = licence.removeprefix(OTHER) if licence and licence.startswith(OTHER) else ""
     data = ModelCardData(
-        license="other" if named else licence,
-        license_name=named or None,
+        **licence_fields(publish),
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "knowledge-distillation", "meco_timm"],
         datasets=None if about["local_data"] else [source],
         metrics=["accuracy"],
-        base_model=bases or None,
-        # The Hub has no relation for distillation, and would show several base models as a merge.
-        base_model_relation="finetune" if bases else None,
+        **base_models(results),
         model_name=publish.repo.partition("/")[2] if publish else results.folder.path.resolve().name,
         eval_results=[
             EvalResult(
@@ -114,6 +107,22 @@ def front_matter(results: Results, publish: Publish | None = None) -> str:
     return data.to_yaml().strip()
 
 
+def licence_fields(publish: Publish | None) -> dict[str, Any]:
+    """`license`, and `license_name` of one that is not in the Hub's list."""
+    licence = publish.license if publish else None
+    if licence and licence.startswith(OTHER):
+        return {"license": "other", "license_name": licence.removeprefix(OTHER)}
+    return {"license": licence}
+
+
+def base_models(results: Results) -> dict[str, Any]:
+    """The networks of the Hub that the run started from."""
+    origins = [*results.about["origins"].values(), results.about["student_origin"]]
+    bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin["hub"]))
+    # The Hub has no relation for distillation, and would show several base models as a merge.
+    return {"base_model": bases or None, "base_model_relation": "finetune" if bases else None}
+
+
 def _color(rgb: list[int]) -> str:
     """As Pillow takes it, in Python."""
     return '"white"' if rgb == [255, 255, 255] else str(tuple(rgb))
@@ -124,7 +133,8 @@ def timm_name(publish: Publish) -> str:
     return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
 
 
-def _teachers(results: Results) -> list[dict[str, Any]]:
+def describe_teachers(results: Results) -> list[dict[str, Any]]:
+    """Name, initial weights and licence of each teacher, and whether it was trained first."""
     return [
         {"name": name, "start": origin["start"], "trained": teacher["train"], "licence": origin["licence"] or "–"}
         for (name, origin), teacher in zip(results.about["origins"].items(), results.recipe["teachers"], strict=True)

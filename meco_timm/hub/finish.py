@@ -1,6 +1,7 @@
 """The files of a finished run: predictions, the student with its card, the table with the facts of the run."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from accelerate import Accelerator
 
 from meco_timm.common import is_object, public
 from meco_timm.data import DataSource
-from meco_timm.evaluation import Evaluation, make_predictions, save_predictions
+from meco_timm.evaluation import (
+    BackboneRow,
+    Evaluation,
+    Pictures,
+    make_predictions,
+    save_pictures,
+    save_predictions,
+)
+from meco_timm.hub.backbone_card import backbone_card_files
 from meco_timm.hub.card import card_files
 from meco_timm.networks import Combination, Stream, export, is_foreign
 from meco_timm.recipe import Data
-from meco_timm.reporting import Results, read_keys, read_metrics
+from meco_timm.reporting import PICTURES, Results, read_keys, read_metrics
 from meco_timm.training import RunFolder
 
 LIBRARIES = ("torch", "timm", "accelerate", "datasets", "safetensors")
@@ -40,6 +49,23 @@ def finish_run(
     results = Results(folder, read_keys(folder), evaluated.rows, about, metrics, predictions)
     export(student, folder.student, data.classes, settings, card_files(results, data.classes))
     folder.finish(evaluated.rows, about)
+
+
+def finish_backbone_run(
+    folder: RunFolder,
+    settings: Data,
+    student: Stream,
+    rows: Sequence[BackboneRow],
+    pictures: Pictures | None,
+    about: dict[str, Any],
+) -> None:
+    """Write the pictures, the student with its model card, and the table last: it marks the run as finished."""
+    if pictures is not None:
+        save_pictures(pictures, folder.path / PICTURES)
+    metrics = read_metrics(folder.path / "metrics.jsonl")
+    results = Results(folder, read_keys(folder), list(rows), about, metrics, None)
+    export(student, folder.student, [], settings, backbone_card_files(results))
+    folder.finish(rows, about)
 
 
 def describe_run(

@@ -9,7 +9,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from pydantic import ValidationError
 
 from meco_timm.common import RESULT, UserError, get_logger, public, write_content
-from meco_timm.data import load_data
+from meco_timm.data import DataSource, load_data
+from meco_timm.hub.backbone_card import backbone_card_files
 from meco_timm.hub.card import card_files, timm_name
 from meco_timm.hub.licences import licence_warning
 from meco_timm.hub.retries import with_retries
@@ -32,8 +33,8 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
             repository contains another model, or the Hub refuses or fails. The run folder stays complete.
     """
     results = read_results(run)
-    classes = json.loads((results.folder.student / "config.json").read_text(encoding="utf-8"))["label_names"]
-    card = card_files(results, classes, settings)
+    classes = json.loads((results.folder.student / "config.json").read_text(encoding="utf-8")).get("label_names", [])
+    card = backbone_card_files(results, settings) if results.is_backbone else card_files(results, classes, settings)
     if not dry_run:
         for name, content in card.items():
             write_content(results.folder.student / name, content)
@@ -51,7 +52,8 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         )
     check_student(results)
     _upload(HfApi(token=token), settings, files, results)
-    message = 'Published. Load it with timm:\n  timm.create_model("%s", pretrained=True)'
+    headless = ", num_classes=0" if results.is_backbone else ""
+    message = f'Published. Load it with timm:\n  timm.create_model("%s", pretrained=True{headless})'
     get_logger(RESULT).info(message, timm_name(settings))
     return timm_name(settings)
 
@@ -117,6 +119,9 @@ def check_student(results: Results) -> None:
         raise UserError(
             f"publish: the student is evaluated again before it is uploaded, which needs the test data: {error}"
         ) from error
+    if results.is_backbone:
+        _check_backbone(results, source)
+        return
     found = evaluate(f"local-dir:{results.folder.student}", source)
     one_image = 100 / len(source.test)  # tolerance: another device may round differently
     if abs(found.top1 - row.top1) > max(one_image, 0.02) * 1.001:
@@ -124,6 +129,22 @@ def check_student(results: Results) -> None:
             f"publish: the student in {results.folder.student} has a top-1 accuracy of {found.top1:.2f} % on the "
             f"test split, but the table has {row.top1:.2f} %. Files or data have changed since the run. Nothing was "
             "uploaded."
+        )
+
+
+def _check_backbone(results: Results, source: DataSource) -> None:
+    """Measure the k-NN accuracy of the backbone on disk again, if the table has one."""
+    from meco_timm.evaluation import measure_knn
+
+    wanted, settings = results.row("student").knn, Data.model_validate(results.recipe["data"])
+    labelled = results.recipe["evaluation"]["labelled"]
+    if labelled:
+        source = load_data(settings.model_copy(update={"source": labelled}), results.recipe["seed"])
+    found = measure_knn(f"local-dir:{results.folder.student}", source)
+    if wanted is not None and (found is None or abs(found - wanted) > max(100 / len(source.test), 0.02) * 1.001):
+        raise UserError(
+            f"publish: the backbone in {results.folder.student} has a k-NN accuracy of {found} %, but the table has "
+            f"{wanted:.2f} %. Files or data have changed since the run. Nothing was uploaded."
         )
 
 

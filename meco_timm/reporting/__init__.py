@@ -4,6 +4,8 @@ In: run folders. Out: report.html, compare.html, charts.
 Never: runs a network, or needs the data.
 """
 
+from meco_timm.reporting.backbone_charts import features_picture, neighbours_picture
+from meco_timm.reporting.backbone_page import PICTURES
 from meco_timm.reporting.compare_page import compare
 from meco_timm.reporting.curves import similarity_chart
 from meco_timm.reporting.drawing import Chart, chart_style
@@ -23,6 +25,7 @@ from meco_timm.reporting.results import (
 from meco_timm.reporting.run_page import report
 
 __all__ = [
+    "PICTURES",
     "Chart",
     "Results",
     "builtin_template",
@@ -30,7 +33,9 @@ __all__ = [
     "class_table",
     "compare",
     "cost_chart",
+    "features_picture",
     "metrics_by_teacher",
+    "neighbours_picture",
     "read_keys",
     "read_metrics",
     "read_results",

@@ -35,6 +35,8 @@ def compare(runs: list[str | Path], output: str | Path = "compare.html") -> Path
     if len({Path(run).resolve() for run in runs}) < 2:
         raise UserError("compare: name at least two runs, each by its run folder.")
     results = [read_results(run) for run in runs]
+    if backbones := [str(one.folder.path) for one in results if one.is_backbone]:
+        raise UserError(f"compare: {', '.join(backbones)}: only runs of classifiers can be compared on a page.")
     names = [one.folder.path.resolve().name for one in results]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]

@@ -73,23 +73,27 @@ def validation_chart(runs: dict[str, Metrics]) -> Chart | None:
 
 
 def similarity_chart(metrics: Metrics, losses: dict[str, Any], teachers: dict[str, Metrics]) -> Chart | None:
-    """Each similarity term against steps: logits in the upper panel, blocks in the lower, since their units differ.
+    """Each similarity term against steps: logits, embeddings and blocks in panels, since their units differ.
 
     losses: the recipe's section. teachers: the metrics of the steps of each teacher, if one was drawn per step; logits
     then have a curve for each.
     """
     keys = _keys(metrics, "similarity")
-    logits, blocks = ([key for key in keys if key.endswith("/logits") is wanted] for wanted in (True, False))
-    panels = [terms for terms in (logits, blocks) if terms]
+    logits, embedding = ([key for key in keys if key.endswith(f"/{output}")] for output in ("logits", "embedding"))
+    blocks = [key for key in keys if key not in logits + embedding]
+    panels = [terms for terms in (logits, embedding, blocks) if terms]
     if not panels:
         return None
     figure, grid = axes(2.1 * len(panels) + 0.7, len(panels), sharex=True, squeeze=False)
     for axis, terms in zip(grid[:, 0], panels, strict=True):
-        if terms is logits:
+        if terms is not blocks:
             _draw_per_teacher(axis, teachers, terms[0])
         if not axis.lines:
             _draw(axis, metrics, terms)
-        axis.set(**(_logits_labels if terms is logits else _blocks_labels)(losses))
+        if terms is embedding:
+            axis.set(title="embedding: 1 − cosine + smooth L1", ylabel="loss (difference)")
+        else:
+            axis.set(**(_logits_labels if terms is logits else _blocks_labels)(losses))
     grid[-1, 0].set(xlabel=STEPS)
     legend(figure, grid[:, 0])
     minimum = ""
@@ -97,7 +101,7 @@ def similarity_chart(metrics: Metrics, losses: dict[str, Any], teachers: dict[st
         minimum = " Logits: cross-entropy less the teachers' entropy (KL), 0 where they agree."
     if losses["block_similarity"] == "ce" and blocks:
         minimum += " Blocks: the minimum of their cross-entropy is the teachers' entropy, not 0."
-    curves = {_label(key): smooth(column(metrics, key)[1]) for key in logits + blocks}
+    curves = {_label(key): smooth(column(metrics, key)[1]) for key in logits + embedding + blocks}
     ends = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
     caption = (
         "Distance between the outputs of student and teacher, per term; lower is closer. Smoothed over a twelfth of "
@@ -110,7 +114,7 @@ def _draw_per_teacher(axis: Any, teachers: dict[str, Metrics], key: str) -> None
     for i, (name, lines) in enumerate(teachers.items()):
         steps, values = column(lines, key)
         if len(steps):
-            axis.plot(steps, smooth(values), label=f"logits: {shorten(name)}", **line_style(i))
+            axis.plot(steps, smooth(values), label=f"{_label(key)}: {shorten(name)}", **line_style(i))
 
 
 def _blocks_labels(losses: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from meco_timm.common import UserError, draw, located, public
-from meco_timm.evaluation import Predictions, Row, load_predictions
+from meco_timm.evaluation import Predictions, Row, compare_features, load_predictions, read_rows
 from meco_timm.training import RunFolder
 
 COMPARED = ("student", "student alone", "true ensemble")  # in the table of classes
@@ -23,13 +23,13 @@ class Results(NamedTuple):
 
     folder: RunFolder
     recipe: dict[str, Any]
-    rows: list[Row]
+    rows: list[Any]  # `Row`, or `BackboneRow`
     about: dict[str, Any]
     metrics: list[dict[str, Any]]
     predictions: Predictions | None
     exports: list[Row] = []  # noqa: RUF012  never changed
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> Any:
         """The table's row of that name; `student` and `student alone` are always there."""
         return next(row for row in self.rows if row.name == name)
 
@@ -47,6 +47,27 @@ class Results(NamedTuple):
     def weights(self) -> dict[str, float]:
         """Weight in the true ensemble, by name of every teacher."""
         return self.about["weights"]
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether the student has no head; the rows are then `BackboneRow`."""
+        return self.recipe.get("task") == "backbone"
+
+    def facts(self) -> list[tuple[str, Any]]:
+        """(name, value) of the settings and facts at the end of a report."""
+        recipe, about, images = self.recipe, self.about, self.about["images"]
+        names = [teacher["model"] + (" (trained here)" if teacher["train"] else "") for teacher in recipe["teachers"]]
+        return [
+            ("data", recipe["data"]["source"]),
+            ("teachers", ", ".join(names)),
+            ("student", recipe["student"]["model"]),
+            ("seed", recipe["seed"]),
+            ("images", f"{images['train']:,} to train on, {images['labelled']:,} of them with labels; "
+                       f"{images['validation']:,} validation, {images['test']:,} test"),
+            ("steps", f"{about['steps']:,} of {about['batch_size']} images"),
+            ("device", f"{about['processes']} × {about['device']}, precision {about['precision']}"),
+            ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+        ]  # fmt: skip
 
 
 def read_results(path: str | Path) -> Results:
@@ -68,13 +89,14 @@ def read_results(path: str | Path) -> Results:
     try:
         recipe = read_keys(folder)
         table = json.loads(folder.table.read_text(encoding="utf-8"))
-        rows, exports = ([Row(**row) for row in table.get(part, [])] for part in ("rows", "exports"))
+        rows, exports = (read_rows(table.get(part, [])) for part in ("rows", "exports"))
         about = table["about"]
         metrics = read_metrics(folder.path / "metrics.jsonl")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: its files are damaged and cannot be read: {error}") from None
-    if not {"student", "student alone"} <= {row.name for row in rows}:
-        raise UserError(f"{folder.table} is damaged: it has no rows `student` and `student alone`.")
+    other = "student before" if recipe.get("task") == "backbone" else "student alone"
+    if not {"student", other} <= {row.name for row in rows}:
+        raise UserError(f"{folder.table} is damaged: it has no rows `student` and `{other}`.")
     return Results(folder, recipe, rows, about, metrics, load_predictions(folder.predictions), exports)
 
 
@@ -151,6 +173,8 @@ def title(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """The results in one sentence: the student's accuracy and cost, against the student alone and the ensemble."""
+    if results.is_backbone:
+        return compare_features(results.rows)
     student, ensemble = results.row("student"), results.ensemble
     text = (
         f"The student, {public(results.recipe['student']['model'])}, has a top-1 accuracy of {student.top1:.2f} % on "

@@ -6,6 +6,7 @@ from typing import Any
 
 from meco_timm.common import write_text
 from meco_timm.evaluation import table_columns
+from meco_timm.reporting.backbone_page import backbone_page
 from meco_timm.reporting.curves import adversary_chart, drawn_chart, similarity_chart, validation_chart
 from meco_timm.reporting.drawing import Chart, chart_style
 from meco_timm.reporting.figures import (
@@ -40,7 +41,7 @@ def report(run: str | Path) -> Path:
         UserError: there is no run, it has not finished, or its files are damaged.
     """
     results = read_results(run)
-    write_text(results.folder.report, report_page(results))
+    write_text(results.folder.report, backbone_page(results) if results.is_backbone else report_page(results))
     return results.folder.report
 
 
@@ -62,7 +63,7 @@ def report_page(results: Results) -> str:
             sections=report_sections(results),
             soft_labels=soft_labels(results),
             mistakes=mistakes(results.predictions) if results.predictions is not None else [],
-            facts=_facts(results),
+            facts=results.facts(),
             plan=(path / "plan.txt").read_text(encoding="utf-8") if (path / "plan.txt").exists() else "",
             recipe_yaml=(path / "recipe.yaml").read_text(encoding="utf-8"),
         )
@@ -112,20 +113,3 @@ def soft_labels(results: Results) -> list[tuple[Chart, str, str]]:
     texts = [f"Test image {row}, labelled {p.classes[p.label[row]]}" for row in p.examples]
     charts = [soft_label_chart(p, i, results.teachers) for i in range(len(p.examples))]
     return list(zip(charts, map(thumbnail, p.images), texts, strict=True))
-
-
-def _facts(results: Results) -> list[tuple[str, Any]]:
-    """(name, value) of the settings and facts at the end of the report."""
-    recipe, about, images = results.recipe, results.about, results.about["images"]
-    names = [teacher["model"] + (" (trained here)" if teacher["train"] else "") for teacher in recipe["teachers"]]
-    return [
-        ("data", recipe["data"]["source"]),
-        ("teachers", ", ".join(names)),
-        ("student", recipe["student"]["model"]),
-        ("seed", recipe["seed"]),
-        ("images", f"{images['train']:,} to train on, {images['labelled']:,} of them with labels; "
-                   f"{images['validation']:,} validation, {images['test']:,} test"),
-        ("steps", f"{about['steps']:,} of {about['batch_size']} images"),
-        ("device", f"{about['processes']} × {about['device']}, precision {about['precision']}"),
-        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
-    ]  # fmt: skip

@@ -355,7 +355,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-def files(hub: Hub, revision: str = "main") -> dict[str, bytes]:
-    found = hub.repos["me/student"].files(revision)
+def files(hub: Hub, revision: str = "main", repo: str = "me/student") -> dict[str, bytes]:
+    found = hub.repos[repo].files(revision)
     assert found is not None
     return {name: data for name, data in found.items() if name != ".gitattributes"}

@@ -1,0 +1,88 @@
+"""Charts and pictures of a backbone's run. Pure functions."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from meco_timm.evaluation import BackboneRow, Pictures
+from meco_timm.reporting.drawing import BLUE, INK, VERMILION, Chart, axes, legend, name_rows, shorten
+
+CELL = 0.95  # inches of an image in a picture
+
+
+def features_picture(pictures: Pictures) -> Chart:
+    """Patch features of each network as colours, beside the images: a row per network."""
+    rows = {"image": pictures.images, **{name: pictures.colours[name] for name in pictures.networks}}
+    figure = _grid(rows)
+    networks = ", ".join(pictures.networks)
+    caption = (
+        "The first three principal components of each network's feature map, as red, green and blue. Regions with one "
+        "colour are alike to the network; colours of different networks cannot be compared."
+    )
+    return Chart("Patch features", figure, f"Held-out images and the features of {networks} as colours.", caption)
+
+
+def neighbours_picture(pictures: Pictures, name: str) -> Chart:
+    """Some images, and to the right of each those nearest to it for this network: a row per image."""
+    images = pictures.neighbours[name]
+    rows = {str(i + 1): row for i, row in enumerate(images)}
+    figure = _grid(rows)
+    count = images.shape[1] - 1
+    text = f"{len(images)} held-out images, and for each the {count} nearest by the embedding of {name}."
+    caption = "First column: an image. To its right the nearest held-out images by the cosine of the embeddings."
+    return Chart(f"Nearest images: {shorten(name, 30)}", figure, text, caption)
+
+
+def _grid(rows: dict[str, np.ndarray]) -> Figure:
+    """Images, H×W×3 each, in rows with names."""
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(1.6 + CELL * columns, CELL * len(rows) + 0.2), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(image, interpolation="nearest")
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            axis.grid(visible=False)
+        line[0].set_ylabel(shorten(name, 16), rotation=0, ha="right", va="center", labelpad=6)
+    return figure
+
+
+def features_chart(rows: list[BackboneRow]) -> Chart | None:
+    """k-NN accuracy and linear probe of each network; None without labels."""
+    if any(row.knn is None or row.probe is None for row in rows):
+        return None
+    figure, axis = axes(1.5 + 0.34 * len(rows))
+    for label, color, marker, values in (
+        ("k-NN", BLUE, "s", [row.knn for row in rows]),
+        ("linear probe", VERMILION, "*", [row.probe for row in rows]),
+    ):
+        axis.plot(values, range(len(rows)), linestyle="", marker=marker, markersize=8, color=color, label=label)
+    name_rows(axis, [shorten(row.name) for row in rows])
+    axis.set(xlabel="accuracy (%)", ylabel="network (name)")
+    axis.margins(0.1)
+    legend(figure, [axis])
+    listed = "; ".join(f"{row.name}: k-NN {row.knn:.1f} %, probe {row.probe:.1f} %" for row in rows)
+    caption = "Accuracy of pooled features without fine-tuning: 20 nearest neighbours by cosine, and a linear probe."
+    return Chart("Features", figure, f"Accuracy of features: {listed}.", caption)
+
+
+def teacher_agreement_chart(rows: list[BackboneRow]) -> Chart | None:
+    """Similarity of the student's embeddings with each teacher's, before and after training; None without teachers."""
+    teachers = [row for row in rows if row.cka is not None and row.cka_before is not None]
+    if not teachers:
+        return None
+    figure, axis = axes(1.5 + 0.34 * len(teachers))
+    places = range(len(teachers))
+    for place, row in zip(places, teachers, strict=True):
+        axis.plot([row.cka_before, row.cka], [place, place], color=INK, linewidth=1)
+    before, after = ([getattr(row, key) for row in teachers] for key in ("cka_before", "cka"))
+    axis.plot(before, places, linestyle="", marker="s", color=BLUE, label="before training")
+    axis.plot(after, places, linestyle="", marker="*", markersize=10, color=VERMILION, label="after")
+    name_rows(axis, [shorten(row.name) for row in teachers])
+    axis.set(xlabel="CKA of embeddings (number, 0 to 1)", ylabel="teacher (name)")
+    axis.margins(0.1)
+    legend(figure, [axis])
+    listed = "; ".join(f"{row.name} from {row.cka_before:.2f} to {row.cka:.2f}" for row in teachers)
+    caption = "Similarity of the student's embeddings with each teacher's on held-out images (CKA); 1: equal."
+    return Chart("Agreement with the teachers", figure, f"CKA with each teacher: {listed}.", caption)
