@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from meco_timm.common import public
 from meco_timm.evaluation import load_pictures, table_columns
-from meco_timm.hub.card import base_models, describe_teachers, licence_fields, timm_name
+from meco_timm.hub.card import background_text, base_models, describe_teachers, licence_fields, timm_name
 from meco_timm.hub.licences import licence_note
 from meco_timm.recipe import OTHER, Publish
 from meco_timm.reporting import (
@@ -55,6 +55,8 @@ def backbone_card(results: Results, figures: dict[str, str], publish: Publish | 
         verdict=summary(results),
         data=public(recipe["data"]["source"]),
         load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
+        background=Markup(background_text(recipe["data"]["background"])),
+        mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
         image_size=recipe["data"]["image_size"],
         table=list(zip(*table_columns(results.rows), strict=True)),
         figures=figures,

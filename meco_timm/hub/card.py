@@ -62,7 +62,7 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         verdict=summary(results),
         data=public(recipe["data"]["source"]),
         load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
-        background=Markup(_color(recipe["data"]["background"])),
+        background=Markup(background_text(recipe["data"]["background"])),
         mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
         image_size=recipe["data"]["image_size"],
         classes=classes,
@@ -123,7 +123,7 @@ def base_models(results: Results) -> dict[str, Any]:
     return {"base_model": bases or None, "base_model_relation": "finetune" if bases else None}
 
 
-def _color(rgb: list[int]) -> str:
+def background_text(rgb: list[int]) -> str:
     """As Pillow takes it, in Python."""
     return '"white"' if rgb == [255, 255, 255] else str(tuple(rgb))
 

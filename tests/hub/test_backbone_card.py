@@ -105,10 +105,10 @@ sys.modules["meco_timm"] = None
 images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 name = "hf-hub:me/backbone"
 features = timm.create_model(name, pretrained=True, num_classes=0).eval()(images).detach()
-maps = [m.detach() for m in timm.create_model(name, pretrained=True, features_only=True).eval()(images)]
+pulled = [m.detach() for m in timm.create_model(name, pretrained=True, features_only=True).eval()(images)]
 for lines in re.findall(r"```python\n(.*?)```", open(sys.argv[2]).read(), re.DOTALL):
     exec(lines)
-torch.save((features, maps, model(images).detach()), sys.argv[1])
+torch.save((features, pulled, model(images).detach()), sys.argv[1])
 """
 
 
