@@ -119,7 +119,7 @@ def sides_over(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[],
     content = Content(StoredImages([FilesShard(str(folder), paths)]))
 
     def verified() -> None:
-        assert not any(one.fault for one in content.__getitems__(list(range(len(paths)))))
+        assert not any(one.fault for _, one in content.__getitems__(list(range(len(paths)))))
 
     return {
         "ours": next_of(data.batches(data.train, Steps(args.batch, 0, 0, 10**6))),

@@ -54,6 +54,8 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
         result.info('\nLoad the backbone with timm:\n  timm.create_model("%s", pretrained=True, num_classes=0)', place)
         return
     result.info(styled_table([*rows, *folder.exports()], f"\nTest split of {short_name(recipe.data.source)}"))
+    for note in folder.about().get("data_notes", []):
+        result.info("Note: %s.", note)
     result.info("\n%s", compare_errors(rows))
     if explanation := folder.about().get("explanation"):
         result.info("%s What helps there, to be added to the command:\n  %s", *explanation)

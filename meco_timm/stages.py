@@ -48,19 +48,19 @@ logger = get_logger(__name__)
 
 
 def load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> tuple[dict[str, Stream], list[str]]:
-    """The teachers that need no training, and lines of the plan with their accuracy on labelled images.
+    """The teachers that need no training, and lines of the plan: what is wrong with images, accuracy on labelled ones.
 
     All images are verified and cached first.
     """
     teachers, images = named_teachers(recipe.teachers), Path(recipe.zoo.folder) / ".images"
     pretrained = load_teachers(teachers, recipe.alignment, recipe.classes(data.classes))  # first: a download may fail
-    verify(data, recipe.data, images, accelerator)
+    notes = verify(data, recipe.data, images, accelerator)
     cache_images(data, recipe.data, images, accelerator)
     if recipe.is_backbone:
-        return pretrained, []
+        return pretrained, notes
     checks = check_teachers(pretrained, data, accelerator)
     require_known_classes(teachers, checks)
-    return pretrained, check_lines(teachers, checks)
+    return pretrained, [*notes, *check_lines(teachers, checks)]
 
 
 def begin(recipe: Recipe, folder: RunFolder, data: DataSource, plan: Plan, accelerator: Accelerator) -> None:

@@ -63,6 +63,7 @@ class DataSource:
     label_column: where the labels stand.
     folders: what each local folder contains.
     manifest: the files of the data set; empty for data of the Hub.
+    notes: what a table of results must say of the images (verification.py).
     """
 
     classes: list[str]
@@ -80,6 +81,7 @@ class DataSource:
     label_column: str = ""
     folders: tuple[Folder, ...] = ()
     manifest: Manifest = field(default_factory=Manifest)
+    notes: list[str] = field(default_factory=list)
 
     def label_counts(self, images: Images) -> Tensor:
         """Number of the labelled `images` of each class: int64, K."""
@@ -221,7 +223,7 @@ def _followed_by(first: Split, second: Split) -> Split:
 
 def _identity(classes: list[str], own: Split, rows: ChosenRows, tests: int, settings: Data) -> str:
     """Digest of what a training on labels depends on: images, labels, splits and order."""
-    images = [own.images.stamp(), own.images.background, tests]
+    images = [own.images.stamp(), own.images.background, tests, settings.copies]
     order = (
         [settings.sampling]
         if settings.buffer is None

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from meco_timm.common import printable
 from meco_timm.data import tars
 from meco_timm.data.decoding import WHITE
 from meco_timm.data.hub_files import local, stamp, unreadable
@@ -204,6 +205,11 @@ class StoredImages:
                 raise unreadable(error, shard.location) from None
             found |= zip(places.tolist(), stored, strict=True)
         return [found[place] for place in range(len(chosen))]
+
+    def name(self, row: int) -> str:
+        """What a message calls an image: its file, or the row."""
+        (stored,) = self.read([row])
+        return printable(stored["path"] or f"row {row}")
 
     def select(self, rows: np.ndarray) -> "StoredImages":
         """A part of the images. rows: int64, sorted."""

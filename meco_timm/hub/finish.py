@@ -87,6 +87,7 @@ def describe_run(
     networks = zip(recipe["teachers"], teachers.items(), strict=True)
     return {
         "images": {name: len(images) for name, images in splits.items()},
+        "data_notes": data.notes,
         "local_data": Path(source).is_dir() or is_object(source),
         "origins": {name: describe_origin(keys, stream.model.pretrained_cfg) for keys, (name, stream) in networks},
         "student_origin": describe_origin(recipe["student"], {}),

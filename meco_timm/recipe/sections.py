@@ -100,6 +100,9 @@ class Data(ObjectSection):
     verify: Literal["auto", "all", "none"] = "auto"
     """Decode every image once before the first training, so that all unreadable ones are listed at the start: `auto` up
     to 200,000 images, `all`, or `none`. The result is kept in the folder `.images` of `zoo.folder`."""
+    copies: Literal["warn", "drop"] = "warn"
+    """Images that are in two splits, or in two classes, are counted and named before training. `drop` takes those
+    that are also test or validation images, and those in two classes, out of the training images."""
     image_column: str | None = None
     """Column of images, or their extension in tars; found automatically if there is only one."""
     label_column: str | None = None

@@ -59,6 +59,7 @@ def report_page(results: Results) -> str:
             cells=cells,
             per_class=class_table(results, CLASSES),
             recipe=results.recipe,
+            data_notes=results.about.get("data_notes", []),
             predictions=results.predictions is not None,
             sections=report_sections(results),
             soft_labels=soft_labels(results),
