@@ -62,10 +62,13 @@ def _check_entry(network: Network, role: str) -> None:
         raise UserError(f"{role}.{key}: for networks by name. A module has its arguments and weights already.")
 
 
-def wrap_student(module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None) -> Stream:
+def wrap_student(
+    module: nn.Module, alignment: Alignment, config: dict[str, Any] | None = None, headless: bool = False
+) -> Stream:
     """A trainable stream around a timm network, which is trained in place.
 
-    config: timm's data config, for keys that are not the network's own (`input_size`, `mean`, `std`).
+    config: timm's data config, for keys that are not the network's own (`input_size`, `mean`, `std`). headless: it is
+    to be a backbone.
 
     Raises:
         UserError: not a timm network, too many blocks, or an input size that it cannot take.
@@ -74,10 +77,11 @@ def wrap_student(module: nn.Module, alignment: Alignment, config: dict[str, Any]
     role = "student"
     _require_timm(model, role)
     name = architecture_name(model)
-    if not model.num_classes:
-        raise UserError(f"{role}: {name} has no head to classify with: create it with num_classes=K.")
-    training = model.training
-    stream = Stream(model, alignment, input_size(model, config, role), data_config(model, role, config))
+    if headless != (not model.num_classes):
+        head = "a head, which a backbone has not" if headless else "no head to classify with"
+        raise UserError(f"{role}: {name} has {head}: create it with num_classes={'0' if headless else 'K'}.")
+    training, gives = model.training, "blocks" if headless else "all"
+    stream = Stream(model, alignment, input_size(model, config, role), data_config(model, role, config), gives)
     check_stream(stream, name, role)
     check_logits(stream, role)
     return stream.train(training)

@@ -22,7 +22,7 @@ def check_shapes(input: Tensor, target: Tensor, student: Stream) -> None:
         )
     if len(target) != len(input):
         raise UserError(f"target: of {len(target)} images, but the input has {len(input)}.")
-    if target.ndim == 2 and target.shape[1] != count:
+    if target.ndim == 2 and count and target.shape[1] != count:
         raise UserError(
             f"target: shares of {target.shape[1]} classes, but the student has {count}. Create it with "
             f"num_classes={target.shape[1]}."

@@ -36,11 +36,12 @@ class TrainableModule(Distiller):
     """The Distiller as timm's optimizers and DistributedDataParallel want it."""
 
     def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Compute the losses of `Distiller`, and "output": the student's logits B×K."""
+        """Compute the losses of `Distiller`, and "output": the student's logits B×K, of a backbone the embedding."""
         outputs = self.student(image)
-        count_classes(outputs.logits, architecture_name(self.student.model), "student")
+        if self.student.has_logits:
+            count_classes(outputs.logits, architecture_name(self.student.model), "student")
         losses = weighted_sum(self.terms(outputs, label, targets), self.zero_of_unused(outputs, targets))
-        return {**losses, "output": outputs.logits}
+        return {**losses, "output": outputs.logits if self.student.has_logits else outputs.embedding}
 
     def no_weight_decay(self) -> set[str]:
         """Patterns of parameters without weight decay: timm's of the student, projections and discriminators."""
@@ -57,12 +58,14 @@ class TrainableModule(Distiller):
 
 
 class EnsembleDistillation(TrainingTask):
-    """A student learns from an ensemble of teachers, by logits, blocks and discriminators.
+    """A student learns from an ensemble of teachers, by logits, blocks, embeddings and discriminators.
+
+    A teacher's embedding is standardised by its mean and deviation over the images of the first step.
 
     A step is a call in training mode: with gradient accumulation, each part is a step and draws its own teacher. The
     number of steps is in the task's state, so that a resumed training draws the same teachers.
 
-    student: a timm network with a head for K classes; trained in place.
+    student: a timm network with a head for K classes, or without a head (a backbone); trained in place.
     teachers: timm names, `hf-hub:` or `local-dir:` ids, modules, or dicts with the keys of a recipe's teacher, for a
         module also `mean` and `std`; or a Zoo with the recipe that it was made with. None for those of `recipe`.
     recipe: its method, seed and teachers, in place of the sections.
@@ -136,6 +139,8 @@ class EnsembleDistillation(TrainingTask):
         image = input.float() * student.std + student.mean
         image = image if image.shape[1] == 3 else image.expand(-1, 3, -1, -1)  # grey
         label = target.float() if target.ndim == 2 else target
+        if self.training and self.step == 0:
+            self._standardise(image, target)
         terms = self.trainable_module(image, label, self._targets(image, target))
         self.step += self.training
         return {"loss": terms.pop("total"), "output": terms.pop("output"), **terms}
@@ -147,13 +152,27 @@ class EnsembleDistillation(TrainingTask):
 
     def _look_at(self, input: Tensor, target: Tensor, student: Stream) -> None:
         self._looked += 1
-        check_labels(target, student)
+        if student.has_logits:
+            check_labels(target, student)
         self._warned = self._warned or not is_normalised(input, student)
 
     def _targets(self, image: Tensor, target: Tensor) -> Targets:
-        """The teachers' outputs for this step; an image's position in the batch takes the place of its row."""
+        """The teachers' outputs for this step."""
+        return self.teachers.targets(self._batch(image, target), image, self.step)
+
+    def _batch(self, image: Tensor, target: Tensor) -> Batch:
+        """An image's position in the batch takes the place of its row."""
         row = torch.arange(len(image)) + len(image) * self.teachers.context.process_index
-        return self.teachers.targets(Batch(image, target, row, torch.zeros_like(row)), image, self.step)
+        return Batch(image, target, row, torch.zeros_like(row))
+
+    def _standardise(self, image: Tensor, target: Tensor) -> None:
+        """Measure the teachers' embeddings of these images, by which they are standardised from then on."""
+        projections = unwrap_model(self.trainable_module).embedding_projections
+        if not len(projections):
+            return
+        embeddings = self.teachers.embeddings(self._batch(image, target))
+        moments = {i: torch.std_mean(each.float(), 0, correction=0)[::-1] for i, each in embeddings.items()}
+        projections.standardise_by(moments, self.teachers.alignment.standardise == "isotropic")
 
     # The methods that timm's loop calls
 

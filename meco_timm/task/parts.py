@@ -47,7 +47,7 @@ def parts_of_zoo(student: nn.Module, zoo: Zoo, recipe: Recipe | None, data_confi
             "teachers: a Zoo with a store finds outputs by image and view, which timm's loaders do not give. Make one "
             "without store.folder."
         )
-    stream = wrap_student(student, recipe.alignment, data_config)
+    stream = wrap_student(student, recipe.alignment, data_config, recipe.is_backbone)
     count = stream.model.num_classes
     for name, teacher in zoo.streams.items():
         own = teacher.model.num_classes if teacher.class_map is None else len(teacher.class_map)
@@ -73,13 +73,15 @@ def parts_of_teachers(
     """
     entries, live = recipe_entries(teachers)
     keys = {"data": {"source": "a loader of timm"}, "teachers": entries, "student": architecture_name(student)}
+    if not getattr(student, "num_classes", True):
+        keys["task"] = "backbone"
     recipe = check_recipe({**method, **keys}, "EnsembleDistillation")
     if recipe.zoo.calibrate or recipe.zoo.weights == "validation":
         raise UserError(
             "zoo.calibrate, zoo.weights: a task has no validation images to fit temperatures or weights on. Write "
             "zoo.weights as a list with a number for each teacher."
         )
-    stream = wrap_student(student, recipe.alignment, data_config)
+    stream = wrap_student(student, recipe.alignment, data_config, recipe.is_backbone)
     _check_shared_weights(student, live)
     recipe.teachers = with_live(recipe.teachers, live)
     count = stream.model.num_classes

@@ -34,7 +34,7 @@ from timm.utils import CheckpointSaver
 
 from meco_timm import load_recipe
 from meco_timm.arguments import as_recipe
-from meco_timm.common import batch_seed, reseed, student_seed
+from meco_timm.common import UserError, batch_seed, reseed, student_seed
 from meco_timm.data import Steps, load_data
 from meco_timm.distillation import Distiller
 from meco_timm.networks import student_stream, wrap_student
@@ -370,3 +370,27 @@ def test_a_grey_student_gives_its_teachers_three_equal_channels(shapes):
     task = EnsembleDistillation(student, network(CNN), data_config=config)
     grey = image_of(input).mean(1, keepdim=True) * 2 - 1
     assert task.train()(grey, target)["loss"].isfinite()
+
+
+def test_a_headless_student_becomes_a_backbone(shapes):
+    """By blocks and embeddings of teachers with and without a head; targets are not looked at."""
+    teachers = [timm.create_model("test_vit", num_classes=0, img_size=32), network("test_resnet", 2)]
+    task = EnsembleDistillation(
+        timm.create_model("test_efficientnet", num_classes=0), teachers, alignment={"blocks": 2}, data_config=CONFIG
+    ).train()
+    image, wrong = torch.randn(6, 3, *CONFIG["input_size"][1:]), torch.full((6,), 1000)
+    optimizer = create_optimizer_v2(task, "adamw", lr=1e-2)
+    losses = []
+    for _ in range(12):
+        found = task(image, wrong)
+        found["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(found["loss"].item())
+    assert found["output"].shape == (6, 256)
+    assert {"similarity/embedding", "similarity/0", "similarity/1"} < found.keys()
+    assert sum(losses[-3:]) < sum(losses[:3])
+    kept = task.get_task_state()["embedding_projections"]
+    assert kept["0.deviation"].std() > 0
+    with pytest.raises(UserError, match=r"losses\.logits is for classifiers"):
+        EnsembleDistillation(timm.create_model("test_vit", num_classes=0), teachers, losses={"logits": 1.0})
