@@ -213,6 +213,7 @@ def publish(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch; default: main.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the student, by its Hub identifier.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also upload ONNX files, in float32 and int8.")] = False,
     card: Annotated[str | None, typer.Option(help="Your template of the model card.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in the repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded; upload nothing.")] = False,
@@ -220,7 +221,7 @@ def publish(
 ) -> None:
     """Upload the student of a finished run to the Hub, in one commit."""
     options = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
-    options |= {"overwrite": overwrite or None}
+    options |= {"overwrite": overwrite or None, "onnx": onnx or None}
     from meco_timm.hub import publish_settings
 
     given = {key: value for key, value in options.items() if value is not None}

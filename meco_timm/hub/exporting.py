@@ -1,5 +1,7 @@
 """Export a network to ONNX, compare the file with PyTorch, and quantise it to eight bits."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +97,26 @@ def compare_int8(exact: Row, eight: Row) -> str:
     loss = " This is a loss: export without --int8, or train with more steps." if change < -1 else ""
     points = f"{change:+.2f}".replace("-", "−")
     return f"With eight bits: {points} points of top-1, {smaller:.1f} times smaller, {faster:.1f} times as fast.{loss}"
+
+
+def preprocessor_config(student: Path) -> dict[str, Any]:
+    """How transformers.js prepares images for the exported student: timm's resizing, crop and normalisation."""
+    config = json.loads((student / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+    size = config["input_size"][-1]
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": math.floor(size / config["crop_pct"])},
+        "resample": {"nearest": 0, "bilinear": 2}.get(config["interpolation"], 3),
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config["mean"],
+        "image_std": config["std"],
+    }
 
 
 def _is_run(network: str | Path) -> bool:

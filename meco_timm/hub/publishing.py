@@ -12,6 +12,7 @@ from meco_timm.common import RESULT, UserError, get_logger, public, write_conten
 from meco_timm.data import DataSource, load_data
 from meco_timm.hub.backbone_card import backbone_card_files
 from meco_timm.hub.card import card_files, timm_name
+from meco_timm.hub.exporting import FLOAT32, INT8, export_onnx, preprocessor_config
 from meco_timm.hub.licences import licence_warning
 from meco_timm.hub.retries import with_retries
 from meco_timm.recipe import Data, Publish
@@ -32,13 +33,15 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         UserError: the run has not finished, the student's accuracy is not that of the table, there is no token, the
             repository contains another model, or the Hub refuses or fails. The run folder stays complete.
     """
+    if settings.onnx and not dry_run:
+        export_onnx(run, int8=True)
     results = read_results(run)
     classes = json.loads((results.folder.student / "config.json").read_text(encoding="utf-8")).get("label_names", [])
     card = backbone_card_files(results, settings) if results.is_backbone else card_files(results, classes, settings)
     if not dry_run:
         for name, content in card.items():
             write_content(results.folder.student / name, content)
-    files = named_files(results)
+    files = named_files(results, settings.onnx)
     if warning := licence_warning(results, settings.license):
         logger.warning(warning)
     if dry_run:
@@ -75,8 +78,8 @@ def publish_settings(run: str | Path, options: dict[str, Any]) -> Publish:
         raise UserError(f"publish: {first['loc'][0]}: {first['input']!r}: {message}") from None
 
 
-def named_files(results: Results) -> dict[str, Path | bytes]:
-    """Name in the repository → file or content, of everything that is uploaded.
+def named_files(results: Results, onnx: bool = False) -> dict[str, Path | bytes]:
+    """Name in the repository → file or content, of everything that is uploaded. onnx: with the exported files.
 
     Raises:
         UserError: a file is missing.
@@ -85,10 +88,15 @@ def named_files(results: Results) -> dict[str, Path | bytes]:
     files = {name: student / name for name in (WEIGHTS, "config.json", "README.md")}
     files |= {name: run / name for name in ("table.json", "metrics.jsonl")}
     files |= {f"figures/{path.name}": path for path in sorted((student / "figures").glob("*.png"))}
+    if onnx:
+        files |= {f"onnx/{name}": student / "onnx" / name for name in (FLOAT32, INT8)}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
         raise UserError(f"publish: {', '.join(missing)} is missing from the run. Nothing was uploaded.")
-    return {**files, "recipe.yaml": public_yaml(results.recipe).encode()}
+    made = {"recipe.yaml": public_yaml(results.recipe).encode()}
+    if onnx:
+        made["preprocessor_config.json"] = json.dumps(preprocessor_config(student), indent=1).encode()
+    return {**files, **made}
 
 
 def public_yaml(recipe: dict[str, Any]) -> str:

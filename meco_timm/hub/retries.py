@@ -80,4 +80,4 @@ def publish_command(run: Path, settings: Publish) -> str:
     for option in ("revision", "license", "card"):
         value = getattr(settings, option)
         words += [f"--{option}", value] if value else []
-    return shlex.join(words + ["--overwrite"] * settings.overwrite)
+    return shlex.join(words + ["--overwrite"] * settings.overwrite + ["--onnx"] * settings.onnx)

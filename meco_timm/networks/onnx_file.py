@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from meco_timm.common import UserError, first_line, require_extra
 from meco_timm.networks.streams import Stream
 
-IMAGE, LOGITS = "image", "logits"  # names of the input and the output of the graph
+IMAGE, LOGITS = "pixel_values", "logits"  # names of the input and output, as transformers.js wants them
 LARGEST = 2**31  # bytes of a protobuf file
 
 
@@ -30,7 +30,7 @@ class WithPreprocessing(nn.Module):
 def write_onnx(stream: Stream, file: Path, classes: list[str] | None, preprocess: bool = False) -> None:
     """Write the stream's network as an ONNX file with a dynamic batch size.
 
-    Input `image`: float B×C×H×W, normalised with mean and std; with `preprocess` RGB in [0, 1]. Output `logits`: B×K.
+    Input `pixel_values`: float B×C×H×W, normalised; with `preprocess` RGB in [0, 1]. Output `logits`: B×K.
     Size, crop, interpolation, mean, std and the class names are metadata of the file.
 
     Raises:

@@ -137,6 +137,9 @@ class Publish(Section):
     license: str | None = None
     """The student's licence, an identifier of the Hub's (`apache-2.0`, `cc-by-nc-4.0`) or `other:NAME`; yours to
     decide."""
+    onnx: bool = False
+    """Also upload `onnx/model.onnx`, `onnx/model_int8.onnx` and `preprocessor_config.json`, for ONNX Runtime and
+    transformers.js. Needs the extra `export`."""
     card: FilePath | None = None
     """Your own template of the card, in place of meco_timm/reporting/templates/card.md."""
 
