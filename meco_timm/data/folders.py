@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from meco_timm.common import UserError, join_names, printable
+from meco_timm.common import UserError, get_logger, join_names, printable
 from meco_timm.data.metadata import find_labels, without_labels
 from meco_timm.data.names import NAMED, check_alike, split_name
-from meco_timm.data.walk import SHARDS, Contents, File, walk
+from meco_timm.data.walk import Contents, File, walk
+
+logger = get_logger(__name__)
 
 ARCHIVES = {".zip", ".rar", ".7z", ".gz", ".xz", ".bz2"}
 BESIDE = "beside the class folders"
@@ -59,25 +61,45 @@ class Folder:
     shards: list[File] = field(default_factory=list)
 
 
-def read_folder(folder: Path, label_column: str | None = None, key: str = "source") -> Folder:
+def read_any_folder(folder: Path, label_column: str | None, key: str, labels_needed: bool) -> Folder:
+    """Read a folder as `read_folder` does; where no labels are needed, any tree of images, with labels if it has some.
+
+    Raises:
+        UserError: as `read_folder`, or there is no image.
+    """
+    if labels_needed or folder.is_file():
+        return read_folder(folder, label_column, key)
+    try:
+        found = read_folder(folder, label_column, key)
+        if BESIDE not in found.skipped and BESIDE_SPLITS not in found.skipped:
+            return found
+        reason = "images lie beside the folders"
+    except UserError as error:
+        reason = str(error)
+    found = read_folder(folder, None, key, labelled=False)
+    logger.info("data    %s is read without labels: %s", printable(found.root), reason)
+    return found
+
+
+def read_folder(folder: Path, label_column: str | None = None, key: str = "source", labelled: bool = True) -> Folder:
     """Find the images in `folder` by the rules above; of parquet files, Arrow files and tars the names.
 
-    label_column: of metadata.csv. key: `source`, or `unlabelled` for images without labels.
+    label_column: of metadata.csv. key: `source` or `unlabelled`. labelled: False for a source without labels, which
+    need not be divided into classes or splits.
 
     Raises:
         UserError: the folder breaks a rule, or holds no images.
     """
-    if folder.is_file():
-        return _single_file(folder, key)
     found = walk(folder)
     if found.shards and not found.images:
         return Folder(found.root, {}, {}, shards=found.shards)
-    where = f"data.{key}: {printable(found.root)}"
+    where = f"data.{key}: {printable(os.path.realpath(folder))}"
     _check_kind(found, where)
     _check_names(found, where)
-    splits = _split_folders(found, where)
+    any_tree = key == "source" and not labelled
+    splits = {"train": ""} if any_tree and not _has_only_splits(found) else _split_folders(found, where)
     files = {split: _below(found, place) for split, place in splits.items()}
-    if key == "unlabelled":
+    if key == "unlabelled" or any_tree:
         parts = {split: ImageFiles(splits[split], part, None) for split, part in files.items()}
         return Folder(found.root, parts, found.skipped, found.others)
     _check_twice(found, splits)
@@ -91,16 +113,6 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
     parts = {split: _by_folder(found, splits[split], part, unused) for split, part in files.items()}
     check_alike(_words(parts), found.root)
     return Folder(found.root, parts, found.skipped, found.others, unused=unused)
-
-
-def _single_file(path: Path, key: str) -> Folder:
-    """One parquet file or tar as a folder of its own."""
-    if not path.name.lower().endswith(SHARDS):
-        archive = path.suffix.lower() in ARCHIVES
-        what = "an archive. Unpack it, and give the folder" if archive else "no folder, no parquet file and no tar"
-        raise UserError(f"data.{key}: {printable(str(path))} is {what}.")
-    path, status = path.resolve(), path.stat()
-    return Folder(str(path.parent), {}, {}, shards=[File(path.name, status.st_size, status.st_mtime_ns)])
 
 
 def top_folders(found: Contents, place: str = "") -> list[str]:
@@ -138,6 +150,13 @@ def _check_names(found: Contents, where: str) -> None:
     for path in (*found.folders, *(file.path for file in found.images)):
         if not path.isascii() and any("\ud800" <= c <= "\udfff" for c in path):
             raise UserError(f"{where}: the name '{printable(path)}' is not valid UTF-8. Rename it.")
+
+
+def _has_only_splits(found: Contents) -> bool:
+    """Whether all images lie in folders that are named as different splits, one of them as the training split."""
+    tops = [split_name(top) for top in top_folders(found)]
+    once = None not in tops and len(set(tops)) == len(tops)
+    return "train" in tops and once and all("/" in file.path for file in found.images)
 
 
 def _split_folders(found: Contents, where: str) -> dict[str, str]:

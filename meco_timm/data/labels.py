@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub import hf_hub_download
 
-from meco_timm.common import UserError, is_object, join_names, read_class_names
+from meco_timm.common import UserError, get_logger, is_object, join_names, read_class_names
 from meco_timm.data.names import check_alike
 from meco_timm.data.stored import StoredImages
 from meco_timm.data.tables import Column, Table
 from meco_timm.recipe import Data
+
+logger = get_logger(__name__)
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 NO_LABEL = -1
@@ -68,6 +70,16 @@ def read_labels(table: Table, settings: Data, known: Classes | None = None) -> t
     classes = known or Classes(_join_classes(table, named, column), column, _is_class_label(table, column))
     place = {name: i for i, name in enumerate(classes.names)}
     return Split(images, np.concatenate([_renumber(codes, names, place, column) for codes, names in named])), classes
+
+
+def read_any_labels(table: Table, settings: Data, known: Classes | None = None) -> tuple[Split, Classes]:
+    """Read labels as `read_labels` does where they are there; else the images without labels."""
+    try:
+        return read_labels(table, settings, known)
+    except UserError as error:
+        images = table.images(image_column(table, settings))
+        logger.info("data    %s is read without labels: %s", settings.source, error)
+        return Split(images, np.full(len(images), NO_LABEL)), known or Classes([], "", True)
 
 
 def _is_class_label(table: Table, column: str) -> bool:
@@ -202,15 +214,17 @@ def _class_file(source: str) -> list[str] | None:
     return read_class_names(file, "data.source") if file.is_file() else None
 
 
-def check_labels(labels: np.ndarray, classes: list[str], split: str, every_class: bool = True) -> None:
-    """Check that there are images, in at least two classes, with labels in range.
+def check_labels(
+    labels: np.ndarray, classes: list[str], split: str, every_class: bool = True, needed: bool = True
+) -> None:
+    """Check that there are images, in at least two classes if labels are `needed`, with labels in range.
 
     Raises:
         UserError: otherwise, or a class has no image where `every_class` must have one.
     """
     if len(labels) == 0:
         raise UserError(f"data.source: the {split} split has no images.")
-    if (labels == NO_LABEL).all():
+    if needed and (labels == NO_LABEL).all():
         raise UserError(
             f"data.source: none of the {len(labels)} images of the {split} split has a label. Images without labels "
             "are for data.unlabelled, beside labelled ones."
@@ -221,6 +235,8 @@ def check_labels(labels: np.ndarray, classes: list[str], split: str, every_class
             f"data.source: labels out of range: row {wrong[0]} of the {split} split has label {labels[wrong[0]]}, "
             f"but there are {len(classes)} classes (0 to {len(classes) - 1}); {len(wrong)} such row(s)."
         )
+    if not needed:
+        return
     if len(classes) < 2:
         raise UserError(f"data.source: only one class ({classes[0]}); at least 2 are needed.")
     counts = np.bincount(labels[labels != NO_LABEL], minlength=len(classes))

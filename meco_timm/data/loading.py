@@ -142,7 +142,8 @@ class DataSource:
         rows = {"train": np.intersect1d(self.train.rows, known), "labelled": images.rows}
         counts = {name: np.bincount(images.labels[its], minlength=size) for name, its in rows.items()}
         for name, split in (("validation", self.validation), ("test", self.test)):
-            counts[name] = np.bincount(split.labels[split.rows], minlength=size)
+            labels = split.labels[split.rows]
+            counts[name] = np.bincount(labels[labels != NO_LABEL], minlength=size)
         return counts
 
     def _loader(self, images: Images, **options: Any) -> DataLoader:
@@ -172,15 +173,17 @@ def _checked(loader: DataLoader, images: Images, bad: BadImages | None = None) -
         raise RuntimeError(f"DataLoader worker is gone: {error}") from error
 
 
-def load_data(settings: Data, seed: int, views: int | None = None) -> DataSource:
+def load_data(settings: Data, seed: int, views: int | None = None, labels_needed: bool = True) -> DataSource:
     """Open `settings.source` (and `settings.unlabelled`), find images, labels and classes, and split them by `seed`.
 
     views: number of epochs after which the student's augmented views repeat; None for never.
+    labels_needed: False for any images, such as a tree without class folders or a table without a column of labels;
+    labels that are there are read.
 
     Raises:
         UserError: the source, a split, a column or the labels do not fit the recipe.
     """
-    opened = read_source(settings)
+    opened = read_source(settings, labels_needed)
     (classes, column, _), train, test = opened.classes, opened.train, opened.test
     if test is None:
         train, test = hold_out(train, settings.test_fraction, seed, classes)

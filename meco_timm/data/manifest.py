@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meco_timm.common import join_names
-from meco_timm.data.folders import Folder, read_folder
+from meco_timm.data.folders import Folder, read_any_folder
 from meco_timm.recipe import Data, fingerprint
 
 MANIFEST = "data.parquet"  # its file in the folders of runs, stores and trained networks
@@ -88,13 +88,13 @@ def manifest_of(folders: list[Folder]) -> Manifest:
     return found
 
 
-def read_manifest(settings: Data) -> Manifest:
+def read_manifest(settings: Data, labels_needed: bool = True) -> Manifest:
     """The files that local data consist of, as they are now; empty for data of the Hub, or that are not there."""
     places = {"source": settings.source, "unlabelled": settings.unlabelled}
     local = {key: Path(place) for key, place in places.items() if place and Path(place).exists()}
     if "source" not in local:
         return Manifest()
-    return manifest_of([read_folder(place, settings.label_column, key) for key, place in local.items()])
+    return manifest_of([read_any_folder(p, settings.label_column, key, labels_needed) for key, p in local.items()])
 
 
 def changes(old: Manifest, new: Manifest) -> str:

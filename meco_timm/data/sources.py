@@ -12,9 +12,9 @@ from typing import NamedTuple
 import datasets
 
 from meco_timm.common import UserError, did_you_mean, is_object, located
-from meco_timm.data.folders import Folder, read_folder
+from meco_timm.data.folders import Folder, read_any_folder
 from meco_timm.data.hub_files import refusal
-from meco_timm.data.labels import NO_LABEL, Classes, Split, check_labels, image_column, read_labels
+from meco_timm.data.labels import NO_LABEL, Classes, Split, check_labels, image_column, read_any_labels, read_labels
 from meco_timm.data.names import split_name
 from meco_timm.data.stored import StoredImages
 from meco_timm.data.tables import Table, dataset_table, folder_table, open_table
@@ -46,25 +46,32 @@ class OpenedSplits(NamedTuple):
     folder: Folder | None
 
 
-def read_source(settings: Data) -> OpenedSplits:
+def read_source(settings: Data, labels_needed: bool = True) -> OpenedSplits:
     """Read the images and labels of `data.source`.
+
+    labels_needed: False for any images, with their labels where they have some.
 
     Raises:
         UserError: the source cannot be opened, or a split, a column or the labels are not what the recipe says.
     """
-    source = _open(settings)
+    source = _open(settings, labels_needed=labels_needed)
     names = _choose_splits(source, settings)
-    train, classes = read_labels(source.splits[names["train"]](), settings)
-    check_labels(train.labels, classes.names, settings.train_split)
+    read = read_labels if labels_needed else read_any_labels
+    train, classes = read(source.splits[names["train"]](), settings)
+    check_labels(train.labels, classes.names, settings.train_split, needed=labels_needed)
     held_out = {
-        role: _read_held_out(source, names[role], settings, classes) if role in names else None
+        role: _read_held_out(source, names[role], settings, classes, labels_needed) if role in names else None
         for role in ("validation", "test")
     }
     return OpenedSplits(classes, train, **held_out, folder=source.folder)
 
 
-def _read_held_out(source: Source, name: str, settings: Data, classes: Classes) -> Split:
-    """A validation or test split, in which every image must have a label."""
+def _read_held_out(source: Source, name: str, settings: Data, classes: Classes, labels_needed: bool = True) -> Split:
+    """A validation or test split, in which every image must have a label, if labels are needed."""
+    if not labels_needed:
+        split, _ = read_any_labels(source.splits[name](), settings, classes)
+        check_labels(split.labels, classes.names, name, needed=False)
+        return split
     split, _ = read_labels(source.splits[name](), settings, classes)
     if missing := int((split.labels == NO_LABEL).sum()):
         raise UserError(
@@ -114,7 +121,7 @@ def read_unlabelled(settings: Data) -> tuple[StoredImages, Folder | None]:
     return images, source.folder
 
 
-def _open(settings: Data, key: str = "source") -> Source:
+def _open(settings: Data, key: str = "source", labels_needed: bool = True) -> Source:
     """All splits of a folder, a Hub id or an object."""
     if key == "source" and settings.object is not None:
         return Source({name: partial(dataset_table, rows, settings) for name, rows in settings.object.items()})
@@ -124,7 +131,7 @@ def _open(settings: Data, key: str = "source") -> Source:
     if not place.exists():
         _check_hub_id(settings.source, key)
         return Source(_find_files(settings, settings.source, key))
-    found = read_folder(place, settings.label_column, key)
+    found = read_any_folder(place, settings.label_column, key, labels_needed or key == "unlabelled")
     if place.is_file():
         kind = "parquet" if place.suffix == ".parquet" else "webdataset"
         return Source({"train": partial(open_table, kind, [str(place.resolve())], settings, {})}, found)

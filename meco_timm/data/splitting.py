@@ -42,11 +42,12 @@ def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data
     if not len(validation):
         size = round(settings.validation * len(known))
         validation = _stratified(labels, known, size, derive(seed, "validation"), leave_one=True)
-    train, known = np.setdiff1d(every, validation), np.setdiff1d(known, validation)
+    train, known = np.setdiff1d(every, validation), np.setdiff1d(np.flatnonzero(labels != NO_LABEL), validation)
     _check_classes("validation", settings.validation, labels, train, classes)
     if settings.images is not None:
-        _check_number("images", settings.images, len(classes), len(known))
-        return ChosenRows(_stratified(labels, known, settings.images, derive(seed, "images")), known, validation)
+        some = known if len(known) else train
+        _check_number("images", settings.images, len(classes), len(some))
+        return ChosenRows(_stratified(labels, some, settings.images, derive(seed, "images")), known, validation)
     labelled = known
     if settings.labelled is not None:
         _check_number("labelled", settings.labelled, len(classes), len(known))

@@ -150,7 +150,7 @@ def folder_table(folder: Folder, split: str, settings: Data) -> Table:
         features,
         lambda _: StoredImages([shard], settings.buffer, settings.background),
         lambda _: [column],
-        folder.label_column,
+        folder.label_column if words is not None else "",
     )
 
 

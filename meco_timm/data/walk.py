@@ -51,12 +51,17 @@ class Contents:
 
 
 def walk(folder: Path) -> Contents:
-    """Every file below `folder`, sorted by path.
+    """Find every file below `folder`, sorted by path; of a single file this one.
 
     Raises:
         UserError: a folder cannot be read.
     """
     root = os.path.realpath(folder)
+    if os.path.isfile(root):
+        found = Contents(os.path.dirname(root))
+        with os.scandir(found.root) as entries:
+            _add_file(found, next(entry for entry in entries if entry.path == root), os.path.basename(root), False)
+        return found
     found = Contents(root)
     places = {_place(str(path)): "" for path in (Path(root), *Path(root).parents)}
     waiting = [""]

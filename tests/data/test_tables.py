@@ -236,8 +236,8 @@ def test_a_single_file_is_a_source(tmp_path):
 
 
 REFUSED = {
-    "a.zip": "a.zip is an archive. Unpack it, and give the folder.",
-    "a.txt": "a.txt is no folder, no parquet file and no tar.",
+    "a.zip": "a.zip holds no image file, no parquet file and no tar, but 1 .zip. Unpack the archive.",
+    "a.txt": "a.txt holds no image file, no parquet file and no tar, but 1 .txt.",
     "https://huggingface.co/datasets/me/mine/tree/main": "This data set of the Hub is data.source=me/mine.",
     "https://example.org/a.zip": "files are not downloaded from addresses. Download and unpack it, and give the folder",
 }
