@@ -59,8 +59,9 @@ def test_help_is_quick_and_imports_no_torch():
 def test_recipes_are_listed_with_their_purpose_or_written(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = output_of(capsys, "recipes").splitlines()
-    assert [line.split()[0] for line in lines[:12]] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-    assert "quickstart              Quickstart: three small teachers" in lines[10]
+    names = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    assert [line.split()[0] for line in lines[: len(names)]] == names
+    assert lines[names.index("quickstart")].startswith("quickstart              Quickstart: three small teachers")
     assert output_of(capsys, "recipes", "quickstart") == "quickstart.yaml\n"
     assert load_recipe("quickstart.yaml") == load_recipe("quickstart")
     assert "quickstart.yaml (relative to " in error_of(capsys, "recipes", "quickstart")

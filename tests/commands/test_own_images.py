@@ -13,6 +13,8 @@ from helpers.photographs import CLASSES, take
 import train
 from meco_timm import load_recipe
 from meco_timm.data.loading import load_data
+from meco_timm.planning.cost import run_parts
+from meco_timm.planning.plan import _check_and_plan
 
 RECIPE = str(ROOT / "recipes/own_images.yaml")
 
@@ -55,6 +57,23 @@ def test_from_a_folder_to_the_hub(hub: Hub, words, tmp_path, capsys):
         "student alone",
         "student",
     ]
+
+
+def test_the_small_recipe_needs_no_download_and_fewer_operations(photos: Path, tmp_path, capsys):
+    """HF_HUB_OFFLINE is set here. Its networks start from random weights, at 64 px."""
+    places = [f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}", "data.workers=0"]
+    small, large = (
+        load_recipe(ROOT / f"recipes/{name}.yaml", [f"data.source={photos}", "loop.batch_size=16"])
+        for name in ("own_images_small", "own_images")
+    )
+    assert not any(network.names_weights for network in (small.student, *small.teachers))
+    data = load_data(large.data, 0)
+    works = [_check_and_plan(one, data, 1)[0] for one in (small, large)]
+    operations = [sum(part.training + part.forward for part in run_parts(work).values()) for work in works]
+    assert operations[0] < operations[1] / 100
+    words = [str(ROOT / "recipes/own_images_small.yaml"), f"data.source={photos}", *places]
+    assert train.main([*words, "loop.epochs=1", "zoo.loop.epochs=1", "loop.batch_size=16"]) == 0
+    assert "The student makes " in capsys.readouterr().out
 
 
 def data_of(*words: str) -> Any:

@@ -51,7 +51,7 @@ def test_no_file_is_larger_than_it_should_be():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_is_planned_offline_with_licence_and_size_of_each_network(path: Path, shapes: Path):
-    source = [f"data.source={shapes}"] if path.stem == "own_images" else []
+    source = [f"data.source={shapes}", "loop.batch_size=8"] if path.stem.startswith("own_images") else []
     recipe = load_recipe(path, source)
     text = plan(recipe, width=1000)
     table = text.split("\nnetwork ")[1].split("\n\n")[0].splitlines()[1:]
