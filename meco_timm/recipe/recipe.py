@@ -75,11 +75,16 @@ class Teacher(Network):
         return value
 
 
+ROWS = ("student", "student alone", "student before", "true ensemble")  # of a table, beside the teachers'
+
+
 def named_teachers(teachers: Sequence[Teacher]) -> dict[str, Teacher]:
-    """The teachers by a short unique name."""
+    """The teachers by a short unique name; a run's `student` folder with the name of the run."""
     named: dict[str, Teacher] = {}
     for teacher in teachers:
-        name = short_name(teacher.model).removeprefix("torchvision:").rstrip("/").split("/")[-1]
+        *places, name = short_name(teacher.model).removeprefix("torchvision:").rstrip("/").split("/")
+        if name in ROWS:
+            name = f"{name} of {''.join(places[-1:]).rpartition(':')[2]}"
         same = sum(other.partition(" (")[0] == name for other in named)
         named[f"{name} ({same + 1})" if same else name] = teacher
     return named

@@ -216,6 +216,27 @@ def test_two_processes_end_with_the_weights_of_one(backbone, tmp_path):
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
+def test_a_classifier_starts_from_it(backbone, tmp_path):
+    """As the student of a classification recipe, and as a teacher that is trained first: with a new head of its own."""
+    distill(backbone)
+    place = f"local-dir:{backbone['run']}/student"
+    classifier = {
+        "run": str(tmp_path / "second run"),
+        "data": backbone["data"] | {"validation": 0.25},
+        "teachers": [{"train": place}],
+        "student": place,
+        "zoo": backbone["zoo"] | {"loop": {"steps": 1, "lr": 1e-9}},
+        "losses": {"blocks": 0.0},
+        "loop": {"steps": 1, "batch_size": 8, "lr": 1e-9, "warmup": 0.0},
+    }
+    rows = distill(classifier)
+    assert {row.name for row in rows} >= {"student", "student alone", "true ensemble"}
+    start, end = weights(backbone), weights(classifier)
+    assert end.keys() - start.keys() == {"classifier.weight", "classifier.bias"}
+    for name in (name for name in start if name.endswith("weight")):
+        torch.testing.assert_close(end[name], start[name], rtol=1e-4, atol=1e-6)
+
+
 def test_it_is_rehearsed_and_planned(backbone, tmp_path, capsys):
     path = write(backbone, tmp_path)
     assert train.main([path, "--limit-steps", "1"]) == 0

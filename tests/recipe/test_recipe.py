@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meco_timm.recipe.recipe import Recipe
+from meco_timm.recipe.recipe import Recipe, Teacher, named_teachers
 from meco_timm.recipe.schema import schema
 from meco_timm.recipe.sections import Loop, Section
 
@@ -126,3 +126,9 @@ def test_what_the_schema_for_editors_allows():
     assert {"type": "string"} in tree["properties"]["student"]["anyOf"]
     assert {"type": "string"} in tree["properties"]["teachers"]["items"]["anyOf"]
     assert not any(definition["additionalProperties"] for definition in tree["$defs"].values())
+
+
+def test_a_teacher_is_not_named_as_a_row_of_the_table():
+    """A student of another run lies in a folder `student`."""
+    teachers = [Teacher(model="local-dir:runs/first/student"), Teacher(model="local-dir:b")]
+    assert list(named_teachers(teachers)) == ["student of first", "local-dir:b"]
