@@ -56,8 +56,21 @@ def write_onnx(stream: Stream, file: Path, classes: list[str] | None, preprocess
     beside.replace(file)
 
 
-@torch.no_grad()
 def _export(network: nn.Module, example: Tensor) -> Any:
+    """Export; where the exporter fails at a fused attention, as that of Hiera's 5 dimensions, again without it."""
+    fused = [module for module in network.modules() if getattr(module, "fused_attn", False)]
+    try:
+        return _export_as_it_is(network, example)
+    except Exception:
+        if not fused:
+            raise
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    return _export_as_it_is(network, example)
+
+
+@torch.no_grad()
+def _export_as_it_is(network: nn.Module, example: Tensor) -> Any:
     """Export with a dynamic batch; the exporter's own messages are not shown."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
