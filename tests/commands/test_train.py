@@ -23,6 +23,7 @@ from meco_timm import load_recipe, pipeline
 from meco_timm.evaluation import table
 from meco_timm.recipe.reading import recipe_key
 from meco_timm.training import loop
+from meco_timm.training.state import TrainingState
 
 RUN_FILES = {
     "combination.json",
@@ -86,8 +87,8 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return zoo
 
     def started(self: loop.Training) -> Any:
-        initial[self.job.title] = {name: tensor.clone() for name, tensor in self.objective.state_dict().items()}
-        trained[self.job.title] = self.objective
+        initial[self.job.title] = {name: tensor.clone() for name, tensor in self.state.objective.state_dict().items()}
+        trained[self.job.title] = self.state.objective
         return start(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -300,18 +301,18 @@ class Interrupted(Exception):
 
 def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, unmeasured):
     """Once while a teacher learns, once while the student does; every file is then the same, bit for bit."""
-    checkpoint = loop.Training._checkpoint
+    save = TrainingState.save
     places = (f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}")
     command = [finished.path, *places, "loop.checkpoint_steps=2"]
     for title in ("teacher test_vit", "student"):
 
-        def stop(self: loop.Training, title: str = title) -> None:
-            checkpoint(self)
+        def stop(self: TrainingState, teachers: dict[str, str], title: str = title) -> None:
+            save(self, teachers)
             if self.job.title == title and self.step == 2:
                 raise Interrupted
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Training, "_checkpoint", stop)
+            patch.setattr(TrainingState, "save", stop)
             with pytest.raises(Interrupted):
                 train.main(command)
         assert not (tmp_path / "run/table.json").exists()

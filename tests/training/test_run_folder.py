@@ -11,7 +11,9 @@ from conftest import refused, tree, write
 from safetensors.torch import save_file
 
 import train
-from meco_timm.training import loop, run_folder
+from meco_timm.common import reseed
+from meco_timm.training import run_folder
+from meco_timm.training.state import TrainingState
 
 
 class Interrupted(Exception):
@@ -20,15 +22,15 @@ class Interrupted(Exception):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Run until the student's second step is saved, then end as a killed process does."""
-    checkpoint = loop.Training._checkpoint
+    save = TrainingState.save
 
-    def stop(self: loop.Training) -> None:
-        checkpoint(self)
+    def stop(self: TrainingState, teachers: dict[str, str]) -> None:
+        save(self, teachers)
         if self.job.title == "student" and self.step == 2:
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "_checkpoint", stop)
+        patch.setattr(TrainingState, "save", stop)
         with pytest.raises(Interrupted):
             train.main([path])
 
@@ -47,7 +49,7 @@ def begun(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def save_weights(file: Path, seed: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         file.unlink()
-    loop.reseed(seed)
+    reseed(seed)
     save_file(timm.create_model("test_vit", num_classes=3).state_dict(), file)
 
 
