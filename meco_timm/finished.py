@@ -23,7 +23,7 @@ def finished_run(recipe: Recipe) -> tuple[RunFolder, list[Row]] | None:
     if rows is None:
         return None
     folder.check_recipe(recipe_key(recipe))
-    folder.check_inputs(Inputs.of(read_manifest(recipe.data), recipe.networks))
+    folder.check_inputs(Inputs.of(read_manifest(recipe.data, labels_needed=not recipe.is_backbone), recipe.networks))
     logger.info("%s holds this run, finished; nothing is trained again.", folder.path)
     return folder, rows
 

@@ -156,7 +156,7 @@ def fill_store(recipe: AnyRecipe) -> None:
     if recipe.store.folder is None:
         raise UserError("store.folder: the recipe names none. Write for example store='{folder: store, views: 10}'.")
     accelerator = run_accelerator(recipe)
-    data = load_data(recipe.data, recipe.seed, recipe.store.views)
+    data = load_data(recipe.data, recipe.seed, recipe.store.views, labels_needed=not recipe.is_backbone)
     plan = make_plan(recipe, data, accelerator.num_processes)
     if accelerator.is_main_process:
         logger.info(plan.short(terminal_width(WIDTH)))
@@ -175,7 +175,7 @@ def _run(
 ) -> list[Row]:
     """A run from its data to its results. watch: runs during the training steps."""
     with Status("reading the data"):
-        data = load_data(recipe.data, recipe.seed, recipe.store.views)
+        data = load_data(recipe.data, recipe.seed, recipe.store.views, labels_needed=not recipe.is_backbone)
         plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
     require_weights(plan.weights, recipe, label_training(recipe, data, accelerator))
     size, seed = recipe.data.image_size, student_seed(recipe.seed)

@@ -54,7 +54,9 @@ def full_plan(recipe: Recipe, processes: int, utilisation: float | None, measure
     """
     published = known_data(recipe.data)
     with Status("plan: reading the data") as status:
-        data = published or load_data(recipe.data, recipe.seed, recipe.store.views)
+        data = published or load_data(
+            recipe.data, recipe.seed, recipe.store.views, labels_needed=not recipe.is_backbone
+        )
         status.update("plan: counting parameters and operations")
         work, plan = _check_and_plan(recipe, data, processes)
         lines = gpu_time_lines(work, utilisation)
