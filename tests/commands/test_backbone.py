@@ -237,6 +237,16 @@ def test_a_classifier_starts_from_it(backbone, tmp_path):
         torch.testing.assert_close(end[name], start[name], rtol=1e-4, atol=1e-6)
 
 
+def test_plain_images_without_labels_are_enough(backbone, tmp_path):
+    (tmp_path / "plain").mkdir()
+    for i in range(20):
+        draw_image(i % 3, i).save(tmp_path / "plain" / f"{i}.png")
+    backbone["data"]["source"] = str(tmp_path / "plain")
+    distill(backbone)
+    assert weights(backbone)
+    distill(backbone)  # finished: shown again
+
+
 def test_it_is_rehearsed_and_planned(backbone, tmp_path, capsys):
     path = write(backbone, tmp_path)
     assert train.main([path, "--limit-steps", "1"]) == 0
