@@ -1,6 +1,6 @@
-"""Recipes and folders of images, bent at random: each ends in a plan, or in one clear message with exit code 2.
+"""Recipes, folders of images, tables and tars, bent at random: each ends in a plan, or in one clear message.
 
-    python -m benchmarks.fuzz --recipes 5000 --folders 500
+    python -m benchmarks.fuzz --recipes 5000 --folders 500 --tables 1000
 
 A failure is: another exception than `UserError`, an empty or endless message, a file that was written, or a folder that
 was not read as an independent count has it (benchmarks/fuzz_folders.py). Recipes are made from the schema
@@ -25,6 +25,7 @@ from hypothesis.strategies import SearchStrategy
 from benchmarks.form import Row, report
 from benchmarks.fuzz_folders import check_folder, folders
 from benchmarks.fuzz_recipes import Reader, recipes
+from benchmarks.fuzz_tables import check_table, tables
 from meco_timm.common.errors import UserError
 
 SHOWN = 5  # failures that are printed
@@ -74,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", type=int, default=200, help="recipes (default %(default)s)")
     parser.add_argument("--folders", type=int, default=200, help="folders of images (default %(default)s)")
+    parser.add_argument("--tables", type=int, default=200, help="tables and tars (default %(default)s)")
     parser.add_argument("--plan-every", type=int, default=20, help="recipes read per recipe planned (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
@@ -81,7 +83,7 @@ def main() -> None:
 
     rows: list[Row] = []
     shown: list[str] = []
-    for kind, count in (("recipes", args.recipes), ("folders", args.folders)):
+    for kind, count in (("recipes", args.recipes), ("folders", args.folders), ("tables", args.tables)):
         if not count:
             continue
         began = time.process_time()
@@ -89,8 +91,10 @@ def main() -> None:
             place = Path(scratch)
             if kind == "recipes":
                 ends, failures = run(recipes(), Reader(place, args.plan_every), count, args.seed)
-            else:
+            elif kind == "folders":
                 ends, failures = run(folders(), partial(check_folder, scratch=place), count, args.seed)
+            else:
+                ends, failures = run(tables(), partial(check_table, scratch=place), count, args.seed)
         rows.append({"kind": kind, "tried": sum(ends.values()), **{e: ends[e] for e in ("used", "refused", "failed")},
                      "planned": ends["planned"], "CPU s": time.process_time() - began})  # fmt: skip
         shown += failures

@@ -1,4 +1,4 @@
-"""Recipes and folders bent at random: 100 and 200; `python -m benchmarks.fuzz` tries thousands."""
+"""Recipes, folders and tables bent at random: 100, 200 and 120; `python -m benchmarks.fuzz` tries thousands."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ import pytest
 from benchmarks import fuzz
 from benchmarks.fuzz_folders import check_folder, folders
 from benchmarks.fuzz_recipes import Reader, recipes
+from benchmarks.fuzz_tables import check_table, tables
 
 
 def test_recipes_end_in_a_plan_or_a_message(tmp_path):
@@ -20,6 +21,20 @@ def test_folders_are_read_as_they_lie_there_or_refused(tmp_path):
     ends, _ = fuzz.run(folders(), partial(check_folder, scratch=tmp_path), 200, 0, raises=True)
     assert ends["used"] > 50
     assert ends["refused"] > 50
+
+
+def test_tables_and_tars_have_the_labels_that_were_written(tmp_path):
+    ends, _ = fuzz.run(tables(), partial(check_table, scratch=tmp_path), 120, 0, raises=True)
+    assert ends["used"] > 30
+    assert ends["refused"] > 30
+
+
+def test_classes_taken_by_their_numbers_are_noticed(tmp_path, monkeypatch):
+    from meco_timm.data import labels
+
+    monkeypatch.setattr(labels, "_renumber", lambda codes, *_: codes)
+    with pytest.raises(AssertionError, match=r"in place of|should have been"):
+        fuzz.run(tables(), partial(check_table, scratch=tmp_path), 400, 0, raises=True)
 
 
 def test_a_failure_is_counted(tmp_path):
