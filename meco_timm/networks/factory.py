@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from meco_timm.common import UserError, did_you_mean, first_line, is_object, located, reseed
@@ -178,11 +179,18 @@ def _create(name: str, args: dict[str, Any], role: str, pretrained: bool, device
             return timm.create_model(name, pretrained=pretrained, **args)
     except Exception as error:  # whatever a constructor or a download raises, the recipe's entry is the cause
         what = "its weights cannot be loaded" if pretrained else f"cannot be made{f' with {args}' if args else ''}"
-        raise UserError(f"{role}: {name}{':' * pretrained} {what}: {_why(error)}") from error
+        raise UserError(f"{role}: {name}{':' * pretrained} {what}: {_why(error, _hub_page(name))}") from error
+
+
+def _hub_page(name: str) -> str:
+    """Where the terms of a network's weights are accepted."""
+    config = timm.get_pretrained_cfg(name) if ":" not in name else None
+    repo = name.partition(":")[2].partition("@")[0] if config is None else config.hf_hub_id
+    return f"{constants.ENDPOINT}/{repo}" if repo else constants.ENDPOINT
 
 
 HINTS = {
-    "GatedRepoError": "The repository is gated: accept its terms on huggingface.co, then `hf auth login`.",
+    "GatedRepoError": "The repository is gated: accept its terms on {page}, then `hf auth login`.",
     "RepositoryNotFoundError": "There is no such repository, or it is private: check the name, then `hf auth login`.",
     "RevisionNotFoundError": "The repository has no such revision.",
     "LocalEntryNotFoundError": "The weights are not in the local cache and the Hub cannot be reached. Run once with a "
@@ -191,14 +199,14 @@ HINTS = {
 HINTS |= dict.fromkeys(("OfflineModeIsEnabled", "ConnectError", "ConnectionError"), HINTS["LocalEntryNotFoundError"])
 
 
-def _why(error: BaseException) -> str:
-    """The error's first line, and for failures of the Hub what to do."""
+def _why(error: BaseException, page: str = constants.ENDPOINT) -> str:
+    """The error's first line, and for failures of the Hub what to do. page: of the weights."""
     chain: list[BaseException] = [error]
     while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(deeper)
     message = first_line(error)
     hints = [HINTS[type(e).__name__] for e in chain if type(e).__name__ in HINTS]
-    return f"{message} {hints[0]}" if hints else message
+    return f"{message} {hints[0].format(page=page)}" if hints else message
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from meco_timm import load_recipe, plan
 from meco_timm.recipe.schema import schema
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-TAG = re.compile(r"\b([a-z]\w+\.\w+_in(?:1k|21k|22k|12k)\w*)")
+TAG = re.compile(r"\b([a-z]\w+\.\w*(?:in(?:1k|21k|22k|12k)|lvd1689m|webli)\w*)")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -51,7 +51,8 @@ def test_no_file_is_larger_than_it_should_be():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_is_planned_offline_with_licence_and_size_of_each_network(path: Path, shapes: Path):
-    source = [f"data.source={shapes}", "loop.batch_size=8"] if path.stem.startswith("own_images") else []
+    own = path.stem.startswith(("own_images", "backbone"))
+    source = [f"data.source={shapes}", "loop.batch_size=8"] if own else []
     recipe = load_recipe(path, source)
     text = plan(recipe, width=1000)
     table = text.split("\nnetwork ")[1].split("\n\n")[0].splitlines()[1:]
@@ -79,7 +80,7 @@ def test_its_header_says_whether_it_was_run_and_what_it_aims_for(path: Path):
     head = path.read_text(encoding="utf-8").split("\ndata:")[0]
     assert re.search(r"^# (aims for|expected) ", head, re.MULTILINE)
     assert re.search(r"^# (run|expected) ", head, re.MULTILINE)
-    assert all(line.startswith("#") or not line or line.startswith("seed") for line in head.splitlines())
+    assert all(not line or line.startswith(("#", "seed", "task")) for line in head.splitlines())
 
 
 def test_the_papers_schedules_are_in_the_recipes():

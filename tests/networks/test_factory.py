@@ -276,16 +276,23 @@ def test_without_a_connection_it_says_what_to_do(name):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (GatedRepoError, "accept its terms on huggingface.co, then `hf auth login`."),
+        (GatedRepoError, "accept its terms on https://huggingface.co/{repo}, then `hf auth login`."),
         (RepositoryNotFoundError, "There is no such repository, or it is private"),
     ],
 )
-def test_a_repository_that_is_closed_says_what_to_do(monkeypatch, error, told):
+@pytest.mark.parametrize(
+    ("name", "repo"),
+    [
+        ("hf-hub:owner/name@v2", "owner/name"),
+        ("vit_base_patch16_dinov3.lvd1689m", "timm/vit_base_patch16_dinov3.lvd1689m"),
+    ],
+)
+def test_a_repository_that_is_closed_says_what_to_do(monkeypatch, error, told, name, repo):
     def closed(*args: Any, **options: Any) -> None:
         raise error("403 Client Error.\nRequest ID: 1", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(timm, "create_model", closed)
-    assert told in why("hf-hub:owner/name")
+    assert told.format(repo=repo) in why(name)
 
 
 def test_weights_that_cannot_be_had_are_told_before_anything_is_trained_or_written(recipe, tmp_path, capsys):

@@ -118,15 +118,18 @@ def test_named_weights_become_random_ones_of_the_same_network(recipe, tmp_path):
         ("fashion_mnist_ensemble", ["loop.batch_size=8"]),
         ("imagenet_mobile", ["loop.batch_size=2", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
         ("own_images", ["loop.batch_size=4", "data.image_size=64", "teachers=[train: test_resnet.r160_in1k]"]),
+        ("backbone", ["loop.batch_size=4", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
+        ("imagenet_backbone", ["loop.batch_size=2", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
     ],
 )
 def test_a_recipe_of_the_repository_is_rehearsed(tmp_path, shapes, caplog, name, overrides):
     """Those with large networks take minutes."""
-    if name == "own_images":
+    own = name in ("own_images", "backbone")
+    if own:
         overrides = [*overrides, f"data.source={shapes}"]
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*overrides, "data.workers=0", f"run={tmp_path / 'run'}"])
     rows = distill(recipe, limit_steps=2)
     assert rows[-1].name == "student"
-    images = "some images" if name == "own_images" else "synthetic images"
+    images = "some images" if own else "synthetic images"
     assert f"This was a rehearsal: all parts ran, 2 step(s) per training, on {images}" in caplog.text
     assert not tree(tmp_path)
