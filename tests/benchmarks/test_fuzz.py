@@ -1,4 +1,4 @@
-"""Recipes, folders and tables bent at random: 100, 200 and 120; `python -m benchmarks.fuzz` tries thousands."""
+"""Recipes, folders and tables bent at random: 100, 200 and 60; `python -m benchmarks.fuzz` tries thousands."""
 
 from functools import partial
 
@@ -24,17 +24,17 @@ def test_folders_are_read_as_they_lie_there_or_refused(tmp_path):
 
 
 def test_tables_and_tars_have_the_labels_that_were_written(tmp_path):
-    ends, _ = fuzz.run(tables(), partial(check_table, scratch=tmp_path), 120, 0, raises=True)
-    assert ends["used"] > 30
-    assert ends["refused"] > 30
+    ends, _ = fuzz.run(tables(), partial(check_table, scratch=tmp_path), 60, 0, raises=True)
+    assert ends["used"] > 15
+    assert ends["refused"] > 15
 
 
 def test_classes_taken_by_their_numbers_are_noticed(tmp_path, monkeypatch):
     from meco_timm.data import labels
 
     monkeypatch.setattr(labels, "_renumber", lambda codes, *_: codes)
-    with pytest.raises(AssertionError, match=r"in place of|should have been"):
-        fuzz.run(tables(), partial(check_table, scratch=tmp_path), 400, 0, raises=True)
+    ends, failures = fuzz.run(tables(), partial(check_table, scratch=tmp_path), 40, 0)
+    assert ends["failed"] == len(failures) > 0
 
 
 def test_a_failure_is_counted(tmp_path):
