@@ -7,6 +7,7 @@ import numpy as np
 
 from meco_timm.common import imagenet
 from meco_timm.data.loading import DataSource, Images
+from meco_timm.data.splitting import check_number
 from meco_timm.data.stored import StoredImages
 from meco_timm.recipe import Data
 
@@ -38,6 +39,9 @@ def known_data(settings: Data) -> DataSource | None:
     """The data set as its publishers describe it, all but the images: classes and splits as `load_data` makes them.
 
     None where it is not known, lies on disk, or other parts of it are asked for.
+
+    Raises:
+        UserError: more images or labels are asked for than there are.
     """
     known = COUNTS.get(settings.source)
     if known is None or Path(settings.source).exists() or settings.train_split != "train":
@@ -46,10 +50,14 @@ def known_data(settings: Data) -> DataSource | None:
         return None
     validation = round(settings.validation * known.train)
     train = known.train - validation
-    labelled = min(settings.labelled or train, train)
+    classes = names_of(known)
+    for key, number in (("labelled", settings.labelled), ("images", settings.images)):
+        if number is not None:
+            check_number(key, number, len(classes), train)
+    labelled = settings.labelled or train
     seen = min(settings.images or (train if settings.student_sees == "all" else labelled), train)
     return DataSource(
-        classes=names_of(known),
+        classes=classes,
         train=_unseen(seen),
         labelled=_unseen(labelled),
         alone=_unseen(min(seen, labelled)),

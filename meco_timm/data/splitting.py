@@ -46,11 +46,11 @@ def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data
     _check_classes("validation", settings.validation, labels, train, classes)
     if settings.images is not None:
         some = known if len(known) else train
-        _check_number("images", settings.images, len(classes), len(some))
+        check_number("images", settings.images, len(classes), len(some))
         return ChosenRows(_stratified(labels, some, settings.images, derive(seed, "images")), known, validation)
     labelled = known
     if settings.labelled is not None:
-        _check_number("labelled", settings.labelled, len(classes), len(known))
+        check_number("labelled", settings.labelled, len(classes), len(known))
         labelled = _stratified(labels, known, settings.labelled, derive(seed, "labelled"))
     return ChosenRows(train if settings.student_sees == "all" else labelled, labelled, validation)
 
@@ -71,7 +71,7 @@ def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray,
         )
 
 
-def _check_number(key: str, number: int, classes: int, images: int) -> None:
+def check_number(key: str, number: int, classes: int, images: int) -> None:
     if not classes <= number <= images:
         raise UserError(
             f"data.{key}: {number} must lie between {classes} (one per class) and "

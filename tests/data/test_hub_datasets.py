@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from meco_timm.common import UserError
 from meco_timm.data import hub_datasets
 from meco_timm.data.hub_datasets import COUNTS, Counts, known_data
 from meco_timm.data.loading import load_data
@@ -54,3 +55,8 @@ def test_imagenets_classes_are_timms_synsets():
     names = hub_datasets.names_of(COUNTS["ILSVRC/imagenet-1k"])
     assert (len(set(names)), names[0]) == (1000, "n01440764")
     assert len(hub_datasets.names_of(COUNTS["uoft-cs/cifar100"])) == 100
+
+
+def test_more_labels_than_there_are_images_are_refused():
+    with pytest.raises(UserError, match=r"data\.labelled: 70000 must lie between 10 \(one per class\) and 54000"):
+        known_data(Data(source="ylecun/mnist", labelled=70_000))
