@@ -122,7 +122,9 @@ def check_student(results: Results) -> None:
 
     row = results.row("student")
     try:
-        source = load_data(Data.model_validate(results.recipe["data"]), results.recipe["seed"])
+        source = load_data(
+            Data.model_validate(results.recipe["data"]), results.recipe["seed"], labels_needed=not results.is_backbone
+        )
     except UserError as error:
         raise UserError(
             f"publish: the student is evaluated again before it is uploaded, which needs the test data: {error}"

@@ -303,3 +303,27 @@ def test_the_table_measures_features_with_labels_and_without(backbone, tmp_path,
     without = rows_of({"run": str(tmp_path / "b")})
     assert without["student"]["knn"] is None
     assert without[teachers[0]]["cka"] is not None
+
+
+@pytest.mark.parametrize("form", ["flat", "nested", "parquet"])
+def test_images_without_labels(backbone, tmp_path, capsys, form):
+    """A folder of plain image files, whatever lies deeper, and a table without a column of labels."""
+    folder = tmp_path / "plain"
+    (folder / "a/b").mkdir(parents=True)
+    if form == "parquet":
+        rows = {"image": [draw_image(i % 3, i) for i in range(40)]}
+        features = datasets.Features(image=datasets.Image())
+        datasets.Dataset.from_dict(rows, features).to_parquet(str(folder / "train.parquet"))
+    for i in range(0 if form == "parquet" else 40):
+        draw_image(i % 3, i).save(folder / ("a/b" if form == "nested" else "") / f"{i}.jpg")
+    backbone["data"] |= {"source": str(folder)}
+    assert train.main([write(backbone, tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Agreement of the backbone's embeddings with each teacher's (CKA)" in said
+    assert "k-NN" not in said
+    about = json.loads(Path(backbone["run"], "table.json").read_text())["about"]
+    assert about["images"]["train"] == 32
+    assert about["images"]["test"] == 8
+    assert train.main([write(backbone, tmp_path)]) == 0  # finished: its images are the same
+    without = {key: value for key, value in backbone.items() if key not in ("task", "alignment")}
+    assert "label" in refused(capsys, write(without | {"teachers": ["test_vit"]}, tmp_path, "classifier.yaml"))
