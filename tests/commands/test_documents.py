@@ -86,7 +86,9 @@ def check_slurm(words: list[str]) -> None:
 
 
 def check_console(words: list[str]) -> None:
-    """`meco-timm COMMAND …`, parsed and not run."""
+    """`meco-timm COMMAND …` or `meco-timm RECIPE …`, parsed and not run."""
+    if words[1].endswith(".yaml"):
+        words = [words[0], "train", *words[1:]]
     COMMANDS[words[1]].make_context(words[1], words[2:])
 
 
@@ -130,6 +132,7 @@ CHECKS = {
     "export": check_export,
     **dict.fromkeys(("ruff", "mypy", "lint-imports", "pytest"), check_tool),
     "git": lambda words: words[1] == "clone" or pytest.fail(words[1]),
+    "find": lambda words: check_console(words[words.index("|") + 1 :]),
     "cd": lambda words: len(words) == 2 or pytest.fail(str(words)),
     "bash": lambda words: (ROOT / words[1]).is_file() or pytest.fail(words[1]),
 }
@@ -242,7 +245,8 @@ def test_keys_and_files_in_passing_exist(page):
             key, value = match.groups()
             if key.split(".")[0] in Recipe.model_fields:
                 field_of(key)
-                load_recipe(ROOT / "recipes/quickstart.yaml", [f"{key}={value}"] if value else [])
+                repo = ["publish.repo=you/student"] if key.startswith("publish.") else []
+                load_recipe(ROOT / "recipes/quickstart.yaml", [*repo, f"{key}={value}"] if value else [])
         if re.fullmatch(r"[\w/]+\.py", code):
             assert (ROOT / code).is_file() or list((ROOT / "meco_timm").rglob(Path(code).name)), code
         if re.fullmatch(r"recipes/[\w./]+", code):
