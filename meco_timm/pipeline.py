@@ -21,7 +21,7 @@ from meco_timm.common import (
     student_seed,
     terminal_width,
 )
-from meco_timm.data import load_data
+from meco_timm.data import DataSource, load_data
 from meco_timm.evaluation import Row
 from meco_timm.finished import finished_run, show_results
 from meco_timm.networks import student_stream
@@ -30,6 +30,7 @@ from meco_timm.recipe import Recipe, recipe_key
 from meco_timm.selection import combine_teachers
 from meco_timm.stages import (
     assemble_zoo,
+    backbone_recipe,
     begin,
     evaluate_all,
     finish_backbone,
@@ -46,6 +47,7 @@ from meco_timm.training import (
     check_launch,
     describe_processes,
     explain_faults,
+    locked_folder,
     open_run_folder,
     total_steps,
 )
@@ -178,11 +180,12 @@ def _run(
         data = load_data(recipe.data, recipe.seed, recipe.store.views, labels_needed=not recipe.is_backbone)
         plan = make_plan(recipe, data, accelerator.num_processes)  # raises before anything is written
     require_weights(plan.weights, recipe, label_training(recipe, data, accelerator))
+    written, recipe = recipe, _start_from_backbone(recipe, data, accelerator, watch)
     size, seed = recipe.data.image_size, student_seed(recipe.seed)
     student = student_stream(recipe.student, recipe.alignment, len(recipe.classes(data.classes)), size, seed=seed)
     pretrained, notes = load_pretrained(recipe, data, accelerator)  # before the run folder is made
     plan.notes.extend(notes)
-    begin(recipe, folder, data, plan, accelerator)
+    begin(written, folder, data, plan, accelerator)
     steps = total_steps(recipe.loop, len(data.train), accelerator.num_processes)
     job = Job("student", folder.path, recipe.loop, data, data.train, steps, seed, on_step=on_step, watch=watch)
     zoo = assemble_zoo(recipe, data, accelerator, pretrained, watch)
@@ -195,3 +198,19 @@ def _run(
     use_store(zoo, recipe.store, recipe.data, data, batch_seed(recipe.seed), accelerator)
     student, steps, _ = train_student(recipe, student, zoo, job, accelerator)
     return evaluate_all(recipe, folder, data, student, alone, zoo.unfrozen(), combination, steps, accelerator)
+
+
+def _start_from_backbone(recipe: Recipe, data: DataSource, accelerator: Accelerator, watch: Stopwatch) -> Recipe:
+    """The recipe with a student that starts from its backbone, which is trained now unless it is in the zoo."""
+    if recipe.student.backbone is None:
+        return recipe
+    made = backbone_recipe(recipe, data, accelerator)
+    folder = RunFolder(Path(made.run or ""))
+    with locked_folder(folder.path, accelerator):
+        if folder.finished_rows() is None:
+            logger.info("student.backbone: trained first, in %s", folder.path)
+            _run(made, folder, run_accelerator(made), watch, None)
+        else:
+            logger.info("student.backbone: already trained, loaded from %s", folder.path)
+    start = {"model": f"local-dir:{folder.student}", "weights": None, "backbone": None}
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update=start)})

@@ -91,6 +91,10 @@ def describe_run(
         "local_data": Path(source).is_dir() or is_object(source),
         "origins": {name: describe_origin(keys, stream.model.pretrained_cfg) for keys, (name, stream) in networks},
         "student_origin": describe_origin(recipe["student"], {}),
+        "backbone_origins": {
+            keys["model"]: describe_origin(keys, {})
+            for keys in (recipe["student"].get("backbone") or {"teachers": []})["teachers"]
+        },
         "weights": combination.weights,
         "choices": measured["choices"] if measured else [],
         "notes": [*measured["notes"], *measured.get("advice", {}).get("sentences", [])] if measured else [],

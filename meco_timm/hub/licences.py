@@ -56,5 +56,9 @@ def licence_warning(results: Results, chosen: str | None) -> str | None:
 def _foreign_licences(results: Results) -> dict[str, str | None]:
     """Licence of each network that did not start from random weights; None if unknown."""
     about = results.about
-    origins = about["origins"] | {"the student's initial weights": about["student_origin"]}
+    origins = (
+        about["origins"]
+        | about.get("backbone_origins", {})
+        | {"the student's initial weights": about["student_origin"]}
+    )
     return {name: o["licence"] for name, o in origins.items() if o["start"] != "random weights"}

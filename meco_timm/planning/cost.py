@@ -3,6 +3,7 @@
 import time
 from typing import Any, NamedTuple
 
+import timm
 import torch
 
 from meco_timm.data import DataSource
@@ -42,6 +43,7 @@ def cost_lines(work: Workload, cached: int = 0) -> list[str]:
         f"{steps_line(work)}; {'no label is used' if recipe.is_backbone else _trained_first(work)}",
         f"cost    {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{teacher_macs(recipe, work.teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
+        *([_backbone_line(work)] if recipe.student.backbone else []),
         _memory_line(work, cached),
         *([_store_line(work)] if recipe.store.folder is not None else []),
     ]
@@ -49,6 +51,21 @@ def cost_lines(work: Workload, cached: int = 0) -> list[str]:
 
 def _trained_first(work: Workload) -> str:
     return f"{len(work.trained)} teacher(s) and the student alone are trained on the labels first, unless in the zoo"
+
+
+def _backbone_line(work: Workload) -> str:
+    """Teachers with their licences, and steps, of the backbone that the student starts from."""
+    made = work.recipe.student.backbone
+    assert made is not None
+    names = [teacher.model for teacher in made.teachers if ":" not in teacher.model]
+    configs = {name: timm.get_pretrained_cfg(name) for name in names}
+    licences = {name: config.license for name, config in configs.items() if config and config.license}
+    named = [t.model + (f" ({licences[t.model]})" if t.model in licences else "") for t in made.teachers]
+    steps = total_steps(made.loop, len(work.data.train), work.processes)
+    return (
+        f"first   {', '.join(named)} train the student's backbone for {steps} steps, without labels, unless it is in "
+        "the zoo; its time and memory are not in the estimates"
+    )
 
 
 def steps_line(work: Workload) -> str:

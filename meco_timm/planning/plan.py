@@ -146,6 +146,7 @@ def method_line(recipe: Recipe) -> str:
     if recipe.discriminators.adversary != "none":
         parts.append(f"{recipe.discriminators.adversary} discriminators on {recipe.discriminators.on}")
     parts += [f"labels × {losses.labels:g}"] if losses.labels else []
+    parts += ["the student starts from a backbone, trained first"] if recipe.student.backbone else []
     return f"method  {'; '.join(parts)}"
 
 

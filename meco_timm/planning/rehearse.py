@@ -34,7 +34,7 @@ Rows = tuple[list[dict[str, Any]], list[int]]  # stored images and labels
 
 def is_rehearsal(recipe: Recipe) -> bool:
     """Whether the recipe is one of `rehearsal`, whose results say nothing."""
-    return Path(recipe.run or "run").parent.suffix == SUFFIX
+    return any(folder.suffix == SUFFIX for folder in Path(recipe.run or "run").parents)
 
 
 @contextmanager
@@ -105,6 +105,8 @@ def _shortened(recipe: Recipe, steps: int, folder: Path, processes: int) -> Reci
     if recipe.data.validation and not changes["data"].validation:  # too few images to fit anything on
         fitted = {"calibrate": False} | ({"weights": "uniform"} if recipe.zoo.weights == "validation" else {})
         changes["zoo"] = changes["zoo"].model_copy(update=fitted)
+    if (made := recipe.student.backbone) is not None:
+        changes["student"] = recipe.student.model_copy(update={"backbone": shortened(made)})
     if recipe.store.folder is not None:
         changes["store"] = recipe.store.model_copy(update={"folder": str(folder / "store")})
     return random_weights(shortened(recipe).model_copy(update=changes), folder / "weights")
@@ -133,7 +135,11 @@ def random_weights(recipe: Recipe, folder: Path) -> Recipe:
         return network.model_copy(update={"model": f"local-dir:{path}"})
 
     teachers = [randomised(teacher, f"teachers.{i}") for i, teacher in enumerate(recipe.teachers)]
-    return recipe.model_copy(update={"teachers": teachers, "student": randomised(recipe.student, "student")})
+    student = randomised(recipe.student, "student")
+    if (made := recipe.student.backbone) is not None:
+        encoders = [randomised(teacher, f"student.backbone.teachers.{i}") for i, teacher in enumerate(made.teachers)]
+        student = student.model_copy(update={"backbone": made.model_copy(update={"teachers": encoders})})
+    return recipe.model_copy(update={"teachers": teachers, "student": student})
 
 
 def _with_objects(short: Recipe, recipe: Recipe) -> Recipe:
@@ -150,7 +156,9 @@ def _with_objects(short: Recipe, recipe: Recipe) -> Recipe:
 def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
     """Write some images of each class for all splits; returns the changes of the recipe's `data`."""
     settings = recipe.data
-    largest = processes * max(loop.batch_size for loop in (recipe.loop, *(t.loop for t in recipe.teachers)))
+    loops = [recipe.loop, *(teacher.loop for teacher in recipe.teachers)]
+    loops += [recipe.student.backbone.loop] if recipe.student.backbone else []
+    largest = processes * max(loop.batch_size for loop in loops)
     classes, parts = _few_rows(recipe, largest)
     folder.mkdir(parents=True)
     datasets.disable_progress_bars()

@@ -229,6 +229,12 @@ def recipe_key(recipe: Recipe) -> dict[str, Any]:
         place["loop"] = loop_key(loop)
         if not place.get("train", True):
             del place["loop"]
+    if (made := recipe.student.backbone) is not None:
+        key["student"]["backbone"]["loop"] = loop_key(made.loop)
+        for teacher in key["student"]["backbone"]["teachers"]:
+            del teacher["loop"]
+    else:
+        del key["student"]["backbone"]
     for name in ("folder", "resident", "require", "loop"):
         del key["zoo"][name]
     key["store"]["folder"] = key["store"]["folder"] is not None  # the result does not depend on where it is

@@ -78,6 +78,24 @@ class Teacher(Network):
 ROWS = ("student", "student alone", "student before", "true ensemble")  # of a table, beside the teachers'
 
 
+class Backbone(Section):
+    """A backbone that is trained before the student, from the run's images without their labels, and kept in
+    `zoo.folder` under a name with a hash of all that made it."""
+
+    teachers: Annotated[list[Teacher], Field(min_length=1)]
+    """Networks with or without heads, as those of `task: backbone`."""
+    loop: Loop = Loop()
+    """Keys that differ from `loop` when the backbone is trained."""
+
+
+class Student(Network):
+    """The network that learns from the teachers: a timm network, as its name or with these keys."""
+
+    backbone: Backbone | None = None
+    """Start the student, and the student alone, from a backbone; null for the weights that `model` names, or random
+    ones. The backbone itself starts from these."""
+
+
 def named_teachers(teachers: Sequence[Teacher]) -> dict[str, Teacher]:
     """The teachers by a short unique name; a run's `student` folder with the name of the run."""
     named: dict[str, Teacher] = {}
@@ -181,7 +199,7 @@ class Recipe(Section):
     data: Data
     teachers: Annotated[list[Teacher], Field(min_length=1)]
     """The ensemble: change this list to change the experiment."""
-    student: Network
+    student: Student
     zoo: Zoo = Zoo()
     alignment: Alignment = Alignment()
     losses: Losses = Losses()
@@ -195,6 +213,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _resolve_task(self) -> "Recipe":
         """A backbone has no head: it compares embeddings in place of logits, and keeps its last weights."""
+        made = self.student.backbone
+        if made and self.is_backbone:
+            raise ValueError("student.backbone is for classifiers: with task: backbone the student is one. Drop it")
+        if made and (wrong := next(_keys_of_classifiers(made.teachers, "student.backbone.teachers"), None)):
+            raise ValueError(f"{wrong} is for classifiers: a backbone has no head and learns from no label. Drop it")
         if self.task == "classification":
             if self.losses.logits == 0 and self.losses.labels == 0:
                 raise ValueError(
@@ -280,6 +303,9 @@ class Recipe(Section):
             self.loop = self.loop.model_copy(update={"epochs": 100.0})
         self.zoo = self.zoo.model_copy(update={"loop": self.loop.changed_by(self.zoo.loop)})
         self.teachers = [t.model_copy(update={"loop": self.zoo.loop.changed_by(t.loop)}) for t in self.teachers]
+        if self.student.backbone is not None:
+            loop = {"loop": self.loop.changed_by(self.student.backbone.loop)}
+            self.student = self.student.model_copy(update={"backbone": self.student.backbone.model_copy(update=loop)})
         return self
 
     @property
@@ -299,7 +325,12 @@ class Recipe(Section):
     @property
     def networks(self) -> dict[str, Network]:
         """Student and teachers by their key."""
-        return {"student": self.student, **{f"teachers.{i}": teacher for i, teacher in enumerate(self.teachers)}}
+        made = self.student.backbone
+        return {
+            "student": self.student,
+            **{f"teachers.{i}": teacher for i, teacher in enumerate(self.teachers)},
+            **{f"student.backbone.teachers.{i}": teacher for i, teacher in enumerate(made.teachers if made else [])},
+        }
 
 
 def _classification_keys(recipe: Recipe) -> Iterator[str]:
@@ -318,10 +349,15 @@ def _classification_keys(recipe: Recipe) -> Iterator[str]:
         f"discriminators.on: {on}": recipe.discriminators.adversary != "none" and on != "blocks",
     }
     yield from (key for key, is_written in written.items() if is_written)
-    for i, teacher in enumerate(recipe.teachers):
+    yield from _keys_of_classifiers(recipe.teachers, "teachers")
+
+
+def _keys_of_classifiers(teachers: Sequence[Teacher], key: str) -> Iterator[str]:
+    """Keys of a backbone's teachers that only classifiers have."""
+    for i, teacher in enumerate(teachers):
         if teacher.train:
-            yield f"teachers.{i}: train"
+            yield f"{key}.{i}: train"
         if teacher.gives == "logits":
-            yield f"teachers.{i}: gives: logits"
+            yield f"{key}.{i}: gives: logits"
         if teacher.classes is not None:
-            yield f"teachers.{i}: classes"
+            yield f"{key}.{i}: classes"

@@ -27,7 +27,8 @@ those files complete and check keys from `recipes/recipe.schema.json`.
 `loop`, `zoo.loop` and the `loop` of a teacher have the same keys. A key that is not written in `zoo.loop` has its value
 from `loop`, and a key that is not written in a teacher's `loop` has its value from `zoo.loop`.
 """
-ELSEWHERE = {"zoo.loop": "loop", "teachers.loop": "loop"}  # sections described under another key
+ELSEWHERE = {"zoo.loop": "loop", "teachers.loop": "loop", "student.backbone.loop": "loop"}
+ELSEWHERE |= {"student.backbone.teachers": "teachers"}  # sections described under another key
 TYPES = {"string": "text", "number": "number", "integer": "integer", "boolean": "true, false", "object": "mapping"}
 BOUNDS = {"exclusiveMinimum": "> ", "minimum": "≥ ", "exclusiveMaximum": "< ", "maximum": "≤ "}
 
@@ -38,7 +39,8 @@ def schema() -> str:
     definitions = tree["$defs"]
     definitions["Teacher"]["properties"]["train"]["type"] = ["boolean", "string"]
     definitions["Teacher"]["required"] = []
-    for holder, key in ((tree["properties"]["teachers"], "items"), (tree["properties"], "student")):
+    for holder, key in ((tree["properties"]["teachers"], "items"), (tree["properties"], "student"),
+                        (definitions["Backbone"]["properties"]["teachers"], "items")):  # fmt: skip
         holder[key] = {"anyOf": [{"type": "string"}, holder[key]]}
     return json.dumps(tree, indent=1) + "\n"
 

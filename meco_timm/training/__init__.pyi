@@ -3,6 +3,7 @@ from .faults import explain_faults
 from .job import Job, OnStep, Teaching, total_steps
 from .labels import (
     LabelTraining,
+    locked_folder,
     read_curve,
     student_alone_curve,
     train_student_alone,
@@ -24,6 +25,7 @@ __all__ = [
     "check_launch",
     "describe_processes",
     "explain_faults",
+    "locked_folder",
     "make_accelerator",
     "open_run_folder",
     "read_curve",

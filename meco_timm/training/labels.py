@@ -116,10 +116,9 @@ def train_on_labels(task: Task, training: LabelTraining) -> Path:
     work = folder.with_name(folder.name + ".training")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        (work.parent / ".locks").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
-    with _locked(work, training.accelerator):
+    with locked_folder(folder, training.accelerator):
         if not (folder / "config.json").exists():  # another run may have trained it while this one waited
             _train(task, training, folder, work)
     if training.accelerator.is_main_process:
@@ -155,15 +154,24 @@ def _train(task: Task, training: LabelTraining, folder: Path, work: Path) -> Non
 
 
 @contextmanager
-def _locked(work: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Lock a network's work folder, so that two runs that need the same teacher train it once."""
-    lock = FileLock(work.parent / ".locks" / work.stem)  # outside of the work folder, which is deleted
+def locked_folder(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Lock a network's folder in the zoo, so that two runs that need the same network train it once.
+
+    Raises:
+        UserError: the zoo's folder cannot be written.
+    """
+    locks = folder.parent / ".locks"  # outside of the folder
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
+    lock = FileLock(locks / folder.name)
     try:
         if accelerator.is_main_process:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                logger.info("waiting for another run that is training %s", work.stem)
+                logger.info("waiting for another run that is training %s", folder.name)
                 lock.acquire()
         accelerator.wait_for_everyone()
         yield

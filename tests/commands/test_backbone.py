@@ -15,7 +15,7 @@ from helpers.launch import ENVIRONMENT, TORCHRUN
 from safetensors.torch import load_file
 
 import train
-from meco_timm import distill, fill_store, stages
+from meco_timm import distill, fill_store, pipeline, stages
 from meco_timm.common import UserError
 from meco_timm.networks import student_stream, wrap_student, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
@@ -327,3 +327,74 @@ def test_images_without_labels(backbone, tmp_path, capsys, form):
     assert train.main([write(backbone, tmp_path)]) == 0  # finished: its images are the same
     without = {key: value for key, value in backbone.items() if key not in ("task", "alignment")}
     assert "label" in refused(capsys, write(without | {"teachers": ["test_vit"]}, tmp_path, "classifier.yaml"))
+
+
+# From backbone to classifier
+
+
+@pytest.fixture
+def classifier(backbone: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a classifier whose student starts from the backbone."""
+    loop = {"steps": 4, "lr": 1e-2, "log_every": 1}
+    start = {"model": backbone["student"], "backbone": {"teachers": backbone["teachers"], "loop": loop}}
+    return recipe | {"student": start}
+
+
+def backbones(recipe: dict[str, Any]) -> list[Path]:
+    return sorted(Path(recipe["zoo"]["folder"]).glob("backbone-*"))
+
+
+def test_a_classifiers_backbone_is_planned_and_rehearsed(classifier, tmp_path, capsys):
+    path = write(classifier, tmp_path)
+    assert train.main([path, "--plan"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train the student's backbone for 4 steps, without labels" in said
+    assert train.main([path, "--limit-steps", "1"]) == 0
+    assert not backbones(classifier)
+
+
+def test_a_classifier_starts_from_its_backbone_which_runs_share(classifier, tmp_path, capsys):
+    path = write(classifier, tmp_path)
+    assert train.main([path]) == 0
+    (folder,) = backbones(classifier)
+    assert (folder / "table.json").is_file()
+    assert len(lines({"run": str(folder)})) == 4
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    capsys.readouterr()
+    assert train.main([path, f"run={tmp_path / 'other'}", "loop.lr=1e-4"]) == 0
+    assert backbones(classifier) == [folder]
+    assert "student.backbone: already trained, loaded from" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_a_run_killed_between_backbone_and_student_ends_as_a_whole_one(classifier, tmp_path, monkeypatch):
+    whole, killed = (classifier | {"run": str(tmp_path / name)} for name in ("whole", "killed"))
+    starts: list[Any] = []
+    made = pipeline.student_stream
+    monkeypatch.setattr(
+        pipeline, "student_stream", lambda network, *a, **k: starts.append(network) or made(network, *a, **k)
+    )
+    with pytest.raises(Killed):
+        distill(killed, on_step=killed_at(1))
+    (folder,) = backbones(classifier)
+    before = weights({"run": str(folder)})
+    distill(killed)
+    assert_equal(weights({"run": str(folder)}), before)
+    assert [network.model.startswith("local-dir:") for network in starts] == [False, True, True]
+    distill(whole)
+    assert_equal(weights(killed), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "backbone"}, "student.backbone is for classifiers: with task: backbone the student is one"),
+        ({"teachers": [{"train": "test_vit"}]}, "student.backbone.teachers.0: train is for classifiers"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_one_clear_line(classifier, tmp_path, capsys, changes, message):
+    if "teachers" in changes:
+        classifier["student"]["backbone"]["teachers"] = changes.pop("teachers")
+    said = refused(capsys, write(classifier | changes, tmp_path))
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
