@@ -145,7 +145,7 @@ def _load(model: Any, state: dict[str, Tensor], network: Network, size: int, rol
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{role}: the weights of {network.model} cannot be adapt_module to images of {size} × {size}: {_why(error)}"
+            f"{role}: the weights of {network.model} cannot be adapted to images of {size} × {size}: {_why(error)}"
         ) from error
 
 
