@@ -245,6 +245,7 @@ def test_without_a_connection_all_missing_weights_are_named_at_once(recipe, tmp_
                           stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         assert process.stderr is not None
         process.stderr.readline()  # the first line; torch is imported after it
+        assert process.stderr.readline().startswith("1 process on CPU")
         said = process.stderr.read()
     assert process.returncode == 2, said
     assert said.startswith("weights: 3 network(s) need weights that are not here and cannot be downloaded (")
