@@ -34,7 +34,8 @@ from benchmarks.form import Row, arguments, report
 from benchmarks.provenance import Provenance, reached
 from meco_timm.common.errors import UserError
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
-from meco_timm.recipe.recipe import Alignment, Network, Teacher
+from meco_timm.recipe.networks import Network, Teacher
+from meco_timm.recipe.recipe import Alignment
 
 ALIGNMENT = Alignment(method="grid", length=256, blocks=3)  # every network of timm has as many
 HEADLESS = Alignment(method="grid", length=256, blocks=3, embedding="linear")

@@ -16,7 +16,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from meco_timm.common import UserError, first_line, get_logger, short_name
 from meco_timm.networks.configs import data_config
 from meco_timm.networks.foreign import LogitsOnly, adapt_module, logits_in
-from meco_timm.networks.streams import Stream, check_stream, make_teacher_stream
+from meco_timm.networks.stream_check import check_stream
+from meco_timm.networks.streams import Stream, make_teacher_stream
 from meco_timm.recipe import Alignment, Network, Teacher
 
 logger = get_logger(__name__)

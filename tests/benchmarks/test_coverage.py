@@ -10,7 +10,8 @@ from benchmarks.coverage import CLASSES, check, compare, compare_values, make_st
 from benchmarks.provenance import Provenance, reached
 from meco_timm.common.errors import UserError
 from meco_timm.networks.streams import student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 
 # The smallest of each class of each file of timm 1.0.31, without gemma4_vit, which takes a quarter of the time of all.
 REPRESENTATIVES = [

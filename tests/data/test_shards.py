@@ -35,8 +35,8 @@ from meco_timm.evaluation import table
 from meco_timm.networks import LOGITS_ONLY
 from meco_timm.networks.streams import student_stream
 from meco_timm.pipeline import distill, fill_store
+from meco_timm.recipe.networks import Network
 from meco_timm.recipe.reading import load_recipe
-from meco_timm.recipe.recipe import Network
 from meco_timm.recipe.sections import Data, Loop
 from meco_timm.training import Job, Training
 

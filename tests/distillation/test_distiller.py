@@ -11,7 +11,8 @@ from meco_timm.distillation.discriminators import minimax
 from meco_timm.distillation.labels import cross_entropy
 from meco_timm.distillation.similarity import LOGITS, blocks_l2, logits_kl
 from meco_timm.networks.streams import Stream, student_stream
-from meco_timm.recipe.recipe import Network, Recipe
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Recipe
 
 B, CLASSES, BLOCKS, LENGTH = 4, 3, 2, 32
 

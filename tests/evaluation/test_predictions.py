@@ -11,7 +11,8 @@ from meco_timm.data.loading import load_data
 from meco_timm.evaluation.agreement import block_agreement, cka
 from meco_timm.evaluation.predictions import Predictions, choose_examples, load_predictions, save_predictions
 from meco_timm.networks.streams import student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 from meco_timm.recipe.sections import Data
 from meco_timm.reporting.figures import Confidence, calibration, class_gains, confusions
 from meco_timm.reporting.results import difference, interval, read_results

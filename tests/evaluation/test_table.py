@@ -18,7 +18,8 @@ from meco_timm.evaluation.measures import (
 from meco_timm.evaluation.rows import Row, print_table
 from meco_timm.evaluation.table import compute_logits, images_per_second, make_table, validate
 from meco_timm.networks.streams import student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 from meco_timm.recipe.sections import Data
 
 

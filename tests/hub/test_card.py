@@ -14,7 +14,8 @@ from meco_timm import UserError, load_recipe
 from meco_timm.hub.card import card_files, student_card
 from meco_timm.hub.finish import describe_origin
 from meco_timm.hub.licences import licence_note, licence_warning, strictness
-from meco_timm.recipe.recipe import Network, Publish, Teacher
+from meco_timm.recipe.networks import Network, Teacher
+from meco_timm.recipe.recipe import Publish
 from meco_timm.reporting.pages import escape_markdown, render_markdown
 from meco_timm.reporting.results import Results, read_results
 

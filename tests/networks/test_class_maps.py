@@ -18,7 +18,8 @@ from meco_timm.evaluation.measures import accuracy
 from meco_timm.networks import mean_logits
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.streams import NEVER, Stream, teacher_stream
-from meco_timm.recipe.recipe import Alignment, Teacher
+from meco_timm.recipe.networks import Teacher
+from meco_timm.recipe.recipe import Alignment
 
 FIVE = ["ant", "bee", "cow", "dog", "eel"]
 SHUFFLED = ["dog", "ant", "eel", "cow", "bee"]

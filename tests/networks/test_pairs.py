@@ -22,7 +22,8 @@ from meco_timm.data.loading import Batch, load_data
 from meco_timm.distillation import Distiller, Targets
 from meco_timm.networks.streams import Outputs, Stream, student_stream, teacher_stream
 from meco_timm.recipe import named_teachers
-from meco_timm.recipe.recipe import Alignment, Network, Recipe, Teacher
+from meco_timm.recipe.networks import Network, Teacher
+from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.zoo import load_teachers
 
 ALIGNMENT = Alignment(blocks=2, method="grid", length=32)

@@ -10,7 +10,8 @@ from conftest import contents, tree
 
 from meco_timm.networks.saving import export
 from meco_timm.networks.streams import Stream, student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 from meco_timm.recipe.sections import Data
 
 NAMES = ["circle", "cross", "dash"]

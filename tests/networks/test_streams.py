@@ -12,7 +12,8 @@ from torch import Tensor
 from meco_timm.common.errors import UserError
 from meco_timm.networks.alignment import Vectors
 from meco_timm.networks.streams import Stream, student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "test_mambaout"]
 SWIN = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2), "window_size": 2}

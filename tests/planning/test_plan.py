@@ -20,7 +20,8 @@ from meco_timm.common.layout import WIDTH
 from meco_timm.networks.streams import student_stream
 from meco_timm.planning import cost, make_plan, weights
 from meco_timm.planning.cost import activation_bytes_per_image
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 from meco_timm.training import loop
 
 SUMMARY = ["data", "nets", "method", "steps", "here"]

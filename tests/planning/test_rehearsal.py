@@ -119,7 +119,6 @@ def test_named_weights_become_random_ones_of_the_same_network(recipe, tmp_path):
         ("imagenet_mobile", ["loop.batch_size=2", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
         ("own_images", ["loop.batch_size=4", "data.image_size=64", "teachers=[train: test_resnet.r160_in1k]"]),
         ("backbone", ["loop.batch_size=4", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
-        ("imagenet_backbone", ["loop.batch_size=2", "data.image_size=64", "teachers=[test_vit.r160_in1k]"]),
     ],
 )
 def test_a_recipe_of_the_repository_is_rehearsed(tmp_path, shapes, caplog, name, overrides):

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meco_timm.recipe.recipe import Recipe, Teacher, named_teachers
+from meco_timm.recipe.networks import Teacher, named_teachers
+from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.schema import schema
 from meco_timm.recipe.sections import Loop, Section
 

@@ -13,8 +13,8 @@ import train
 from meco_timm import load_recipe
 from meco_timm.cli import main
 from meco_timm.networks.factory import make_network
+from meco_timm.recipe.networks import Network
 from meco_timm.recipe.reading import recipe_key
-from meco_timm.recipe.recipe import Network
 
 NUMBERED = ("class 1", "class 2", "class 10")  # as text: class 1, class 10, class 2
 

@@ -27,7 +27,8 @@ from meco_timm.data.loading import DataSource, load_data
 from meco_timm.evaluation.measures import quality
 from meco_timm.evaluation.table import compute_logits
 from meco_timm.networks.streams import teacher_stream
-from meco_timm.recipe.recipe import Alignment, Recipe, Teacher
+from meco_timm.recipe.networks import Teacher
+from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.training import check_launch, describe_processes
 from meco_timm.training.sharding import match_layouts
 

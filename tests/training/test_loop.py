@@ -21,7 +21,8 @@ from meco_timm.data.loading import Batch, DataSource, load_data
 from meco_timm.data.views import Steps
 from meco_timm.distillation import Distiller, Supervised, Targets, TeacherBlocks
 from meco_timm.networks.streams import Stream, student_stream
-from meco_timm.recipe.recipe import Alignment, Network, Recipe
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.recipe.sections import Data, Loop
 from meco_timm.training import Job, Teaching, Training, total_steps
 from meco_timm.training.optimizers import make_optimizer, make_schedule

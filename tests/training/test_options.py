@@ -19,7 +19,8 @@ from meco_timm.data.views import Passes, Steps
 from meco_timm.distillation import Supervised
 from meco_timm.distillation.labels import cross_entropy
 from meco_timm.networks.streams import student_stream
-from meco_timm.recipe.recipe import Alignment, Network
+from meco_timm.recipe.networks import Network
+from meco_timm.recipe.recipe import Alignment
 from meco_timm.recipe.sections import Loop
 from meco_timm.training.optimizers import make_optimizer
 from meco_timm.training.step import Mixing
