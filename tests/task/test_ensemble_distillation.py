@@ -113,8 +113,8 @@ def test_a_whole_training_is_that_of_our_own_loop(shapes, student, teacher):
     wanted = own_loop(own, [(image_of(input), target) for input, target in batches])
     assert_equal(found, wanted)
     for mine, other in (
-        (task.get_eval_model(), own.student.model),
-        (task.get_eval_model(ema=True), own.ema.module.model),
+        (task.get_eval_model(), own.state.student.model),
+        (task.get_eval_model(ema=True), own.state.ema.module.model),
     ):
         for name, value in other.state_dict().items():
             torch.testing.assert_close(mine.state_dict()[name], value, rtol=1e-5, atol=1e-5, msg=name)
