@@ -256,7 +256,7 @@ def test_only_the_teachers_changed(finished, tmp_path, unmeasured):
 VARIANTS: dict[str, list[str]] = {
     "average": [
         "zoo.sampling=average",
-        "alignment={blocks: 3, method: flatten, length: 20, projection: true}",
+        "alignment={blocks: 3, method: flatten, length: 20}",
         "losses={similarity: kl, temperature: 2, block_similarity: l1, blocks: [0, 0.5, 1]}",
         "discriminators={adversary: non_saturating, on: blocks}",
     ],
