@@ -90,7 +90,7 @@ def test_the_plan_tells_it_with_licence_and_warning(recipe, five, tmp_path):
     recipe["teachers"] += [{"train": "resnet18.fb_ssl_yfcc100m_ft_in1k"}, {"train": "test_vit.r160_in1k"}]
     recipe["student"] = "test_efficientnet.r160_in1k"
     text = plan(load_recipe(write(recipe, tmp_path)))
-    (cells,) = [line for line in text.splitlines() if line.startswith("test_vit.r160_in1k ") and "apache" in line]
+    cells = " ".join(line for line in text.splitlines() if line.startswith("test_vit.r160_in1k "))  # of a table in parts
     assert "its own, new" in cells
     assert cells.endswith("apache-2.0")
     words = " ".join(text.split())
