@@ -6,6 +6,7 @@ moment than at another; a ratio of two sides within one round does not notice.
 
 import argparse
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -28,14 +30,18 @@ Row = dict[str, Any]  # column → value
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has. A benchmark that is terminated from here on ends its children
     too: none goes on training."""
-    signal.signal(signal.SIGTERM, _end_with_children)
+    signal.signal(signal.SIGTERM, partial(_end_with_children, os.getpid()))
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each side (default %(default)s)")
     return parser
 
 
-def _end_with_children(number: int, frame: object) -> None:
+def _end_with_children(owner: int, number: int, frame: object) -> None:
+    if os.getpid() != owner:  # a child that was forked has the handler too, and ends as without it
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
