@@ -20,6 +20,8 @@ os.environ |= {
 }
 
 import gc
+import signal
+from collections.abc import Iterator
 
 import datasets
 import numpy as np
@@ -99,6 +101,14 @@ def write(recipe: dict[str, Any], folder: Path, name: str = "recipe.yaml") -> st
     path = folder / name
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Benchmarks set a handler for SIGTERM, which processes that a later test forks would inherit."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(autouse=True)
