@@ -19,21 +19,16 @@ PICTURES = "pictures.safetensors"  # in the run folder
 
 def backbone_page(results: Results) -> str:
     """The report as HTML."""
-    path = results.folder.path
     columns, *cells = zip(*table_columns(results.rows), strict=True)
     with chart_style():
         return render_page(
             "backbone.html",
+            **results.page_fields(),
             title=title(results),
-            run=path.resolve().name,
             verdict=summary(results),
             columns=columns,
             cells=cells,
-            recipe=results.recipe,
             sections=_sections(results),
-            facts=results.facts(),
-            plan=(path / "plan.txt").read_text(encoding="utf-8") if (path / "plan.txt").exists() else "",
-            recipe_yaml=(path / "recipe.yaml").read_text(encoding="utf-8"),
         )
 
 

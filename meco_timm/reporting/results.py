@@ -53,6 +53,18 @@ class Results(NamedTuple):
         """Whether the student has no head; the rows are then `BackboneRow`."""
         return self.recipe.get("task") == "backbone"
 
+    def page_fields(self) -> dict[str, Any]:
+        """What the report of any student shows besides its results."""
+        path = self.folder.path
+        plan = path / "plan.txt"
+        return {
+            "run": path.resolve().name,
+            "recipe": self.recipe,
+            "facts": self.facts(),
+            "plan": plan.read_text(encoding="utf-8") if plan.exists() else "",
+            "recipe_yaml": (path / "recipe.yaml").read_text(encoding="utf-8"),
+        }
+
     def facts(self) -> list[tuple[str, Any]]:
         """(name, value) of the settings and facts at the end of a report."""
         recipe, about, images = self.recipe, self.about, self.about["images"]

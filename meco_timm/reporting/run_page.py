@@ -47,26 +47,21 @@ def report(run: str | Path) -> Path:
 
 def report_page(results: Results) -> str:
     """The report as HTML."""
-    path = results.folder.path
     columns, *cells = zip(*table_columns([*results.rows, *results.exports]), strict=True)
     with chart_style():
         return render_page(
             "report.html",
+            **results.page_fields(),
             title=title(results),
-            run=path.resolve().name,
             verdict=summary(results),
             columns=columns,
             cells=cells,
             per_class=class_table(results, CLASSES),
-            recipe=results.recipe,
             data_notes=results.about.get("data_notes", []),
             predictions=results.predictions is not None,
             sections=report_sections(results),
             soft_labels=soft_labels(results),
             mistakes=mistakes(results.predictions) if results.predictions is not None else [],
-            facts=results.facts(),
-            plan=(path / "plan.txt").read_text(encoding="utf-8") if (path / "plan.txt").exists() else "",
-            recipe_yaml=(path / "recipe.yaml").read_text(encoding="utf-8"),
         )
 
 
