@@ -51,7 +51,7 @@ def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data
     labelled = known
     if settings.labelled is not None:
         check_number("labelled", settings.labelled, len(classes), len(known))
-        labelled = _stratified(labels, known, settings.labelled, derive(seed, "labelled"))
+        labelled = _stratified(labels, known, settings.labelled, derive(seed, "labelled"), balanced=True)
     return ChosenRows(train if settings.student_sees == "all" else labelled, labelled, validation)
 
 
@@ -79,10 +79,13 @@ def check_number(key: str, number: int, classes: int, images: int) -> None:
         )
 
 
-def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False) -> np.ndarray:
+def _stratified(
+    labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leave_one: bool = False, balanced: bool = False
+) -> np.ndarray:
     """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
 
-    `leave_one`: the last image of a class is taken last, so that the rest has one of each class.
+    leave_one: the last image of a class is taken last, so that the rest has one of each class. balanced: as many of each
+    class, as far as it has them, in place of its proportion.
     """
     if size == 0:
         return rows[:0]
@@ -92,7 +95,7 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, leav
     sizes = np.bincount(labels[rows] - NO_LABEL)
     rank_in_class = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     # The k-th image of a class of n stands at share (k + ½)/n: the first `size` by share are evenly drawn from all.
-    share = (rank_in_class + 0.5) / np.repeat(sizes, sizes)
+    share = (rank_in_class + 0.5) / (1 if balanced else np.repeat(sizes, sizes))
     share[rank_in_class == 0] -= 1 if size >= np.count_nonzero(sizes) else 0
     if leave_one:
         share[rank_in_class == np.repeat(sizes, sizes) - 1] = 2

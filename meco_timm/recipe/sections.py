@@ -117,8 +117,8 @@ class Data(ObjectSection):
     validation: Fraction = 0.1
     """Share of the training images held out to choose the best weights; 0 keeps the last weights."""
     labelled: Annotated[int, Field(gt=0)] | None = None
-    """Number of training labels to keep (stratified by class, seeded). Teachers and the student alone train on
-    these images; the student trains on all of them, since soft labels need no label. Validation labels are extra."""
+    """Number of training labels to keep, as many of each class as far as it has them (seeded). Teachers and the student
+    alone train on these images; the student on all, since soft labels need no label. Validation labels are extra."""
     images: Annotated[int, Field(gt=0)] | None = None
     """Only so many training images for the student and the student alone (stratified by class, seeded): few images of
     your own, and teachers that have learned from more. Teachers train on all; validation images are extra."""
