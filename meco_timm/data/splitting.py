@@ -84,8 +84,8 @@ def _stratified(
 ) -> np.ndarray:
     """`size` of `rows`, sorted, every class in its proportion and none missing if `size` allows; seeded.
 
-    leave_one: the last image of a class is taken last, so that the rest has one of each class. balanced: as many of each
-    class, as far as it has them, in place of its proportion.
+    leave_one: the last image of a class is taken last, so that the rest has one of each class. balanced: as many of
+    each class, as far as it has them, in place of its proportion.
     """
     if size == 0:
         return rows[:0]
