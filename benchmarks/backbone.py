@@ -1,10 +1,10 @@
 """What a backbone from unlabelled images is worth: arms by k-NN and linear probe, then fine-tuned with few labels.
 
-A study (benchmarks/studies/backbone.yaml) is a recipe, overrides for each arm, in which `{seed}` is the run's, and the
-settings of the fine-tuning. Each run is a plain `distill`. What has ended is kept in FOLDER and never repeated. Labels
-are used to measure, and by the fine-tuning.
+A study (benchmarks/studies/backbone.yaml) is a recipe and overrides for each arm, in both of which `{seed}` is the
+run's, and the settings of the fine-tuning. Each run is a plain `distill`. What has ended is kept in FOLDER and never
+repeated. Labels are used to measure, and by the fine-tuning.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.backbone benchmarks/studies/backbone.yaml --labels 90 450 0
+    OMP_NUM_THREADS=1 python -m benchmarks.backbone benchmarks/studies/backbone.yaml --labels 10 50 0
 """
 
 import argparse
@@ -77,8 +77,9 @@ def quality(network: str, images: str) -> Found:
 def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Found:
     """Train the arm's student and measure it."""
     words = [word.replace("{seed}", str(seed)) for word in study.arms[arm]]
-    recipe, student = folder / "recipe.yaml", student_of(arm, seed, folder)
-    recipe.write_text(yaml.safe_dump(study.recipe))
+    student = student_of(arm, seed, folder)
+    recipe = folder / f"{student.parent.name}.yaml"
+    recipe.write_text(yaml.safe_dump(study.recipe).replace("{seed}", str(seed)))
     began = time.process_time()
     distill(load_recipe(recipe, [*words, f"seed={seed}", f"run={student.parent}", f"zoo.folder={folder / 'zoo'}"]))
     training = time.process_time() - began
@@ -100,17 +101,15 @@ def untrained(study: Study, seed: int, folder: Path) -> Found:
     return quality(f"local-dir:{place}", study.images)
 
 
-def fine_tune(study: Study, start: dict[str, Any], labels: int, factor: int, seed: int, folder: Path) -> Found:
-    """Test top-1 after training on so many labels (0: all), for `factor` times the steps."""
-    settings = study.fine_tuning
-    steps = factor * settings["loop"]["steps"]
+def fine_tune(study: Study, start: dict[str, Any], labels: int, loop: dict[str, Any], seed: int, file: Path) -> Found:
+    """Test top-1 after training on so many labels a class (0: all)."""
+    classes = sum(place.is_dir() for place in Path(study.images, "train").iterdir())
     recipe = {
-        "data": settings["data"] | {"labelled": labels or None},
+        "data": study.fine_tuning["data"] | {"labelled": labels * classes or None},
         "teachers": [start | {"train": True}],
         "student": start,
-        "zoo": {"folder": str(folder / "zoo"), "loop": settings["loop"] | {"steps": steps}},
+        "zoo": {"folder": str(file.parent / "zoo"), "loop": study.fine_tuning["loop"] | loop},
     }
-    file = folder / "fine_tuning.yaml"
     file.write_text(yaml.safe_dump(recipe))
     loaded = load_recipe(file, [f"seed={seed}"])
     data = load_data(loaded.data, seed)
@@ -120,14 +119,15 @@ def fine_tune(study: Study, start: dict[str, Any], labels: int, factor: int, see
 
 
 def fine_tunings(study: Study, labels: int, seed: int, folder: Path) -> dict[str, Found]:
-    """The network from random weights, with the same and twice the steps, and from the base arm's backbone."""
-    random = dict(study.recipe["student"])
-    backbone = {"model": f"local-dir:{student_of(study.base, seed, folder)}"}
-    starts = {"random": (random, 1), "random, twice the steps": (random, 2), "backbone": (backbone, 1)}
+    """Test top-1 from each start of the study: an arm's backbone, or random weights."""
     found = {}
-    for name, (start, factor) in starts.items():
+    for name, settings in study.fine_tuning["starts"].items():
+        start = dict(study.recipe["student"])
+        if arm := settings["arm"]:
+            start = {"model": f"local-dir:{student_of(arm, seed, folder)}"}
         file = folder / f"tuned-{labels}-{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-        found[name] = kept(file, fine_tune, study, start, labels, factor, seed, folder)
+        recipe = file.with_suffix(".yaml")
+        found[name] = kept(file, fine_tune, study, start, labels, settings["loop"], seed, recipe)
     return found
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--arms", nargs="*", metavar="ARM", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
-    parser.add_argument("--labels", nargs="*", type=int, default=[], help="fine-tune with so many labels; 0: all")
+    parser.add_argument("--labels", nargs="*", type=int, default=[], help="labels a class for fine-tuning; 0: all")
     parser.add_argument("--others", nargs="*", default=[], metavar="FOLDER", help="measure these timm checkpoints too")
     parser.add_argument("--folder", type=Path, default=Path("runs/backbone"))
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -168,16 +168,16 @@ def main() -> None:
                 arms.setdefault(arm, {})[seed] = kept(file, run_arm, study, arm, seed, folder)
             for labels in args.labels:
                 for start, found in fine_tunings(study, labels, seed, folder).items():
-                    tuned.setdefault(f"{labels or 'all'} labels, {start}", {})[seed] = found
+                    tuned.setdefault(f"{labels or 'all'} labels a class, {start}", {})[seed] = found
         for other in args.others:
             file = folder / f"other-{other.strip('/').replace('/', '_')}.json"
             arms[other] = {0: kept(file, quality, f"local-dir:{other}", study.images)}
     rows = compared(arms, study.base, ["k-NN", "probe", "validation", "training CPU s"])
     figures = {f"knn/{row['arm']}": row["k-NN"] for row in rows}
     for labels in args.labels:
-        name = str(labels or "all")
-        same = {arm: found for arm, found in tuned.items() if arm.startswith(f"{name} labels")}
-        print(f"{table(compared(same, f'{name} labels, random', ['top-1']))}\n")
+        name = f"{labels or 'all'} labels a class"
+        same = {arm: found for arm, found in tuned.items() if arm.startswith(name)}
+        print(f"{table(compared(same, f'{name}, random', ['top-1']))}\n")
     report("backbone", rows, figures, args.json)
 
 
