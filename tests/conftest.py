@@ -29,6 +29,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from helpers.checkpoints import local_dir, network
 from helpers.hub import hub  # noqa: F401  a fixture
 from matplotlib.figure import Figure
 from PIL import Image
@@ -92,6 +93,22 @@ def base_recipe(source: Path | str, folder: Path) -> dict[str, Any]:
         "losses": {"blocks": 0.3},
         "discriminators": {"adversary": "minimax", "on": "all"},
         "loop": {"steps": 4, "batch_size": 8, "lr": 2e-3, "validations": 2, "log_every": 1},
+    }
+
+
+def backbone_recipe(source: Path, folder: Path, steps: int) -> dict[str, Any]:
+    """The smallest recipe of a backbone: a headless teacher and one with ten classes that nobody knows."""
+    headless = local_dir(folder / "headless", network("test_vit", 0, img_size=32))
+    classifier = local_dir(folder / "classifier", network("test_resnet", 10))
+    return {
+        "task": "backbone",
+        "run": str(folder / "run"),
+        "data": {"source": str(source), "image_size": 32, "crop_pct": 1.0, "workers": 0},
+        "teachers": [{"model": headless, "size": 32}, {"model": classifier, "size": 32}],
+        "student": "test_efficientnet",
+        "alignment": {"blocks": 2, "length": 256},
+        "zoo": {"folder": str(folder / "zoo")},
+        "loop": {"steps": steps, "batch_size": 8, "lr": 2e-3, "log_every": 1},
     }
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from meco_timm.common import public
 from meco_timm.evaluation import table_columns
+from meco_timm.hub.backbone_card import backbone_charts, backbone_fields
 from meco_timm.hub.licences import licence_note
 from meco_timm.recipe import OTHER, Publish
 from meco_timm.reporting import (
@@ -43,19 +44,19 @@ def card_files(results: Results, classes: list[str], publish: Publish | None = N
         UserError: the user's template cannot be read or has an unknown field.
     """
     with chart_style():
-        charts = _charts(results)
+        charts = backbone_charts(results) if results.is_backbone else _charts(results)
         figures = {f"figures/{name}": chart.png() for name, chart in charts.items()}
     texts = {name: chart.text for name, chart in charts.items()}
-    return {"README.md": student_card(results, classes, texts, publish), **figures}
+    return {"README.md": model_card(results, classes, texts, publish), **figures}
 
 
-def student_card(results: Results, classes: list[str], figures: dict[str, str], publish: Publish | None = None) -> str:
+def model_card(results: Results, classes: list[str], figures: dict[str, str], publish: Publish | None = None) -> str:
     """The README.md of a student. `figures`: file in figures/ → its text alternative."""
     recipe, own = results.recipe, publish.card if publish else None
-    text, where = (read_template(own), own) if own else (builtin_template("card.md"), "card.md")
+    name = "backbone_card.md" if results.is_backbone else "card.md"
     return render_markdown(
-        text,
-        where,
+        read_template(own) if own else builtin_template(name),
+        own or name,
         front=Markup(front_matter(results, publish)),
         title=title(results),
         teachers=describe_teachers(results),
@@ -64,49 +65,63 @@ def student_card(results: Results, classes: list[str], figures: dict[str, str], 
         load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
         background=Markup(background_text(recipe["data"]["background"])),
         mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
-        data_notes=results.about.get("data_notes", []),
         image_size=recipe["data"]["image_size"],
-        repo=Markup(json.dumps(publish.repo)) if publish and publish.onnx else None,
-        classes=classes,
-        most_classes=CLASSES_NAMED,
-        images=results.about["images"],
-        device={"cpu": "a CPU", "cuda": "a GPU"}.get(results.about["device"], results.about["device"]),
         table=list(zip(*table_columns([*results.rows, *results.exports]), strict=True)),
-        per_class=class_table(results, CLASSES_NAMED),
         figures=figures,
-        training=_training(results),
         licence_note=licence_note(results, (publish.license or "").removeprefix(OTHER) if publish else None),
+        **(backbone_fields(results) if results.is_backbone else _classifier_fields(results, classes, publish)),
     )
+
+
+def _classifier_fields(results: Results, classes: list[str], publish: Publish | None) -> dict[str, Any]:
+    """The fields of a classifier's card that a backbone's has not."""
+    return {
+        "data_notes": results.about.get("data_notes", []),
+        "repo": Markup(json.dumps(publish.repo)) if publish and publish.onnx else None,
+        "classes": classes,
+        "most_classes": CLASSES_NAMED,
+        "images": results.about["images"],
+        "device": {"cpu": "a CPU", "cuda": "a GPU"}.get(results.about["device"], results.about["device"]),
+        "per_class": class_table(results, CLASSES_NAMED),
+        "training": _training(results),
+    }
 
 
 def front_matter(results: Results, publish: Publish | None = None) -> str:
     """The card's metadata as YAML, by the Hub's specification (hub-docs, modelcard.md)."""
-    about, settings, student = results.about, results.recipe["data"], results.row("student")
-    source, name = settings["source"], Path(settings["source"]).resolve().name
-    scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
+    about, source = results.about, results.recipe["data"]["source"]
+    task = "image-feature-extraction" if results.is_backbone else "image-classification"
     data = ModelCardData(
         **licence_fields(publish),
         library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "knowledge-distillation", "meco_timm"],
+        pipeline_tag=task,
+        tags=[task, "timm", "knowledge-distillation", "meco_timm"],
         datasets=None if about["local_data"] else [source],
-        metrics=["accuracy"],
+        metrics=None if results.is_backbone else ["accuracy"],
         **base_models(results),
         model_name=publish.repo.partition("/")[2] if publish else results.folder.path.resolve().name,
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type="imagefolder" if about["local_data"] else source,
-                dataset_name=name if about["local_data"] else source,
-                dataset_split=settings["test_split"] or "test",
-                metric_type=METRICS[key][0],
-                metric_name=METRICS[key][1],
-                metric_value=round(score, 4),
-            )
-            for key, score in scores.items()
-        ],
+        eval_results=None if results.is_backbone else _scores(results),
     )
     return data.to_yaml().strip()
+
+
+def _scores(results: Results) -> list[EvalResult]:
+    """The student's accuracy and calibration on the test split, for the Hub's leaderboards."""
+    settings, student, local = results.recipe["data"], results.row("student"), results.about["local_data"]
+    source = settings["source"]
+    scores = {key: getattr(student, key) for key in METRICS if getattr(student, key) is not None}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="imagefolder" if local else source,
+            dataset_name=Path(source).resolve().name if local else source,
+            dataset_split=settings["test_split"] or "test",
+            metric_type=METRICS[key][0],
+            metric_name=METRICS[key][1],
+            metric_value=round(score, 4),
+        )
+        for key, score in scores.items()
+    ]
 
 
 def licence_fields(publish: Publish | None) -> dict[str, Any]:

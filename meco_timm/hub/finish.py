@@ -20,7 +20,6 @@ from meco_timm.evaluation import (
     save_pictures,
     save_predictions,
 )
-from meco_timm.hub.backbone_card import backbone_card_files
 from meco_timm.hub.card import card_files
 from meco_timm.networks import Combination, Stream, export, is_foreign
 from meco_timm.recipe import Data
@@ -64,7 +63,7 @@ def finish_backbone_run(
         save_pictures(pictures, folder.path / PICTURES)
     metrics = read_metrics(folder.path / "metrics.jsonl")
     results = Results(folder, read_keys(folder), list(rows), about, metrics, None)
-    export(student, folder.student, [], settings, backbone_card_files(results))
+    export(student, folder.student, [], settings, card_files(results, []))
     folder.finish(rows, about)
 
 

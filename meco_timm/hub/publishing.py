@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from meco_timm.common import RESULT, UserError, get_logger, public, write_content
 from meco_timm.data import DataSource, load_data
-from meco_timm.hub.backbone_card import backbone_card_files
 from meco_timm.hub.card import card_files, timm_name
 from meco_timm.hub.exporting import FLOAT32, INT8, export_onnx, preprocessor_config
 from meco_timm.hub.licences import licence_warning
@@ -37,7 +36,7 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         export_onnx(run, int8=True)
     results = read_results(run)
     classes = json.loads((results.folder.student / "config.json").read_text(encoding="utf-8")).get("label_names", [])
-    card = backbone_card_files(results, settings) if results.is_backbone else card_files(results, classes, settings)
+    card = card_files(results, classes, settings)
     if not dry_run:
         for name, content in card.items():
             write_content(results.folder.student / name, content)

@@ -1,5 +1,7 @@
 """Charts and pictures of a backbone's run. Pure functions."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -52,18 +54,10 @@ def features_chart(rows: list[BackboneRow]) -> Chart | None:
     """k-NN accuracy and linear probe of each network; None without labels."""
     if any(row.knn is None or row.probe is None for row in rows):
         return None
-    figure, axis = axes(1.5 + 0.34 * len(rows))
-    for label, color, marker, values in (
-        ("k-NN", BLUE, "s", [row.knn for row in rows]),
-        ("linear probe", VERMILION, "*", [row.probe for row in rows]),
-    ):
-        axis.plot(values, range(len(rows)), linestyle="", marker=marker, markersize=8, color=color, label=label)
-    name_rows(axis, [shorten(row.name) for row in rows])
-    axis.set(xlabel="accuracy (%)", ylabel="network (name)")
-    axis.margins(0.1)
-    legend(figure, [axis])
+    series = {"k-NN": [row.knn for row in rows], "linear probe": [row.probe for row in rows]}
     listed = "; ".join(f"{row.name}: k-NN {row.knn:.1f} %, probe {row.probe:.1f} %" for row in rows)
     caption = "Accuracy of pooled features without fine-tuning: 20 nearest neighbours by cosine, and a linear probe."
+    figure = _pairs(rows, series, "accuracy (%)", "network (name)")
     return Chart("Features", figure, f"Accuracy of features: {listed}.", caption)
 
 
@@ -72,17 +66,22 @@ def teacher_agreement_chart(rows: list[BackboneRow]) -> Chart | None:
     teachers = [row for row in rows if row.cka is not None and row.cka_before is not None]
     if not teachers:
         return None
-    figure, axis = axes(1.5 + 0.34 * len(teachers))
-    places = range(len(teachers))
-    for place, row in zip(places, teachers, strict=True):
-        axis.plot([row.cka_before, row.cka], [place, place], color=INK, linewidth=1)
-    before, after = ([getattr(row, key) for row in teachers] for key in ("cka_before", "cka"))
-    axis.plot(before, places, linestyle="", marker="s", color=BLUE, label="before training")
-    axis.plot(after, places, linestyle="", marker="*", markersize=10, color=VERMILION, label="after")
-    name_rows(axis, [shorten(row.name) for row in teachers])
-    axis.set(xlabel="CKA of embeddings (number, 0 to 1)", ylabel="teacher (name)")
-    axis.margins(0.1)
-    legend(figure, [axis])
+    series = {"before training": [row.cka_before for row in teachers], "after": [row.cka for row in teachers]}
     listed = "; ".join(f"{row.name} from {row.cka_before:.2f} to {row.cka:.2f}" for row in teachers)
     caption = "Similarity of the student's embeddings with each teacher's on held-out images (CKA); 1: equal."
+    figure = _pairs(teachers, series, "CKA of embeddings (number, 0 to 1)", "teacher (name)")
     return Chart("Agreement with the teachers", figure, f"CKA with each teacher: {listed}.", caption)
+
+
+def _pairs(rows: list[BackboneRow], series: dict[str, list[Any]], values: str, names: str) -> Figure:
+    """Two values of each row, joined by a line. values, names: labels of the axes."""
+    figure, axis = axes(1.5 + 0.34 * len(rows))
+    places = range(len(rows))
+    axis.hlines(places, *series.values(), color=INK, linewidth=1)
+    for (label, column), color, marker in zip(series.items(), (BLUE, VERMILION), "s*", strict=True):
+        axis.plot(column, places, linestyle="", marker=marker, markersize=9, color=color, label=label)
+    name_rows(axis, [shorten(row.name) for row in rows])
+    axis.set(xlabel=values, ylabel=names)
+    axis.margins(0.1)
+    legend(figure, [axis])
+    return figure

@@ -9,8 +9,8 @@ import datasets
 import pytest
 import timm
 import torch
-from conftest import ROOT, draw_image, refused, write
-from helpers.checkpoints import local_dir, network, random_images
+from conftest import ROOT, backbone_recipe, draw_image, refused, write
+from helpers.checkpoints import network, random_images
 from helpers.launch import ENVIRONMENT, TORCHRUN
 from safetensors.torch import load_file
 
@@ -27,19 +27,7 @@ CONFIG = {"input_size": (3, 64, 64)}
 
 @pytest.fixture
 def backbone(shapes: Path, tmp_path: Path) -> dict[str, Any]:
-    """The smallest recipe of a backbone: a headless teacher and one with ten classes that nobody knows."""
-    headless = local_dir(tmp_path / "headless", network("test_vit", 0, img_size=32))
-    classifier = local_dir(tmp_path / "classifier", network("test_resnet", 10))
-    return {
-        "task": "backbone",
-        "run": str(tmp_path / "run"),
-        "data": {"source": str(shapes), "image_size": 32, "crop_pct": 1.0, "workers": 0},
-        "teachers": [{"model": headless, "size": 32}, {"model": classifier, "size": 32}],
-        "student": "test_efficientnet",
-        "alignment": {"blocks": 2, "length": 256},
-        "zoo": {"folder": str(tmp_path / "zoo")},
-        "loop": {"steps": 6, "batch_size": 8, "lr": 2e-3, "log_every": 1},
-    }
+    return backbone_recipe(shapes, tmp_path, steps=6)
 
 
 def weights(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import ROOT, draw_image
+from conftest import ROOT, backbone_recipe, draw_image
 from helpers.browser import PROGRAM, Browser
-from helpers.checkpoints import local_dir, network
 from helpers.hub import TOKEN, card_errors, files
 from huggingface_hub import ModelCard
 
 from meco_timm import UserError, compare, distill, publish, report
 from meco_timm.evaluation import load_pictures
-from meco_timm.hub.backbone_card import backbone_card
+from meco_timm.hub.card import model_card
 from meco_timm.recipe import Publish
 from meco_timm.reporting.results import Results, read_results
 
@@ -27,20 +26,7 @@ from meco_timm.reporting.results import Results, read_results
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of a backbone with a headless teacher and one with a head."""
     folder = tmp_path_factory.mktemp("backbone")
-    headless = local_dir(folder / "headless", network("test_vit", 0, img_size=32))
-    classifier = local_dir(folder / "classifier", network("test_resnet", 10))
-    distill(
-        {
-            "task": "backbone",
-            "run": str(folder / "run"),
-            "data": {"source": str(shapes), "image_size": 32, "crop_pct": 1.0, "workers": 0},
-            "teachers": [{"model": headless, "size": 32}, {"model": classifier, "size": 32}],
-            "student": "test_efficientnet",
-            "alignment": {"blocks": 2, "length": 256},
-            "zoo": {"folder": str(folder / "zoo")},
-            "loop": {"steps": 10, "batch_size": 8, "lr": 2e-3, "log_every": 1},
-        }
-    )
+    distill(backbone_recipe(shapes, folder, steps=10))
     return folder / "run"
 
 
@@ -55,7 +41,7 @@ def test_the_card_is_valid_and_names_task_teachers_and_licences(results):
         for i, (name, licence) in enumerate(zip(results.weights, ("dinov3-license", "apache-2.0"), strict=True))
     }
     there = results._replace(about=results.about | {"origins": origins})
-    text = backbone_card(there, {}, Publish(repo="me/backbone", license="other:dinov3-license"))
+    text = model_card(there, [], {}, Publish(repo="me/backbone", license="other:dinov3-license"))
     assert card_errors(text) == []
     data = ModelCard(text).data
     assert data.pipeline_tag == "image-feature-extraction"

@@ -11,7 +11,7 @@ from helpers.hub import card_errors
 from huggingface_hub import ModelCard
 
 from meco_timm import UserError, load_recipe
-from meco_timm.hub.card import card_files, student_card
+from meco_timm.hub.card import card_files, model_card
 from meco_timm.hub.finish import describe_origin
 from meco_timm.hub.licences import licence_note, licence_warning, strictness
 from meco_timm.recipe.networks import Network, Teacher
@@ -29,7 +29,7 @@ def results(ended: Path) -> Results:
 
 def card(results: Results, **publish: Any) -> str:
     settings = Publish(repo="me/student", **publish)
-    return student_card(results, list(ODD_CLASSES), FIGURES, settings)
+    return model_card(results, list(ODD_CLASSES), FIGURES, settings)
 
 
 def with_origins(results: Results, licences: dict[str, str | None]) -> Results:
@@ -165,7 +165,7 @@ def test_pictures_are_there_and_named(results):
 
 
 def test_of_many_classes_the_first_are_named(results):
-    text = student_card(results, [f"class {i}" for i in range(1000)], {})
+    text = model_card(results, [f"class {i}" for i in range(1000)], {})
     assert "class 29, …" in text
     assert "class 30" not in text
     assert "1000 classes" in text
