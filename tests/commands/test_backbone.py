@@ -355,21 +355,26 @@ def test_a_classifier_starts_from_its_backbone_which_runs_share(classifier, tmp_
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
 
 
-def test_a_run_killed_between_backbone_and_student_ends_as_a_whole_one(classifier, tmp_path, monkeypatch):
-    whole, killed = (classifier | {"run": str(tmp_path / name)} for name in ("whole", "killed"))
-    starts: list[Any] = []
-    made = pipeline.student_stream
-    monkeypatch.setattr(
-        pipeline, "student_stream", lambda network, *a, **k: starts.append(network) or made(network, *a, **k)
-    )
+def test_a_run_killed_within_its_backbone_and_after_it_ends_as_a_whole_one(classifier, tmp_path, monkeypatch):
+    classifier["student"]["backbone"]["loop"] |= {"checkpoint_steps": 2}
+    whole, killed = (classifier | {"run": f"{tmp_path / n}", "zoo": {"folder": f"{tmp_path / n}-zoo"}} for n in "ab")
+    run, made, starts = pipeline._run, pipeline.student_stream, []
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_run", lambda *args: run(*args[:4], killed_at(3)))
+        with pytest.raises(Killed):
+            distill(killed)
+    (folder,) = backbones(killed)
+    assert not (folder / "table.json").exists()
     with pytest.raises(Killed):
         distill(killed, on_step=killed_at(1))
-    (folder,) = backbones(classifier)
     before = weights({"run": str(folder)})
+    monkeypatch.setattr(
+        pipeline, "student_stream", lambda network, *a, **k: starts.append(network.model) or made(network, *a, **k)
+    )
     distill(killed)
-    assert_equal(weights({"run": str(folder)}), before)
-    assert [network.model.startswith("local-dir:") for network in starts] == [False, True, True]
+    assert starts == [f"local-dir:{folder / 'student'}"]
     distill(whole)
+    assert_equal(before, weights({"run": str(backbones(whole)[0])}))
     assert_equal(weights(killed), weights(whole))
 
 
