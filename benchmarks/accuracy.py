@@ -21,7 +21,7 @@ from benchmarks.form import Row, report, table
 from meco_timm.common import log_to_screen
 from meco_timm.evaluation import Runs, paired_interval, seeds_table, values_of
 from meco_timm.recipe import load_recipe, recipe_key
-from meco_timm.repeating import PlainRun, run_all
+from meco_timm.runs import PlainRun, run_all
 
 
 class Study(NamedTuple):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from meco_timm.hub import export_onnx, publish
     from meco_timm.pipeline import distill, fill_store, plan
     from meco_timm.planning import rank_teachers
-    from meco_timm.repeating import repeat
     from meco_timm.reporting import compare, report
+    from meco_timm.runs import repeat
     from meco_timm.task import EnsembleDistillation
     from meco_timm.zoo import list_teachers
 
@@ -53,7 +53,7 @@ _ROOMS = {
     "predict": "evaluation",
     "publish": "hub",
     "rank_teachers": "planning",
-    "repeat": "repeating",
+    "repeat": "runs",
     "report": "reporting",
 }
 

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from huggingface_hub import get_token
 from torch import nn
 
-from meco_timm.arguments import AnyRecipe, Similarity, as_recipe, check_same
 from meco_timm.common import (
     Status,
     Stopwatch,
@@ -23,23 +22,28 @@ from meco_timm.common import (
 )
 from meco_timm.data import DataSource, load_data
 from meco_timm.evaluation import Row
-from meco_timm.finished import finished_run, show_results
 from meco_timm.networks import student_stream
 from meco_timm.planning import WIDTH, full_plan, is_rehearsal, make_plan, rehearsal, require_weights
 from meco_timm.recipe import Recipe, recipe_key
-from meco_timm.selection import combine_teachers
-from meco_timm.stages import (
+from meco_timm.runs import (
+    AnyRecipe,
+    Similarity,
+    as_recipe,
     assemble_zoo,
     backbone_recipe,
     begin,
+    check_same,
     evaluate_all,
     finish_backbone,
+    finished_run,
     label_training,
     load_pretrained,
     run_accelerator,
+    show_results,
     train_alone_and_compare,
     train_student,
 )
+from meco_timm.selection import combine_teachers
 from meco_timm.training import (
     Job,
     OnStep,

@@ -10,7 +10,7 @@ from helpers.tables import table_of
 
 from benchmarks.accuracy import best_alone, compared
 from meco_timm.recipe import load_recipe
-from meco_timm.repeating import PlainRun
+from meco_timm.runs import PlainRun
 
 STUDIES = sorted((ROOT / "benchmarks/studies").glob("*.yaml"))
 ARMS = {

@@ -12,8 +12,8 @@ from conftest import ROOT, write
 from torch import Tensor, nn
 
 from meco_timm import UserError, load_recipe, plan
-from meco_timm.arguments import as_recipe, check_same
 from meco_timm.recipe import fingerprint, recipe_key, to_yaml
+from meco_timm.runs import as_recipe, check_same
 
 QUICKSTART = ROOT / "recipes/quickstart.yaml"
 
@@ -163,9 +163,9 @@ def test_processes_with_other_objects_are_refused(monkeypatch):
     mine, theirs = (as_recipe(QUICKSTART, teachers=[Plain(seed)]) for seed in (0, 1))
     accelerator = SimpleNamespace(num_processes=2)
     keys = [fingerprint(recipe_key(one)) for one in (mine, theirs)]
-    monkeypatch.setattr("meco_timm.arguments.gather_object", lambda own: own + keys[:1])
+    monkeypatch.setattr("meco_timm.runs.arguments.gather_object", lambda own: own + keys[:1])
     check_same(mine, accelerator)
-    monkeypatch.setattr("meco_timm.arguments.gather_object", lambda own: own + keys[1:])
+    monkeypatch.setattr("meco_timm.runs.arguments.gather_object", lambda own: own + keys[1:])
     with pytest.raises(UserError, match=r"the processes were given different recipes or objects. Seed every process"):
         check_same(mine, accelerator)
     check_same(mine, SimpleNamespace(num_processes=1))

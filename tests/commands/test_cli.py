@@ -275,7 +275,7 @@ def test_a_recipe_is_a_command_with_options_in_any_position(capsys, monkeypatch,
 def test_all_commands_have_one_help(words):
     """`meco-timm`, `python -m meco_timm` and train.py differ in their names only."""
     texts = set()
-    for start in (["train.py"], ["-m", "meco_timm"], ["-m", "meco_timm.cli"]):
+    for start in (["train.py"], ["-m", "meco_timm"]):
         done = subprocess.run([sys.executable, *start, *words], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == (0 if words else 2)
         texts.add((done.stdout + done.stderr).partition(" [OPTIONS] ")[2])

@@ -13,8 +13,9 @@ from helpers.launch import ENVIRONMENT
 from helpers.tables import table_of
 
 import train
-from meco_timm import UserError, load_recipe, repeating
+from meco_timm import UserError, load_recipe
 from meco_timm.cli import main
+from meco_timm.runs import repeating
 from meco_timm.training import RunFolder
 
 

@@ -44,10 +44,7 @@ def test_a_room_that_the_contract_does_not_name_is_refused(copy):
     assert lint_imports(copy).returncode == 1
 
 
-MAY_KNOW_THE_RECIPE = {
-    "__init__", "__main__", "arguments", "cli", "finished", "pipeline", "planning", "recipe", "repeating",
-    "stages", "task",
-}  # fmt: skip
+MAY_KNOW_THE_RECIPE = {"__init__", "__main__", "cli", "pipeline", "planning", "recipe", "runs", "task"}
 
 
 def importers(name: str) -> set[str]:

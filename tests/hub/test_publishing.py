@@ -99,7 +99,7 @@ def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path):
         assert TOKEN not in done.stdout + done.stderr
         return done.stdout
 
-    message = python("-m", "meco_timm.cli", "publish", str(run), "--repo", "me/student", "--license", "mit")
+    message = python("-m", "meco_timm", "publish", str(run), "--repo", "me/student", "--license", "mit")
     assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in message
     assert files(hub).keys() == NAMED
     hub.repos["me/student"].branches["old"] = hub.repos["me/student"].branches["main"]

@@ -33,12 +33,12 @@ from timm.task import resume_task_checkpoint
 from timm.utils import CheckpointSaver
 
 from meco_timm import load_recipe
-from meco_timm.arguments import as_recipe
 from meco_timm.common import UserError, batch_seed, reseed, student_seed
 from meco_timm.data import Steps, load_data
 from meco_timm.distillation import Distiller
 from meco_timm.networks import student_stream, wrap_student
 from meco_timm.recipe import Teacher
+from meco_timm.runs import as_recipe
 from meco_timm.task import EnsembleDistillation
 from meco_timm.training import Job, Teaching, Training
 from meco_timm.zoo import DeviceContext

@@ -6,26 +6,10 @@ from typing import Annotated, Any
 import typer
 
 import meco_timm
-from meco_timm.common import UserError, set_verbosity
+from meco_timm.cli.options import AnyNetwork, BatchSize, Classes, Images, ModelName, Size, Verbose
+from meco_timm.common import UserError
 
-networks = typer.Typer()
-
-Verbose = Annotated[
-    bool | None,
-    typer.Option(
-        "--verbose/--quiet",
-        "-v/-q",
-        callback=set_verbosity,
-        help="Show all messages, or only warnings and results.",
-        show_default=False,
-    ),
-]
-AnyNetwork = "A finished run, whose student is meant, or a timm name, hf-hub:owner/name or local-dir:path."
-ModelName = Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)]
-Images = "Folder of class folders or parquet files, or a Hub id."
-Size = Annotated[int | None, typer.Option(help="Input size in pixels; default: the network's own.")]
-Classes = Annotated[str | None, typer.Option(help="File with the network's class names, one per line.")]
-BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
+of_networks = typer.Typer()
 
 OPTIONS = {  # of `evaluate`, by the recipe's key that messages of other rooms name
     "data.source": "--data",
@@ -43,7 +27,7 @@ def _with_options(error: UserError) -> UserError:
     return UserError(text)
 
 
-@networks.command()
+@of_networks.command()
 def evaluate(
     model: ModelName,
     data: Annotated[str, typer.Option(help=Images, show_default=False)],
@@ -74,7 +58,7 @@ def evaluate(
     print_table(measured.rows, measured.title)
 
 
-@networks.command()
+@of_networks.command()
 def predict(
     model: ModelName,
     files: Annotated[
@@ -96,7 +80,7 @@ def predict(
     print_predictions(iter_predictions(model, files, top, classes, batch_size), form)
 
 
-@networks.command()
+@of_networks.command()
 def embed(
     model: ModelName,
     files: Annotated[
@@ -128,7 +112,7 @@ def embed(
             print(f"{cosine:.3f}  {file}")
 
 
-@networks.command()
+@of_networks.command()
 def export(
     network: Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; implied, as the only format.")] = True,
@@ -147,7 +131,7 @@ def export(
     meco_timm.export_onnx(network, output, int8=int8, preprocess=preprocess, data=data, size=size)
 
 
-@networks.command()
+@of_networks.command()
 def latency(
     networks: Annotated[list[str], typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK...", show_default=False)],
     size: Size = None,
@@ -159,7 +143,7 @@ def latency(
     measure_networks(networks, size)
 
 
-@networks.command()
+@of_networks.command()
 def students(
     budget: Annotated[str, typer.Option(help="5ms (one image), 4M (parameters), 300MMACs or 1GMACs.")],
     image_size: Annotated[int, typer.Option(help="Input size in pixels.", min=1)] = 224,

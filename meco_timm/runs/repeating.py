@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from meco_timm.common import RESULT, UserError, get_logger
 from meco_timm.evaluation import Row, seeds_table, seeds_text, styled_columns
-from meco_timm.finished import finished_run
 from meco_timm.recipe import Recipe, load_recipe
+from meco_timm.runs.finished import finished_run
 from meco_timm.training import RunFolder
 
 logger = get_logger(__name__)
