@@ -15,10 +15,11 @@ from helpers.launch import ENVIRONMENT, TORCHRUN
 from safetensors.torch import load_file
 
 import train
-from meco_timm import distill, fill_store, pipeline, stages
+from meco_timm import distill, fill_store, pipeline
 from meco_timm.common import UserError
 from meco_timm.networks import student_stream, wrap_student, wrap_teacher
 from meco_timm.recipe import Alignment, Network, Teacher
+from meco_timm.runs import stages
 
 FAMILIES = ("test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_mambaout", "mobilenetv4_conv_small")
 
