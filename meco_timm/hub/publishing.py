@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from meco_timm.hub.card import card_files, timm_name
 from meco_timm.hub.exporting import FLOAT32, INT8, export_onnx, preprocessor_config
 from meco_timm.hub.licences import licence_warning
 from meco_timm.hub.retries import with_retries
-from meco_timm.recipe import Data, Publish
+from meco_timm.recipe import Data, Publish, dump_yaml
 from meco_timm.reporting import Results, read_results, title
 
 logger = get_logger(__name__)
@@ -108,7 +107,7 @@ def public_yaml(recipe: dict[str, Any]) -> str:
             return [published(inner) for inner in value]
         return public(value) if isinstance(value, str) else value
 
-    return yaml.safe_dump(published(recipe), sort_keys=False, allow_unicode=True)
+    return dump_yaml(published(recipe))
 
 
 def check_student(results: Results) -> None:

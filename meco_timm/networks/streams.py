@@ -184,8 +184,6 @@ def student_stream(
             f"{role}.args: patch_drop_rate leaves holes in the maps that alignment.blocks compares. Leave it out, or "
             "compare logits only with alignment.blocks=0."
         )
-    if not classes and "num_classes" in network.args:
-        raise UserError(f"{role}.args: num_classes gives a head, which a backbone does not have. Leave it out.")
     wanted = {"num_classes": classes}
     if network.object is None:
         model, size = make_network(network, wanted, network.names_weights, image_size, role, seed, weightless)

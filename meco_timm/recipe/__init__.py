@@ -24,6 +24,7 @@ from meco_timm.recipe.reading import (
 from meco_timm.recipe.recipe import Publish, Recipe, Zoo
 from meco_timm.recipe.sections import WATCHING, Data, Loop, Store
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
+from meco_timm.recipe.yaml_text import dump_yaml
 
 __all__ = [
     "OTHER",
@@ -43,6 +44,7 @@ __all__ = [
     "Zoo",
     "changed_keys",
     "check_recipe",
+    "dump_yaml",
     "fingerprint",
     "headline",
     "load_recipe",

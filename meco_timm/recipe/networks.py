@@ -1,12 +1,28 @@
 """Networks in a recipe: the student, its backbone, and teachers. Nothing here imports torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from meco_timm.common import expand, short_name
 from meco_timm.recipe.sections import FilePath, Loop, ObjectSection, Section
+from meco_timm.recipe.yaml_text import is_ambiguous
+
+TAKEN = {  # arguments of `timm.create_model` that follow from keys of the recipe
+    **dict.fromkeys(("pretrained", "pretrained_cfg"), "the tag in the name of the model says which weights"),
+    **dict.fromkeys(("checkpoint_path", "pretrained_strict"), "`weights` names a file of weights"),
+    **dict.fromkeys(("features_only", "out_indices"), "alignment.blocks says which blocks are compared"),
+}
+
+
+def _ambiguous(value: Any) -> Iterator[str]:
+    """Texts in a nested value that look like a number or a truth value of YAML 1.1."""
+    if isinstance(value, str):
+        yield from [value] if is_ambiguous(value) else []
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _ambiguous(inner)
 
 
 class Network(ObjectSection):
@@ -21,10 +37,24 @@ class Network(ObjectSection):
     weights: FilePath | None = None
     """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
 
+    @model_validator(mode="after")
+    def _args_are_free(self) -> "Network":
+        """No argument is one that the program sets itself, or means one thing here and another in YAML 1.1."""
+        if taken := next((name for name in self.args if name in TAKEN), None):
+            raise ValueError(f"args: {taken} is not free: {TAKEN[taken]}. Drop it")
+        if odd := next(_ambiguous(self.args), None):
+            raise ValueError(f"args: {odd!r} is a text. Write a decimal number, or true or false")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    def _check_head(self) -> None:
+        """Raises: ValueError: the arguments give a network that is trained another head than that of the data."""
+        if "num_classes" in self.args:
+            raise ValueError("args: num_classes is not free: it follows from the classes of the data. Drop it")
 
     @property
     def names_weights(self) -> bool:
@@ -66,6 +96,12 @@ class Teacher(Network):
             return value | {"model": value["train"], "train": True}
         return value
 
+    @model_validator(mode="after")
+    def _own_head(self) -> "Teacher":
+        if self.train:
+            self._check_head()
+        return self
+
 
 ROWS = ("student", "student alone", "student before", "true ensemble")  # of a table, beside the teachers'
 
@@ -86,6 +122,11 @@ class Student(Network):
     backbone: Backbone | None = None
     """Start the student, and the student alone, from a backbone; null for the weights that `model` names, or random
     ones. The backbone itself starts from these."""
+
+    @model_validator(mode="after")
+    def _own_head(self) -> "Student":
+        self._check_head()
+        return self
 
 
 def named_teachers(teachers: Sequence[Teacher]) -> dict[str, Teacher]:

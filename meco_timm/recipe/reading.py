@@ -13,7 +13,7 @@ from meco_timm.common import UserError, did_you_mean, located, short_name
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import WATCHING, Loop
 from meco_timm.recipe.shipped import recipe_file, shipped_recipes
-from meco_timm.recipe.yaml_text import Path_, parse_yaml
+from meco_timm.recipe.yaml_text import Path_, dump_yaml, parse_yaml
 
 COMMAND_LINE = "command line"
 # Keys, and words of a key, that earlier versions had and no experiment earned; with what to do instead.
@@ -28,6 +28,10 @@ DROPPED = {
     "zoo.scope": "all processes use the same teacher in a step. Leave it out.",
     "zoo.sampling: random_image": "it brought nothing, at a ninth of the speed on a GPU. Write random or average.",
 }
+# By the type of a validation error and that of the value.
+HINTS: dict[tuple[str, type], str] = {("bool_type", str): " Write true or false."}
+HINTS |= {(kind, str): " Write it in decimal digits, without quotes." for kind in ("int_type", "float_type")}
+HINTS |= {("string_type", kind): " Write it in quotes: '{}'." for kind in (int, float)}
 BRANCH = r"float|constrained-float|list\[constrained-float\]|literal\[.*\]"  # of a value that may be of several types
 
 
@@ -56,8 +60,10 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
     dotted, equals, text = argument.partition("=")
     if not equals or not dotted:
         raise UserError(f"{COMMAND_LINE}: {argument!r} is not an override. Write key=value, for example loop.lr=5e-4.")
+    if re.search(r"(^|\s)#", re.sub(r"'[^']*'|\"[^\"]*\"", "", text)):
+        raise UserError(f"{COMMAND_LINE}: {dotted}: what follows # is a comment. Write {dotted}=\"'{text}'\".")
     value, _ = parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
-    keys: tuple[Any, ...] = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
+    keys: tuple[Any, ...] = tuple(int(key) if key.isdecimal() else key for key in dotted.split("."))
     target: Any = raw
     for key in keys[:-1]:
         if isinstance(target, list) and isinstance(key, int) and key < len(target):
@@ -131,13 +137,15 @@ def _message(problem: Any) -> str:
     if kind == "too_short" and loc == ("teachers",):
         return "the list of teachers is empty. Name at least one timm model, or write `- train: resnet18`."
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}" + ("." if isinstance(value, dict) else f", but it is {value!r}.")
+    hint = HINTS.get((kind, type(value)), "").format(value)
+    return f"{message[0].lower()}{message[1:]}" + ("." if isinstance(value, dict) else f", but it is {value!r}.{hint}")
 
 
 def _located(problem: Any, name: str, lines: dict[Path_, Any]) -> str:
     loc = tuple(part for part in problem["loc"] if not re.fullmatch(BRANCH, str(part)))
-    named = re.match(r"Value error, ([a-z_.]+)\b", problem["msg"])
-    path: Path_ = tuple(named[1].split(".")) if not loc and named else loc
+    named = re.match(r"Value error, ([a-z0-9_.]+)\b", problem["msg"])
+    words = named[1].split(".") if not loc and named else loc
+    path: Path_ = tuple(int(word) if str(word).isdecimal() else word for word in words)
     while path and path not in lines:
         path = path[:-1]
     line = COMMAND_LINE if _overridden(path, problem["msg"], lines) else lines.get(path)
@@ -275,4 +283,4 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
 
 def to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML with all defaults; `load_recipe` reads it as the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.model_dump(mode="json"))

@@ -217,6 +217,18 @@ class Recipe(Section):
             self.student = self.student.model_copy(update={"backbone": self.student.backbone.model_copy(update=loop)})
         return self
 
+    @model_validator(mode="after")
+    def _pairs_are_mixed(self) -> "Recipe":
+        made = self.student.backbone
+        loops = {"loop": self.loop} | {f"teachers.{i}.loop": t.loop for i, t in enumerate(self.teachers) if t.train}
+        for key, loop in (loops | ({"student.backbone.loop": made.loop} if made else {})).items():
+            if loop.batch_size % 2 and (loop.mixup or loop.cutmix):
+                raise ValueError(
+                    f"{key}.batch_size is {loop.batch_size}, but mixup and cutmix mix pairs of images in each process: "
+                    "write an even number"
+                )
+        return self
+
     @property
     def is_backbone(self) -> bool:
         """Whether the student has no head."""

@@ -21,7 +21,8 @@ INTRODUCTION = """# Every key of a recipe
 
 A recipe is a YAML file. `data.source`, `teachers` and `student` must be written; every other key has a default. A key
 can also be set on the command line, after the recipe: `loop.lr=5e-4`. An unknown key or a value of another type is
-refused with file and line. Complete examples are in [recipes/](../recipes), and editors that read the first line of
+refused with file and line. Values are read as in YAML 1.2: numbers are decimal, and `010`, `1:30` and `2024-01-01` are
+texts. Complete examples are in [recipes/](../recipes), and editors that read the first line of
 those files complete and check keys from `recipes/recipe.schema.json`.
 
 `loop`, `zoo.loop` and the `loop` of a teacher have the same keys. A key that is not written in `zoo.loop` has its value

@@ -5,7 +5,16 @@ Nothing here imports torch.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from meco_timm.common import expand, get_logger
 from meco_timm.recipe.shipped import shipped_data
@@ -16,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
+SWITCH = {"yes": True, "on": True, "no": False, "off": False}
 WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
 
 
@@ -26,6 +36,13 @@ class Section(BaseModel):
     """Strict: an unknown key, a value of another type and a non-finite number are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any, info: ValidationInfo) -> Any:
+        """`yes` and `off` are texts, and truth values where a key has no other."""
+        is_switch = cls.model_fields[str(info.field_name)].annotation is bool
+        return SWITCH.get(value.lower(), value) if is_switch and isinstance(value, str) else value
 
 
 class ObjectSection(Section):

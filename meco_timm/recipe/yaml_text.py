@@ -1,4 +1,5 @@
-"""YAML with line numbers. Unlike plain YAML 1.1, `5e-4` is a number, and a duplicate key is an error."""
+"""YAML with line numbers, in which a value is what it looks like, as in YAML 1.2: `no`, `010`, `1:30` and `2024-01-01`
+are texts and not false, 8, 90 and a date. A duplicate key is an error."""
 
 import re
 from collections.abc import Iterator
@@ -10,14 +11,34 @@ from meco_timm.common import UserError
 
 Path_ = tuple[str | int, ...]  # of a key: the keys and list indices that lead to it
 
+TAG = "tag:yaml.org,2002:"
+DIGITS = r"([0-9]+|[1-9][0-9]{0,2}(_[0-9]{3})+)"  # 1_000 is a thousand
+PLAIN = {  # what a value without quotes must look like to be no text, and how it begins
+    "null": (r"|~|null|Null|NULL", ["", *"~nN"]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?(0|[1-9][0-9]*|[1-9][0-9]{0,2}(_[0-9]{3})+)", [*"-+0123456789"]),
+    "float": (
+        rf"[-+]?({DIGITS}\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?{DIGITS}[eE][-+]?[0-9]+"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    "merge": (r"<<", ["<"]),
+}
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `5e-4` is a number and a duplicate key is an error."""
+    """Reads values by `PLAIN`, and every key as text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as PyYAML has it
 
 
-_Loader.add_implicit_resolver(  # before PyYAML's own, which requires a dot in every float
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts a text in quotes that YAML 1.1 or `PLAIN` would take for something else."""
+
+
+for _name, (_form, _first) in PLAIN.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_form})$"), _first)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -26,12 +47,24 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if str(key.value) in seen:
             raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark)
         seen.add(str(key.value))
-        if key.tag == "tag:yaml.org,2002:bool":
-            key.tag = "tag:yaml.org,2002:str"  # in YAML 1.1 the key `on` means true
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{TAG}merge":
+            key.tag = f"{TAG}str"
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor(f"{TAG}map", _mapping)
+
+
+def is_ambiguous(text: str) -> bool:
+    """Whether YAML 1.1 reads a text without quotes as a number, a truth value or a date."""
+    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    return tag.removeprefix(TAG) in ("bool", "int", "float", "timestamp")
+
+
+def dump_yaml(value: Any, flow: bool = False) -> str:
+    """Write YAML that `parse_yaml` and readers of YAML 1.1 read as the same value. flow: in one line, `[a, b]`."""
+    form: dict[str, Any] = {"default_flow_style": True, "width": 10**6} if flow else {}
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **form)
 
 
 def _key_lines(node: yaml.Node | None, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:

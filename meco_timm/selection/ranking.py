@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from meco_timm.common import UserError, join_names
@@ -21,7 +20,7 @@ from meco_timm.evaluation import (
     vote,
 )
 from meco_timm.networks import Stream, teacher_stream
-from meco_timm.recipe import Alignment, Loop, Teacher
+from meco_timm.recipe import Alignment, Loop, Teacher, dump_yaml
 from meco_timm.recipe import Zoo as ZooSettings
 from meco_timm.selection.class_checks import class_problems
 from meco_timm.selection.kept_logits import Measured
@@ -217,4 +216,4 @@ def teacher_entry(teacher: Teacher, shared: Loop, steps: int | None = None) -> A
 
 def as_flow(value: Any) -> str:
     """One line of YAML: `[a, b]`."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    return dump_yaml(value, flow=True).strip()

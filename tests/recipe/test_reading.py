@@ -45,11 +45,82 @@ def told(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("5e-4", 5e-4), ("5E-4", 5e-4), ("1e3", 1000.0), ("+2.5e-1", 0.25), (".5e1", 5.0), ("1_0e1", 100.0), ("2", 2.0)],
+    [("5e-4", 5e-4), ("5E-4", 5e-4), ("1e3", 1000.0), ("+2.5e-1", 0.25), (".5e1", 5.0), ("1_000e1", 1e4), ("2", 2.0)],
 )
 def test_a_number_is_a_number_however_it_is_written(path, written, number):
     path.write_text(TEXT.replace("5e-4", written))
     assert load_recipe(path).loop.lr == number
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "1:30", "0x10", "0b11", "0o17", "1_0", "2024_01", "2024-01-01", "1:30.5", "08"]
+)
+def test_what_only_yaml_1_1_takes_for_a_number_or_a_date_is_text(path, text):
+    """YAML 1.1 reads `steps: 1:30` as 90 and `seed: 010` as 8."""
+    for key in ("seed", "loop.steps", "loop.lr"):
+        kind = "number" if key == "loop.lr" else "integer"
+        why = f"{key}: input should be a valid {kind}, but it is '{text}'. Write it in decimal digits, without quotes."
+        assert told(path, f"{key}={text}") == f"command line: {why}"
+    path.write_text(TEXT.replace("seed: 3", f"seed: {text}"))
+    assert told(path).startswith(f"{path}:1: seed: input should be a valid integer, but it is '{text}'.")
+    path.write_text(TEXT.replace("  source: somewhere", f"  source: somewhere\n  subset: {text}"))
+    assert load_recipe(path).data.subset == text
+    assert load_recipe(path, [f"run={text}", f"teachers.0.classes=[{text}]"]).teachers[0].classes == [text]
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "Yes", "no", "off", "NO"])
+def test_yes_and_no_are_texts_and_truth_values_where_nothing_else_fits(path, word):
+    recipe = load_recipe(path, [f"zoo.calibrate={word}", f"data.subset={word}", f"trackers=[{word}]"])
+    assert recipe.zoo.calibrate is (word.lower() in ("yes", "on"))
+    assert (recipe.data.subset, recipe.trackers) == (word, [word])
+    assert load_recipe(path, ["precision=no"]).precision == "no"
+    assert f"args: {word!r} is a text. Write" in told(path, f"student.args={{qkv_bias: {word}}}")
+
+
+@pytest.mark.parametrize(("text", "number"), [("1_000", 1000), ("12", 12), ("+7", 7), ("100_000_000", 10**8)])
+def test_whole_numbers(path, text, number):
+    assert load_recipe(path, [f"loop.steps={text}"]).loop.steps == number
+
+
+def test_texts_that_another_reader_takes_for_something_else_are_written_in_quotes(path):
+    for text in ("5e-4", "1_000e1", "no", "010", "1:30", "2024-01-01", "null", "~", "=", "<<", "2"):
+        path.write_text(TEXT)
+        path.write_text(to_yaml(load_recipe(path, [f"data.subset='{text}'"])))
+        assert load_recipe(path).data.subset == yaml.safe_load(path.read_text())["data"]["subset"] == text
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("student.args={num_classes: 7}", "student: args: num_classes is not free: it follows from the classes of the"),
+        ("teachers.1.args={num_classes: 7}", "teachers.1: args: num_classes is not free"),
+        ("student.args={features_only: true}", "student: args: features_only is not free: alignment.blocks says"),
+        ("teachers.0.args={out_indices: [1]}", "teachers.0: args: out_indices is not free: alignment.blocks says"),
+        ("teachers.0.args={pretrained: false}", "teachers.0: args: pretrained is not free: the tag in the name"),
+        ("teachers.0.args={checkpoint_path: x.pth}", "teachers.0: args: checkpoint_path is not free: `weights` names"),
+        ("student.args={depths: [2, 010]}", "student: args: '010' is a text. Write a decimal number"),
+    ],
+)
+def test_arguments_that_the_program_sets_itself_are_refused(path, override, what):
+    assert f"command line: {what}" in told(path, override)
+
+
+@pytest.mark.parametrize("mixed", ["mixup", "cutmix"])
+def test_an_odd_batch_cannot_be_mixed_in_pairs(path, mixed):
+    odd = [f"loop.{mixed}=0.2", "loop.batch_size=7"]
+    assert "command line: loop.batch_size is 7, but mixup and cutmix mix pairs of images" in told(path, *odd)
+    assert load_recipe(path, [*odd, "loop.batch_size=8"]).loop.batch_size == 8
+    teacher = [f"zoo.loop.{mixed}=0.2", "zoo.loop.batch_size=7"]
+    assert "teachers.1.loop.batch_size is 7" in told(path, *teacher)
+    assert load_recipe(path, [*teacher, "teachers=[resnet18.a1_in1k]"]).zoo.loop.batch_size == 7  # none is trained
+
+
+def test_a_value_that_yaml_would_cut_off_is_refused(path):
+    assert told(path, "data.source=my #1 photos") == (
+        "command line: data.source: what follows # is a comment. Write data.source=\"'my #1 photos'\"."
+    )
+    assert load_recipe(path, ["data.source='my #1 photos'"]).data.source == "my #1 photos"
+    assert load_recipe(path, ["data.source=my#1photos"]).data.source == "my#1photos"
 
 
 def test_a_word_with_an_e_stays_a_word(path):
@@ -91,7 +162,7 @@ def test_a_dropped_key_is_named_with_what_to_do(path, key):
         ("  steps: 10", "  steps: [10", 12, "not valid YAML"),
         ("  steps: 10", "  steps: 1.5", 11, "loop.steps: input should be a valid integer"),
         ("  steps: 10", "  steps: ten", 11, "loop.steps: input should be a valid integer, but it is 'ten'"),
-        ("  steps: 10", "  steps: yes", 11, "loop.steps: input should be a valid integer, but it is True"),
+        ("  steps: 10", "  steps: yes", 11, "loop.steps: input should be a valid integer, but it is 'yes'"),
         ("    loop: {lr: 0.5}", "    lop: {lr: 0.5}", 8, "teachers.1.lop: there is no such key. Did you mean 'loop'?"),
         ("    loop: {lr: 0.5}", "    loop: {lrr: 0.5}", 8, "teachers.1.loop.lrr: there is no such key. Did you mean"),
         ("seed: 3", "sed: 3", 1, "sed: there is no such key. Did you mean 'seed'?"),
