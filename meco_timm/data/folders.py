@@ -75,9 +75,9 @@ def read_any_folder(folder: Path, label_column: str | None, key: str, labels_nee
             return found
         reason = "images lie beside the folders"
     except UserError as error:
-        reason = str(error)
+        reason = str(error).removeprefix(f"data.{key}: ").split(". ")[0]
     found = read_folder(folder, None, key, labelled=False)
-    logger.info("data    %s is read without labels: %s", printable(found.root), reason)
+    logger.info("data    %s is read without labels, which a backbone does not need: %s", printable(found.root), reason)
     return found
 
 

@@ -78,7 +78,8 @@ def read_any_labels(table: Table, settings: Data, known: Classes | None = None) 
         return read_labels(table, settings, known)
     except UserError as error:
         images = table.images(image_column(table, settings))
-        logger.info("data    %s is read without labels: %s", settings.source, error)
+        if len(table.features) > 1:  # a column may have been meant
+            logger.info("data    %s is read without labels, which a backbone does not need: %s", settings.source, error)
         return Split(images, np.full(len(images), NO_LABEL)), known or Classes([], "", True)
 
 

@@ -14,10 +14,11 @@ FILES = 3  # named of those passed over
 
 def data_line(recipe: Recipe, data: DataSource) -> str:
     """The data in a line: classes, images of each split, size."""
+    classes = f"{len(data.classes)} classes, " if data.classes else ""
+    labelled = f" ({len(data.labelled)} with labels)" if data.classes else ""
     return (
-        f"data    {recipe.data.source}: {len(data.classes)} classes, {len(data.train)} training images "
-        f"({len(data.labelled)} with labels), {len(data.validation)} validation, {len(data.test)} test, "
-        f"at {recipe.data.image_size} px"
+        f"data    {recipe.data.source}: {classes}{len(data.train)} training images{labelled}, {len(data.validation)} "
+        f"validation, {len(data.test)} test, at {recipe.data.image_size} px"
     )
 
 
@@ -26,8 +27,10 @@ def data_section(recipe: Recipe, data: DataSource) -> Iterator[str | Table]:
     yield f"{data_line(recipe, data)}\n"
     if not data.identity:  # a data set of the Hub that was not opened
         return
-    yield _class_table(data)
-    lines = [*_labels(data)]
+    lines: list[str] = []
+    if data.classes:
+        yield _class_table(data)
+        lines += _labels(data)
     for folder in data.folders:
         where = f" in {printable(Path(folder.root).name)}" if len(data.folders) > 1 else ""
         lines += [*_origin(folder, recipe.data), *_passed_over(folder, where)]

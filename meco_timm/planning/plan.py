@@ -143,6 +143,8 @@ def method_line(recipe: Recipe) -> str:
     parts += [f"{losses.similarity} of logits at temperature {losses.temperature:g}"] if losses.logits else []
     if blocks and any(recipe.method.block_weights):
         parts.append(f"{losses.block_similarity} of {blocks} blocks ({recipe.alignment.method})")
+    if recipe.losses.embedding:
+        parts.append(f"cosine and smooth L1 of the embedding ({recipe.alignment.embedding} projection)")
     if recipe.discriminators.adversary != "none":
         parts.append(f"{recipe.discriminators.adversary} discriminators on {recipe.discriminators.on}")
     parts += [f"labels × {losses.labels:g}"] if losses.labels else []
