@@ -10,7 +10,7 @@
    images beside the class folders. Both are counted and named.
 6. Links are followed. A folder that is met twice is read once. Links that lead nowhere are refused.
 7. `metadata.csv` or `metadata.jsonl`, in the folder or in a split's folder, gives the labels if it has the columns
-   `file_name` (relative to the file) and a label. It must then list every image.
+   `file_name` (relative to the file) and a label. It must then list every image; the label of a row may be missing.
 8. Refused, with a name: an empty class folder; a class with the name of a split; two folders for one split; two classes
    that differ only in case, spaces, the form of their Unicode or invisible characters; one folder in two classes or
    splits; a split without class folders, such as a flat `test/`.
@@ -20,6 +20,7 @@ Nothing is ever written there.
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -37,11 +38,12 @@ BESIDE_SPLITS = "beside the folders of the splits"
 
 
 class ImageFiles(NamedTuple):
-    """The images of one split, sorted by path; words: the class of each, None where there are no labels."""
+    """The images of one split, sorted by path; words: the class of each, None of an image without a label; None where
+    there are no labels."""
 
     folder: str
     files: list[File]
-    words: list[str] | None
+    words: Sequence[str | None] | None
 
 
 @dataclass
@@ -191,7 +193,7 @@ def _pass_over_loose(found: Contents, place: str, reason: str) -> None:
 
 
 def _words(parts: dict[str, ImageFiles]) -> list[str]:
-    return sorted({word for part in parts.values() for word in part.words or []})
+    return sorted({word for part in parts.values() for word in part.words or [] if word is not None})
 
 
 def _class_of(path: str, place: str) -> str:
@@ -274,8 +276,8 @@ def _check_agreement(found: Contents, parts: dict[str, ImageFiles], named: str, 
         if len(top_folders(found, place)) < 2 or any(file.path.rpartition("/")[0] == place for file in files):
             continue
         folders = [_class_of(file.path, place) for file in files]
-        pairs = sorted(set(zip(folders, words or [], strict=True)))
-        if len(pairs) != len(set(folders)) or len(pairs) != len(set(words or [])):
+        pairs = sorted({(folder, word) for folder, word in zip(folders, words or [], strict=True) if word is not None})
+        if any(len(set(column)) < len(pairs) for column in zip(*pairs, strict=True)):
             raise UserError(
                 f"data.source: {found.root}: {named} and the class folders give other labels ("
                 f"{', '.join(f'{printable(a)}: {printable(b)}' for a, b in pairs[:NAMED])}). Name the column to use "

@@ -24,6 +24,7 @@ logger = get_logger(__name__)
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 NO_LABEL = -1
+MOST = 1_000_000  # classes; larger numbers are identifiers or measures
 
 
 class Split(NamedTuple):
@@ -104,6 +105,10 @@ def _codes(part: Column, column: str) -> tuple[np.ndarray, list[str] | None]:
     if pa.types.is_floating(values.type):
         values = _whole_numbers(values, where)
     if pa.types.is_integer(values.type):
+        if (pc.max(values).as_py() or 0) > MOST:
+            raise UserError(
+                f"{where} holds numbers such as {pc.max(values)}, which are no classes. Name another column."
+            )
         names = kind.names if isinstance(kind, datasets.ClassLabel) else None
         return values.cast(pa.int64()).fill_null(NO_LABEL).to_numpy(), names
     if pa.types.is_boolean(values.type):
@@ -120,9 +125,9 @@ def _codes(part: Column, column: str) -> tuple[np.ndarray, list[str] | None]:
 
 def _whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     values = pc.if_else(pc.is_nan(values), None, values)
-    broken = [value for value in pc.unique(values).to_pylist() if value is not None and value != int(value)]
-    if broken:
-        raise UserError(f"{where} holds numbers such as {broken[0]:g}, which are no classes. Name another column.")
+    for value in pc.unique(values).drop_null().to_pylist():
+        if value % 1 != 0 or abs(value) > MOST:
+            raise UserError(f"{where} holds numbers such as {value:g}, which are no classes. Name another column.")
     return values.cast(pa.int64())
 
 

@@ -82,8 +82,10 @@ def manifest_of(folders: list[Folder]) -> Manifest:
     for start, folder in zip(("", UNLABELLED), folders, strict=False):
         found.roots[start] = folder.root
         for _, files, words in folder.splits.values():
-            labels = words or [""] * len(files)
-            found.entries |= {start + f.path: Entry(w, f.size, f.time) for f, w in zip(files, labels, strict=True)}
+            labels = words or [None] * len(files)
+            found.entries |= {
+                start + f.path: Entry(w or "", f.size, f.time) for f, w in zip(files, labels, strict=True)
+            }
         found.entries |= {start + f.path: Entry("", f.size, f.time) for f in folder.shards}
     return found
 

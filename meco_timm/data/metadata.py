@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from meco_timm.common import UserError, did_you_mean
+from meco_timm.data.names import label_texts
 from meco_timm.data.walk import File
 
 FILES = ("metadata.csv", "metadata.jsonl")
@@ -17,19 +18,19 @@ LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 
 @dataclass
 class Labels:
-    """Labels by path. named: the files they are from, and the column."""
+    """Labels by path, None where one is missing. named: the files they are from, and the column."""
 
     root: str
     column: str
-    by_path: dict[str, str] = field(default_factory=dict)
+    by_path: dict[str, str | None] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
     @property
     def named(self) -> str:
         return f"{', '.join(self.files)}, column {self.column}"
 
-    def of(self, files: list[File]) -> list[str]:
-        """The label of each file.
+    def of(self, files: list[File]) -> list[str | None]:
+        """The label of each file, None where its row has none.
 
         Raises:
             UserError: some are not listed.
@@ -99,14 +100,15 @@ def _label_column(path: Path, rows: list[dict[str, Any]], wanted: str | None) ->
 
 
 def _add(labels: Labels, place: str, path: Path, rows: list[dict[str, Any]]) -> None:
-    for number, row in enumerate(rows, 1):
+    words = label_texts([row.get(labels.column) for row in rows], f"{path}: {labels.column}")
+    for number, (row, label) in enumerate(zip(rows, words, strict=True), 1):
         if None in row:
             raise UserError(f"data.source: {path}: row {number} has more cells than there are columns.")
-        name, label = row.get("file_name"), row.get(labels.column)
-        if not isinstance(name, str) or not name or label is None or str(label).strip() == "":
-            raise UserError(f"data.source: {path}: row {number} has no file name or no label.")
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"data.source: {path}: row {number} has no file name.")
         file = str(PurePosixPath(place, name.replace("\\", "/")))
-        if labels.by_path.setdefault(file, str(label)) != str(label):
+        if labels.by_path.setdefault(file, label) != label:
             raise UserError(f"data.source: {path}: row {number}: {name} has two labels.")
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from meco_timm.common import UserError, join_names
 from meco_timm.data.hub_files import cached_table, local
+from meco_timm.data.names import label_texts
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
 HEADER = tarfile.BLOCKSIZE
@@ -38,7 +39,7 @@ def index(location: str, image: str | None, label: str | None) -> pa.Table:
     Raises:
         UserError: the file is not a tar or is damaged, or a sample has several images.
     """
-    return cached_table(location, f"labelled tar {image} {label}", lambda: _scan(local(location), image, label))
+    return cached_table(location, f"tar with labels {image} {label}", lambda: _scan(local(location), image, label))
 
 
 def read(path: str, members: list[Member]) -> list[dict[str, Any]]:
@@ -62,10 +63,11 @@ def _scan(path: str, image: str | None, label: str | None) -> pa.Table:
         with tarfile.open(path, "r:") as tar:
             samples = _samples(tar)
             taken = {key: taken for key, sample in samples.items() if (taken := _image(sample, image, key, path))}
-            origin, words = _labels(tar, {key: samples[key] for key in taken}, label)
+            origin, found = _labels(tar, {key: samples[key] for key in taken}, label)
     except (tarfile.TarError, OSError, ValueError) as error:
         hint = " Compressed tars cannot be read in place: unpack them." if path.endswith(("gz", "xz", "bz2")) else ""
         raise UserError(f"data.source: {path}: the tar cannot be read: {error}.{hint}") from None
+    words = found if origin == FOLDER else label_texts(found, f"{path}: {origin}")
     _check_dots({key: samples[key] for key in taken}, image, origin, path)
     numbers = {name: pa.array([getattr(m, name) for m in taken.values()], pa.int64()) for name in Member._fields}
     return pa.table({**numbers, "label": pa.array(words, pa.string())}).replace_schema_metadata({"labels": origin})
@@ -106,8 +108,8 @@ def _image(sample: Sample, wanted: str | None, key: str, path: str) -> Member | 
     return sample[fitting[0]] if fitting else None
 
 
-def _labels(tar: tarfile.TarFile, samples: dict[str, Sample], wanted: str | None) -> tuple[str, list[str | None]]:
-    """(where the labels stand, or nothing; the label of each sample in words, None where it is missing)."""
+def _labels(tar: tarfile.TarFile, samples: dict[str, Sample], wanted: str | None) -> tuple[str, list[Any]]:
+    """(where the labels stand, or nothing; the label of each sample as it is written, None where it is missing)."""
 
     def content(member: Member) -> str:
         file = tar.fileobj
@@ -120,9 +122,9 @@ def _labels(tar: tarfile.TarFile, samples: dict[str, Sample], wanted: str | None
         return extension, [content(sample[extension]) if extension in sample else None for sample in samples.values()]
     key = "label" if wanted in (None, "json") else wanted
     fields = [json.loads(content(sample["json"])) if "json" in sample else {} for sample in samples.values()]
+    fields = [one if isinstance(one, dict) else {} for one in fields]
     if any(key in one for one in fields):
-        found = [one.get(key) for one in fields]
-        return wanted or "json", [None if word is None else str(word) for word in found]
+        return wanted or "json", [one.get(key) for one in fields]
     folders = [name.rpartition("/")[0].rpartition("/")[2] or None for name in samples]
     if wanted is None and any(folders):
         return FOLDER, folders

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CLASSES, ROOT, base_recipe, draw_image, fill, image_folder, write
-from helpers.data import load
+from helpers.data import load, refused
 
 import train
 from benchmarks.data import seconds_to_walk
@@ -254,3 +255,41 @@ def test_the_plan_names_folders_in_class_folders_and_files_without_labels(tmp_pa
 def test_many_files_are_walked_quickly(tmp_path):
     """200,000 take under 2 s of CPU here; a tenth must take less than 2 s anywhere."""
     assert seconds_to_walk(tmp_path, 20_000, 100) < 2
+
+
+PARTLY = {
+    "words": (["circle", "", "dash", "circle", " ", "dash"], ["circle", "dash"]),
+    "numbers": (["0", "", "1", "0", "-1", "1"], ["0", "1"]),
+    "numbers as pandas writes them": (["0.0", "", "1.0", "0.0", "nan", "1.0"], ["0", "1"]),
+    "JSON": ([0, None, 1, 0, float("nan"), 1], ["0", "1"]),
+}
+
+
+@pytest.mark.parametrize("what", PARTLY)
+def test_rows_of_metadata_without_a_label_are_unlabelled_images(tmp_path, what, capsys):
+    """As in tables: the student learns from them; in a split to measure on they are refused, with their number."""
+    written, classes = PARTLY[what]
+
+    def list_labels(split: str, labels: list[Any]) -> None:
+        fill(tmp_path / "data", {split: len(labels)})
+        named = [(f"{i:03}.png", label) for i, label in enumerate(labels)]
+        if what == "JSON":
+            lines = [json.dumps({"file_name": name, "label": label}) for name, label in named]
+        else:
+            lines = ["file_name,label", *(f"{name},{label}" for name, label in named)]
+        (tmp_path / "data" / split / f"metadata.{'jsonl' if what == 'JSON' else 'csv'}").write_text("\n".join(lines))
+
+    list_labels("train", written)
+    list_labels("test", [written[i] for i in (0, 2)])
+    data = load(tmp_path / "data", validation=0.0)
+    assert data.classes == classes
+    assert data.train.labels.tolist() == [0, -1, 1, 0, -1, 1]
+    assert data.train.rows.tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.labelled.rows.tolist() == [0, 2, 3, 5]
+    assert data.test.labels.tolist() == [0, 1]
+    recipe = base_recipe(tmp_path / "data", tmp_path)
+    assert train.main([write(recipe, tmp_path), "--plan", "loop.batch_size=2", "--quiet"]) == 0
+    assert "2 training image(s) have no label: only the student learns from them" in capsys.readouterr().out
+    list_labels("test", written)
+    message = refused(tmp_path / "data")
+    assert "2 of the 6 images of the test split have no label, so nothing can be measured on them" in message

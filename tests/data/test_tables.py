@@ -170,6 +170,9 @@ NO_CLASSES = {
         "lists of 3 numbers with one 1. Write the",
     ),
     "measures": ([0.5, 1.25, 2.0, 3.0], datasets.Value("float32"), "holds numbers such as 0.5, which are no classes"),
+    "infinite": ([0.0, 1.0, float("inf"), 1.0], datasets.Value("float64"), "numbers such as inf, which are no classes"),
+    "identifiers": ([1, 2**40, 1, 2], datasets.Value("int64"), "holds numbers such as 1099511627776, which are"),
+    "large floats": ([1.0, 1e30, 1.0, 2.0], datasets.Value("float64"), "holds numbers such as 1e+30, which are no"),
     "bytes": ([b"a"] * 4, datasets.Value("binary"), "label is of type binary. An image has one class."),
     "look alike": (["a", "b", "A", "b"], datasets.Value("string"), "the classes 'A' and 'a' differ only in case"),
 }
@@ -206,14 +209,31 @@ def test_words_in_tars_are_classes_and_dots_in_folders_do_no_harm(tmp_path):
     assert data.label_column == "cls"
 
 
+def in_json(label: list[Any]) -> dict[str, Any]:
+    members = {f"{i}__png": picture(i % 3, i) for i in range(len(label))}
+    return dict(
+        sorted({**members, **{f"{i}__json": json.dumps({"label": its}) for i, its in enumerate(label)}}.items())
+    )
+
+
 def test_a_null_in_the_json_of_a_tar_is_a_missing_label(tmp_path):
-    members = {f"{i}__png": picture(i % 3, i) for i in range(6)}
-    members |= {f"{i}__json": json.dumps({"label": None if i == 4 else i % 2}) for i in range(6)}
-    tar(tmp_path / "train.tar", **dict(sorted(members.items())))
+    tar(tmp_path / "train.tar", **in_json([None if i == 4 else i % 2 for i in range(6)]))
     data = load(tmp_path, validation=0.0, test_fraction=0.4)
     assert data.classes == ["0", "1"]
     assert (len(data.train), len(data.labelled), len(data.test)) == (4, 3, 2)
     assert data.label_column == "json"
+
+
+def test_numbers_in_the_json_of_a_tar(tmp_path):
+    """2.0 is the number 2, NaN is a missing label, and what is no class is refused as what it is."""
+    tar(tmp_path / "train.tar", **in_json([0.0, 1.0, float("nan"), 0, 1, 1.0]))
+    data = load(tmp_path, validation=0.0, test_fraction=0.4)
+    assert data.classes == ["0", "1"]
+    assert (len(data.train), len(data.labelled), len(data.test)) == (4, 3, 2)
+    tar(tmp_path / "train.tar", **in_json([["a", "b"], ["a"], ["b"], ["a"]]))
+    assert "json holds ['a', 'b']: several labels. An image has one class." in refused(tmp_path)
+    tar(tmp_path / "train.tar", **in_json([0.5, 1.25, 2.0, 3.0]))
+    assert "json holds numbers such as 0.5, which are no classes" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["img_{c}__{i}", "img__{i}"])
