@@ -83,12 +83,15 @@ def to_the_end(folder: Path, recipe: dict[str, Any], program: Sequence[str] = PR
 
 def start(folder: Path, recipe: dict[str, Any], program: Sequence[str]) -> "subprocess.Popen[bytes]":
     """The process, once it has written its plan: what comes before is imports."""
-    words = command(folder, recipe, program)
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+    process = launch(command(folder, recipe, program), folder / "log")
     while process.poll() is None and not (folder / "run/plan.txt").exists():
         time.sleep(0.01)
     return process
+
+
+def launch(words: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("ab") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
 
 
 def killed_after(folder: Path, recipe: dict[str, Any], seconds: float, program: Sequence[str] = PROGRAM) -> str | None:

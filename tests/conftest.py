@@ -29,6 +29,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from helpers.charts import save_empty
 from helpers.checkpoints import local_dir, network
 from helpers.hub import hub  # noqa: F401  a fixture
 from matplotlib.figure import Figure
@@ -130,16 +131,9 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def empty_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the charts of a run only in the tests of pages and cards: they take half of the time of a tiny run."""
+    """Draw the charts of a run only in the tests of pages and cards."""
     if {"reporting", "hub"} & set(request.path.parts):
         return
-    save = Figure.savefig
-
-    def save_empty(figure: Figure, *args: Any, **options: Any) -> None:
-        figure.clear()
-        figure.set_layout_engine("none")
-        save(figure, *args, **options)
-
     monkeypatch.setattr(Figure, "savefig", save_empty)
 
 

@@ -1,7 +1,6 @@
 """A backbone: trained without labels from teachers with and without heads, resumed exactly, and loaded with timm."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import datasets
 import pytest
 import timm
 import torch
-from conftest import ROOT, backbone_recipe, draw_image, refused, write
+from conftest import backbone_recipe, draw_image, refused, write
 from helpers.checkpoints import network, random_images
-from helpers.launch import ENVIRONMENT, TORCHRUN
+from helpers.launch import finished, launch
 from safetensors.torch import load_file
 
 import train
@@ -199,8 +198,7 @@ def test_two_processes_end_with_the_weights_of_one(backbone, tmp_path):
     one, two = (backbone | {"run": str(tmp_path / name)} for name in ("one", "two"))
     two["loop"] = two["loop"] | {"batch_size": 4}
     distill(one)
-    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), write(two, tmp_path)], env=ENVIRONMENT, check=False)
-    assert done.returncode == 0
+    finished(launch(write(two, tmp_path), processes=2))
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-4, msg=name)
 

@@ -1,9 +1,7 @@
 """One process of a launch that takes 20 steps and says what it saw; test_processes.py reads it.
 
-processes.py steps SOURCE OUT BATCH_SIZE ACCUMULATION    20 steps; half-way what is saved is read back by a new training
-processes.py train RECIPE …                              train.py itself
-
 With ACCELERATE_USE_FSDP in the environment, accelerate is told that this CPU is a GPU, for on CPUs it passes FSDP over.
+`processes.py RECIPE …` is train.py with this.
 """
 
 import os
@@ -29,7 +27,21 @@ from meco_timm.training.accelerator import make_accelerator
 STEPS = 20
 
 
-def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
+def main(words: list[str]) -> int:
+    """SOURCE OUT BATCH_SIZE ACCUMULATION: 20 steps; half-way what is saved is read back by a new training."""
+    as_on_a_gpu()
+    source, out, batch_size, accumulation = words
+    take_steps(source, out, int(batch_size), int(accumulation))
+    return 0
+
+
+def as_on_a_gpu() -> None:
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def take_steps(source: str, out: str, batch_size: int, accumulation: int) -> None:
     torch.set_num_threads(1)
     recipe = Recipe.model_validate(
         {
@@ -90,11 +102,5 @@ def main(source: str, out: str, batch_size: int, accumulation: int) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP"):
-        PartialState(cpu=True)
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    what, *words = sys.argv[1:]
-    if what == "train":
-        sys.exit(train.main(words))
-    source, out, batch_size, accumulation = words
-    main(source, out, int(batch_size), int(accumulation))
+    as_on_a_gpu()
+    sys.exit(train.main(sys.argv[1:]))

@@ -1,7 +1,6 @@
-"""One process of a launch that trains by the task on its part of every batch: task_processes.py FOLDER OUT."""
+"""One process of a launch that trains by the task on its part of every batch."""
 
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -27,7 +26,9 @@ def main(folder: str, out: str, rank: int = 0, world: int = 1) -> None:
         torch.save({"losses": losses / world, "student": task.get_checkpoint_state()["state_dict"]}, out)
 
 
-if __name__ == "__main__":
+def launched(words: list[str]) -> int:
+    """FOLDER OUT, in a launch of several processes."""
     dist.init_process_group("gloo")
-    main(*sys.argv[1:], rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]))
+    main(*words, rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]))
     dist.destroy_process_group()
+    return 0

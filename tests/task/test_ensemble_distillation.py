@@ -1,7 +1,6 @@
 """The task inside timm's loop: its losses are those of our own loop, and it keeps the contract of timm's tasks."""
 
 import copy
-import subprocess
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
 from helpers import task_processes
-from helpers.launch import ENVIRONMENT, TORCHRUN
+from helpers.launch import finished, launch
 from helpers.timm_loop import (
     CLASSES,
     CONFIG,
@@ -326,11 +325,7 @@ def test_two_processes_take_the_steps_of_one(shapes, tmp_path):
     """Halves of the same batches: the same drawn teachers, mean losses and student."""
     out = tmp_path / "two.pt"
     task_processes.main(str(shapes / "train"), str(tmp_path / "one.pt"))
-    script = str(ROOT / "tests/helpers/task_processes.py")
-    command = [*TORCHRUN, script, str(shapes / "train"), str(out)]
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    finished(launch(str(shapes / "train"), str(out), processes=2, program="task"))
     two, one = (torch.load(tmp_path / name, weights_only=True) for name in ("two.pt", "one.pt"))
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=2e-5)
     for name, value in one["student"].items():

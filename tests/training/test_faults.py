@@ -8,11 +8,10 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import fill, tree, write
-from helpers.launch import ENVIRONMENT, OWN_MOUNTS, needs_mounts
+from helpers.launch import ENVIRONMENT, OWN_MOUNTS, Forked, launch, needs_mounts
 from PIL import Image
 
 from benchmarks import resume
@@ -32,9 +31,10 @@ from meco_timm.recipe.sections import Data
 ROOT = Path(__file__).parents[2]
 
 
-def test_killed_three_times_it_ends_as_if_nothing_had_happened(shapes, tmp_path):
+def test_killed_three_times_it_ends_as_if_nothing_had_happened(shapes, tmp_path, monkeypatch):
     """`kill -9` at random moments, with views cut by the batch; left alone, without the cache. benchmarks/resume.py
     kills more often."""
+    monkeypatch.setattr(resume, "launch", lambda words, log: Forked(words[-1], log=log))
     alone, recipe = (
         resume.RECIPE
         | {"data": {"source": str(shapes), "image_size": 32} | changes}
@@ -122,48 +122,27 @@ def test_when_one_process_of_two_dies_the_other_says_so_and_stops(recipe, tmp_pa
     recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 50}
     recipe["zoo"]["loop"] = {"steps": 2}
     path = write(recipe, tmp_path)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    common = ENVIRONMENT | {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    common |= {"ACCELERATE_USE_CPU": "true"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), path],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    processes = launch(path, processes=2)
     try:
         wait_for(lambda: list((tmp_path / "zoo").glob("*.training/checkpoints/step-*.pt")), processes)
         processes[dead].send_signal(signal.SIGKILL)
-        told, _ = processes[1 - dead].communicate(timeout=60)
+        code = processes[1 - dead].wait(timeout=60)
     finally:
         for process in processes:
             process.kill()
-    assert processes[1 - dead].returncode == 2, told
+    _, told = processes[1 - dead].said
+    assert code == 2, told
     assert "another process was lost" in told
     assert "the same command continues from the last checkpoint" in told
     assert "Traceback" not in told
 
 
 @contextmanager
-def amid_a_training(recipe: dict[str, Any], folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def amid_a_training(recipe: dict[str, Any], folder: Path) -> Iterator[Forked]:
     """A process with two loaders, all in a group of their own, that has a teacher's first checkpoint behind it."""
     recipe["loop"] |= {"steps": 100_000, "checkpoint_steps": 5}
     recipe["data"]["workers"] = 2
-    command = [sys.executable, str(ROOT / "train.py"), write(recipe, folder)]
-    process = subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = Forked(write(recipe, folder), own_session=True)
     try:
         wait_for(lambda: list(folder.glob("zoo/*.training/checkpoints/step-*.pt")), [process])
         yield process
@@ -176,8 +155,9 @@ def test_a_loader_process_that_is_killed_is_told(recipe, tmp_path):
     with amid_a_training(recipe, tmp_path) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        told, _ = process.communicate(timeout=90)
-    assert process.returncode == 2, told
+        code = process.wait(timeout=90)
+    _, told = process.said
+    assert code == 2, told
     assert "data.workers: a loader process died (DataLoader worker" in told
     assert "write a smaller number; the same command continues from the last checkpoint" in told
 
@@ -187,8 +167,9 @@ def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(rec
     """As Slurm does, and Ctrl-C."""
     with amid_a_training(recipe, tmp_path) as process:
         os.killpg(process.pid, number)
-        told, _ = process.communicate(timeout=30)
-    assert process.returncode == 143, told
+        code = process.wait(timeout=30)
+    _, told = process.said
+    assert code == 143, told
     stopped = re.search(
         r"^teacher test_resnet: stopped at step (\d+); the same command continues.$", told, re.MULTILINE
     )
@@ -198,10 +179,10 @@ def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(rec
     assert int(checkpoints[-1].split("-")[1]) == int(stopped[1])
 
 
-def wait_for(seen: Any, processes: list[Any], seconds: float = 120) -> None:
+def wait_for(seen: Any, processes: Sequence[Forked], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not seen():
-        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        assert all(process.poll() is None for process in processes), processes[0].said
         assert time.monotonic() < until
         time.sleep(0.1)
 

@@ -147,7 +147,7 @@ def test_accelerate_launches_two_processes_by_each_config(recipe, tmp_path, kind
     recipe["teachers"] = recipe["teachers"][:1]
     recipe["student"] = "test_mambaout"  # its depthwise convolutions give gradients in a layout of their own
     path = write(recipe, tmp_path)
-    main = ["train.py"] if kind == "ddp" else ["tests/helpers/processes.py", "train"]
+    main = ["train.py"] if kind == "ddp" else ["tests/helpers/processes.py"]
     accelerate = ["accelerate", "launch", "--config_file", LAUNCH / f"{kind}.yaml", "--num_processes=2"]
     said = finished(*accelerate, *main, path)
     assert said.count("Load the student") == 1

@@ -2,15 +2,13 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import ROOT, tree, write
+from conftest import tree, write
+from helpers.launch import finished, launch
 
 import train
 from meco_timm.common.randomness import reseed
@@ -157,22 +155,13 @@ def test_an_unknown_tracker_is_told(recipe, tmp_path, capsys):
 
 
 def test_two_processes_end_with_the_same_files_as_one(recipe, tmp_path):
-    """A real launch of two processes on the CPU, over gloo."""
+    """On the CPU, over gloo."""
     path = write(recipe, tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for options in ([], ["--fresh"]):
-        done = subprocess.run(
-            [*command, str(ROOT / "train.py"), path, *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("Load the student") == 1
-        assert "nothing is trained again" not in done.stderr
-        assert done.stderr.count("student: ") + done.stderr.count("student  step 4/4") == 1
+        out, err = finished(launch(path, *options, processes=2))
+        assert out.count("Load the student") == 1
+        assert "nothing is trained again" not in err
+        assert err.count("student: ") + err.count("student  step 4/4") == 1
     assert {"table.json", "student/model.safetensors", "recipe.yaml", "plan.txt"} < tree(tmp_path / "run")
     assert tree(tmp_path / "run") == tree(tmp_path / "run.old-1")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

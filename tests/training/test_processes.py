@@ -1,23 +1,19 @@
 """Several processes on the CPU (gloo), and accumulated parts: the same numbers as one process and one batch."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import processes
-from helpers.launch import ENVIRONMENT, TORCHRUN
-
-ROOT = Path(__file__).parents[2]
-PROCESS = ROOT / "tests/helpers/processes.py"
+from helpers.launch import finished, launch
 
 
 @pytest.fixture(scope="module")
 def one(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """20 steps of one process with batches of 16."""
     out = tmp_path_factory.mktemp("one") / "out.pt"
-    processes.main(str(shapes), str(out), 16, 1)
+    processes.take_steps(str(shapes), str(out), 16, 1)
     return torch.load(out, weights_only=True)
 
 
@@ -40,20 +36,13 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
 
 
-def launched(*words: str, **environment: str) -> None:
-    """Two processes on the CPU, as `torchrun` starts them."""
-    command = [*TORCHRUN, *words]
-    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-
-
 @pytest.mark.parametrize(
     ("kind", "batch_size", "accumulation"), [("MULTI_CPU", 8, 1), ("MULTI_CPU", 4, 2), ("FSDP", 4, 2)]
 )
 def test_two_processes_equal_one_with_all_their_images(shapes, tmp_path, one, kind, batch_size, accumulation):
     """Half-way, all is saved and taken up by a new training."""
     words = [str(shapes), str(tmp_path / "out.pt"), str(batch_size), str(accumulation)]
-    launched(str(PROCESS), "steps", *words, **(FSDP2 if kind == "FSDP" else {}))
+    finished(launch(*words, processes=2, program="steps", **(FSDP2 if kind == "FSDP" else {})))
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (found["processes"], found["kind"]) == (2, kind)
     assert_equal(found, one)
@@ -62,5 +51,5 @@ def test_two_processes_equal_one_with_all_their_images(shapes, tmp_path, one, ki
 
 
 def test_four_accumulated_parts_equal_one_batch_of_all(shapes, tmp_path, one):
-    processes.main(str(shapes), str(tmp_path / "out.pt"), 4, 4)
+    processes.take_steps(str(shapes), str(tmp_path / "out.pt"), 4, 4)
     assert_equal(torch.load(tmp_path / "out.pt", weights_only=True), one)

@@ -15,7 +15,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from conftest import CLASSES, base_recipe, fill, refused, tree, write
-from helpers.launch import ENVIRONMENT, OWN_MOUNTS, TORCHRUN, needs_mounts
+from helpers.launch import ENVIRONMENT, OWN_MOUNTS, finished, launch, needs_mounts
 from safetensors.torch import save_file
 
 import train
@@ -376,9 +376,7 @@ def test_two_processes_fill_it_together_each_its_own_shards(base, tmp_path):
     model = timm.create_model("test_vit", num_classes=3)
     save_file(model.state_dict(), weights["weights"])
     recipe = with_store(base, folder) | {"teachers": [weights | {"size": 32, "trust": True}]}
-    command = [*TORCHRUN, str(ROOT / "train.py"), write(recipe, tmp_path), "--store"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    finished(launch(write(recipe, tmp_path), "--store", processes=2))
     shards = [output_shards._open_shard(path)["keys"] for path in folder.rglob("shard-*")]
     assert [len(keys) for keys in shards] == [27, 27]
     assert missing(folder, recipe) == 0
