@@ -206,9 +206,9 @@ def _run(
 
 def _start_from_backbone(recipe: Recipe, data: DataSource, accelerator: Accelerator, watch: Stopwatch) -> Recipe:
     """The recipe with a student that starts from its backbone, which is trained now unless it is in the zoo."""
-    if recipe.student.backbone is None:
-        return recipe
     made = backbone_recipe(recipe, data, accelerator)
+    if made is None:
+        return recipe
     folder = RunFolder(Path(made.run or ""))
     with locked_folder(folder.path, accelerator):
         if folder.finished_rows() is None:

@@ -6,7 +6,7 @@ Never: trains to the end, or writes a run folder.
 """
 
 from meco_timm.common import WIDTH
-from meco_timm.planning.plan import Plan, full_plan, make_plan
+from meco_timm.planning.plan import Plan, full_plan, make_plan, student_backbone
 from meco_timm.planning.rank_teachers import rank_teachers
 from meco_timm.planning.rehearse import is_rehearsal, rehearsal
 from meco_timm.planning.students import PATTERNS, find_students, parse_budget, print_students
@@ -25,4 +25,5 @@ __all__ = [
     "rank_teachers",
     "rehearsal",
     "require_weights",
+    "student_backbone",
 ]

@@ -17,13 +17,14 @@ PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run 
 
 
 class Workload(NamedTuple):
-    """A recipe, its data and its networks without weights."""
+    """A recipe, its data and its networks without weights. first: of the backbone that the student starts from."""
 
     recipe: Recipe
     data: DataSource
     student: Stream
     teachers: dict[str, Stream]
     processes: int = 1
+    first: "Workload | None" = None
 
     @property
     def trained(self) -> dict[str, Loop]:
@@ -43,7 +44,7 @@ def cost_lines(work: Workload, cached: int = 0) -> list[str]:
         f"{steps_line(work)}; {'no label is used' if recipe.is_backbone else _trained_first(work)}",
         f"cost    {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds per image for the student, "
         f"{teacher_macs(recipe, work.teachers) / 1e6:.0f} M for the teachers ({recipe.zoo.sampling})",
-        *([_backbone_line(work)] if recipe.student.backbone else []),
+        *([_backbone_line(work.first)] if work.first else []),
         _memory_line(work, cached),
         *([_store_line(work)] if recipe.store.folder is not None else []),
     ]
@@ -55,16 +56,14 @@ def _trained_first(work: Workload) -> str:
 
 def _backbone_line(work: Workload) -> str:
     """Teachers with their licences, and steps, of the backbone that the student starts from."""
-    made = work.recipe.student.backbone
-    assert made is not None
-    names = [teacher.model for teacher in made.teachers if ":" not in teacher.model]
-    configs = {name: timm.get_pretrained_cfg(name) for name in names}
+    models = [teacher.model for teacher in work.recipe.teachers]
+    configs = {name: timm.get_pretrained_cfg(name) for name in models if ":" not in name}
     licences = {name: config.license for name, config in configs.items() if config and config.license}
-    named = [t.model + (f" ({licences[t.model]})" if t.model in licences else "") for t in made.teachers]
-    steps = total_steps(made.loop, len(work.data.train), work.processes)
+    named = [name + (f" ({licences[name]})" if name in licences else "") for name in models]
+    steps = total_steps(work.recipe.loop, len(work.data.train), work.processes)
     return (
         f"first   {', '.join(named)} train the student's backbone for {steps} steps, without labels, unless it is in "
-        "the zoo; its time and memory are not in the estimates"
+        "the zoo"
     )
 
 
@@ -108,7 +107,8 @@ class Part(NamedTuple):
 def run_parts(work: Workload) -> dict[str, Part]:
     """The parts of a run by name, assuming an empty zoo and an empty store."""
     recipe, data = work.recipe, work.data
-    parts = {
+    parts = {"backbone": run_parts(work.first)["student"]} if work.first else {}
+    parts |= {
         f"teacher {name}": _training_part(work.teachers[name], loop, len(data.labelled), work)
         for name, loop in work.trained.items()
     }
@@ -179,9 +179,10 @@ def format_duration(seconds: float) -> str:
 
 
 def run_memory(work: Workload, precision: str) -> float:
-    """Estimated bytes of one process in the training that takes most: the student's, or one of a teacher on labels."""
+    """Estimated bytes of one process in the training that takes most: of the student, its backbone or a teacher."""
     trained = [_optimized(work.teachers[name], loop, precision) for name, loop in work.trained.items()]
-    return max(training_memory(work.recipe, work.student, work.teachers, precision), *trained, 0)
+    first = run_memory(work.first, precision) if work.first else 0
+    return max(training_memory(work.recipe, work.student, work.teachers, precision), first, *trained)
 
 
 def training_memory(recipe: Recipe, student: Stream, teachers: dict[str, Stream], precision: str) -> float:

@@ -1,7 +1,7 @@
 """The plan of a run: data, networks, method, cost, memory, time and warnings. No weights are loaded."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,7 +21,7 @@ from meco_timm.planning.data_section import data_line, data_section
 from meco_timm.planning.network_tables import BlockShapes, block_shapes, blocks_table, networks_table
 from meco_timm.planning.time_estimate import gpu_time_lines, measured_time_lines
 from meco_timm.planning.weights import Weights, find_weights, weights_lines
-from meco_timm.recipe import Loop, Recipe, named_teachers
+from meco_timm.recipe import Loop, Recipe, check_recipe, named_teachers
 from meco_timm.selection import check_combination, check_local_teachers, combination_lines
 from meco_timm.zoo import check_targets, untrained_teachers
 
@@ -96,7 +96,9 @@ def _check_and_plan(recipe: Recipe, data: DataSource, processes: int) -> tuple[W
     student = student_stream(recipe.student, recipe.alignment, len(classes), size, weightless=True)
     teachers = untrained_teachers(named_teachers(recipe.teachers), recipe.alignment, size, classes)
     check_targets(teachers, recipe.method)
-    work = Workload(recipe, data, student, teachers, processes)
+    made = student_backbone(recipe)
+    first = _check_and_plan(made, data, processes)[0] if made else None
+    work = Workload(recipe, data, student, teachers, processes, first)
     if not recipe.is_backbone:
         check_combination(recipe.zoo, recipe.losses.labels, data, teachers)
     _check_batch_norms(work)
@@ -116,6 +118,30 @@ def _check_and_plan(recipe: Recipe, data: DataSource, processes: int) -> tuple[W
     ]
     notes = [*_one_location_warnings(recipe, shapes), *_warnings(work), *_long_on_a_cpu(work)]
     return work, Plan(_summary(work, cached), parts, notes, weights)
+
+
+def student_backbone(recipe: Recipe) -> Recipe | None:
+    """The recipe of the backbone that the student starts from, if it does. It has the same images for validation and
+    test, and learns from neither.
+
+    Raises:
+        UserError: a key does not fit a backbone.
+    """
+    made, student = recipe.student.backbone, recipe.student
+    if made is None:
+        return None
+    labels: dict[str, Any] = {"labelled": None, "student_sees": "all", "sampling": "natural"}
+    keys = {
+        "task": "backbone",
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+        "data": recipe.data.model_copy(update=labels | {"validation": recipe.data.validation}),
+        "teachers": made.teachers,
+        "student": student.model_copy(update={"backbone": None}),
+        "zoo": {key: getattr(recipe.zoo, key) for key in ("folder", "resident", "precision")},
+        "loop": made.loop,
+    }
+    return check_recipe(keys, "student.backbone")
 
 
 def _summary(work: Workload, cached: int) -> list[str]:

@@ -100,12 +100,16 @@ def measured_time_lines(work: Workload, status: Status) -> list[str]:
     """Line with the time on this device, from a few steps; no line if measuring them would take too long, and a warning
     if an image of these steps cannot be read: the plan is of use without a measured time."""
     passes = [*[work.student] * 8, *work.teachers.values(), *(work.teachers[name] for name in [*work.trained] * 3)]
+    passes += [*[work.first.student] * 8, *work.first.teachers.values()] if work.first else []
     macs = 2 * sum(stream.multiply_adds() for stream in passes)  # a backward pass counts twice; one call to warm up
     batch = min(work.recipe.loop.batch_size, int(MAX_SECONDS * multiply_adds_per_second() / macs))
     if batch < 2:
         return []
     try:
         seconds = measured_seconds(work.recipe, work.data, batch, status=status)
+        if work.first:
+            first = measured_seconds(work.first.recipe, work.data, batch, status=status)
+            seconds = {"backbone": first["student"]} | seconds
     except UserError as error:
         return [f"warning: no time was measured: {error}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"

@@ -17,8 +17,8 @@ from meco_timm.evaluation import (
     make_table,
 )
 from meco_timm.networks import Combination, Stream, student_stream, teacher_stream
-from meco_timm.planning import WIDTH, Plan, is_rehearsal
-from meco_timm.recipe import Data, Recipe, check_recipe, fingerprint, named_teachers, recipe_key, to_yaml
+from meco_timm.planning import WIDTH, Plan, is_rehearsal, student_backbone
+from meco_timm.recipe import Data, Recipe, fingerprint, named_teachers, recipe_key, to_yaml
 from meco_timm.selection import (
     check_lines,
     check_teachers,
@@ -63,31 +63,20 @@ def load_pretrained(recipe: Recipe, data: DataSource, accelerator: Accelerator) 
     return pretrained, [*notes, *check_lines(teachers, checks)]
 
 
-def backbone_recipe(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Recipe:
-    """The recipe of the backbone that this recipe's student starts from; its run folder lies in the zoo, under a name
-    with a hash of all that made it. It has the same images for validation and test, and learns from neither.
+def backbone_recipe(recipe: Recipe, data: DataSource, accelerator: Accelerator) -> Recipe | None:
+    """The recipe of the backbone that the student starts from, if it does; its run folder lies in the zoo, under a name
+    with a hash of all that made it.
 
     Raises:
         UserError: a key does not fit a backbone.
     """
-    made, student = recipe.student.backbone, recipe.student
-    assert made is not None
-    labels: dict[str, Any] = {"labelled": None, "student_sees": "all", "sampling": "natural"}
-    keys = {
-        "task": "backbone",
-        "seed": recipe.seed,
-        "precision": recipe.precision,
-        "data": recipe.data.model_copy(update=labels | {"validation": recipe.data.validation}),
-        "teachers": made.teachers,
-        "student": student.model_copy(update={"backbone": None}),
-        "zoo": {key: getattr(recipe.zoo, key) for key in ("folder", "resident", "precision")},
-        "loop": made.loop,
-    }
-    found = check_recipe(keys, "student.backbone")
+    found = student_backbone(recipe)
+    if found is None:
+        return None
     inputs = Inputs.of(data.manifest, found.networks)
     files = inputs.manifest.digest() if inputs.manifest.entries else None
     made_of = [recipe_key(found), files, inputs.weights, accelerator.num_processes, accelerator.mixed_precision]
-    name = short_name(student.model).rstrip("/").split("/")[-1].replace(":", "_")
+    name = short_name(recipe.student.model).rstrip("/").split("/")[-1].replace(":", "_")
     found.run = str(Path(recipe.zoo.folder) / f"backbone-{name}-{fingerprint(made_of)}")
     return found
 

@@ -336,6 +336,7 @@ def test_a_classifiers_backbone_is_planned_and_rehearsed(classifier, tmp_path, c
     assert train.main([path, "--plan"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "train the student's backbone for 4 steps, without labels" in said
+    assert "from a few measured steps: backbone " in said
     assert train.main([path, "--limit-steps", "1"]) == 0
     assert not backbones(classifier)
 
