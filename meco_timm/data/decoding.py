@@ -2,8 +2,8 @@
 
 Of several frames the first is used. As in timm's evaluation, images are not turned by their EXIF. What is transparent
 is laid on a background. Grey of 16 bits keeps its upper 8, where Pillow, and timm with it, would show nearly all as
-white. Floats from 0 to 1 become 0 to 255. Other ranges are refused: guessed for each image, they would make equal
-values differ.
+white. Floats from 0 to 1 become 0 to 255. Other floats, and integers of 32 bits, are refused: guessed for each image,
+their range would make equal values differ.
 """
 
 import io
@@ -31,15 +31,28 @@ def decode(stored: dict[str, Any], background: tuple[int, ...] = WHITE) -> Image
     source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
     with Image.open(source) as image:
         image.load()
-        if image.mode == "RGB" and "transparency" not in image.info:  # convert would copy
-            return image
-        if image.mode == "F" or image.mode.startswith("I"):
-            return _from_deep(np.asarray(image)).convert("RGB")
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        below = Image.new("RGBA", image.size, background)
-        below.alpha_composite(image.convert("RGBA"))
-        return below.convert("RGB")
+        return to_rgb(image, background)
+
+
+def to_rgb(image: Image.Image, background: tuple[int, ...] = WHITE) -> Image.Image:
+    """Convert an image that is open to RGB; one that is RGB is not copied.
+
+    Raises:
+        ValueError: its values are in a range that is not read.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        found = (_from_floats(pixels) if image.mode == "F" else _from_integers(pixels, image)).convert("RGB")
+        if "transparency" in image.info:  # a value of grey
+            found.paste(background, mask=Image.fromarray(pixels == image.info["transparency"]))
+        return found
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    below = Image.new("RGBA", image.size, background)
+    below.alpha_composite(image.convert("RGBA"))
+    return below.convert("RGB")
 
 
 def decode_file(path: str, background: tuple[int, ...] = WHITE) -> Image.Image:
@@ -47,18 +60,26 @@ def decode_file(path: str, background: tuple[int, ...] = WHITE) -> Image.Image:
     return decode({"bytes": None, "path": path}, background)
 
 
-def _from_deep(pixels: np.ndarray) -> Image.Image:
-    """8 bits of more: the upper ones of integers of 16 bits; integers of 32 bits that fit into 8 are left as they are.
+def _from_integers(pixels: np.ndarray, image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits.
 
     Raises:
-        ValueError: integers beyond 16 bits, or floats beyond 0 to 1.
+        ValueError: the integers are of 32 bits, or signed.
+    """
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # both have 16 bits at most
+        raise ValueError(
+            f"its integers have a sign or 32 bits, and range from {pixels.min()} to {pixels.max()}. Save 8 or 16 bits."
+        )
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
+
+
+def _from_floats(pixels: np.ndarray) -> Image.Image:
+    """0 to 255 of 0 to 1.
+
+    Raises:
+        ValueError: there are others.
     """
     low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
-    if pixels.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"its floats range from {low:g} to {high:g}, and 0 to 1 are read. Scale them.")
-        return Image.fromarray((pixels * 255).round().astype(np.uint8))
-    if not (low >= 0 and high <= 65535):
-        raise ValueError(f"its integers range from {low} to {high}, and 0 to 65535 are read. Scale them.")
-    shift = 8 if pixels.dtype.itemsize == 2 or high > 255 else 0
-    return Image.fromarray((pixels >> shift).astype(np.uint8))
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"its floats range from {low:g} to {high:g}, and 0 to 1 are read. Scale them.")
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))

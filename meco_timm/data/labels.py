@@ -115,6 +115,8 @@ def _codes(part: Column, column: str) -> tuple[np.ndarray, list[str] | None]:
         values = values.cast(pa.string())
     if pa.types.is_null(values.type):
         return np.full(len(values), NO_LABEL), []
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise UserError(f"{where} {_what(values)}. An image has one class.")
     encoded = _without_empty(values).combine_chunks()
@@ -133,7 +135,7 @@ def _whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 def _what(values: pa.ChunkedArray) -> str:
     """What a column holds that are no labels."""
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+    if not isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         return f"is of type {values.type}"
     first: list[Any] = next((value for value in values.to_pylist() if value), [])
     if set(first) <= {0, 1} and sum(first) == 1:
@@ -177,7 +179,11 @@ def image_column(table: Table, settings: Data) -> str:
         UserError: there is none, or several; or not the one that the recipe names.
     """
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-    return _one_column("image_column", settings.image_column, images, table)
+    name = _one_column("image_column", settings.image_column, images, table)
+    kind = table.features[name]
+    if isinstance(kind, datasets.Value) and "binary" not in kind.dtype:
+        raise UserError(f"data.image_column: {name} is of type {kind.dtype}; images are the bytes of their files.")
+    return name
 
 
 def _label_column(table: Table, settings: Data) -> str:

@@ -11,13 +11,14 @@ from PIL import Image
 from torchvision.datasets import DatasetFolder
 
 from meco_timm.common import UserError, get_logger, object_name
+from meco_timm.data.decoding import to_rgb
 from meco_timm.data.sources import read_source
 from meco_timm.recipe import Data, fingerprint
 
 logger = get_logger(__name__)
 
 IMAGE = "image"
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def data_of(settings: Data, given: Any) -> Data:
@@ -101,7 +102,10 @@ def _encoded(image: Any, role: str) -> bytes:
             "every network normalises for itself."
         )
     if image.mode not in PNG_MODES:
-        image = image.convert("RGB")
+        try:
+            image = image.convert("RGBA") if image.has_transparency_data else to_rgb(image)
+        except ValueError as error:
+            raise UserError(f"{role}: its image cannot be read: {error}") from None
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -109,7 +109,10 @@ def _parquet_table(files: list[str], settings: Data, declared: dict[str, Any]) -
 def _kinds(footer: pa.Table, declared: dict[str, Any]) -> dict[str, Any]:
     """The columns of a file with their types; those of the data set's page where the file has only plain ones."""
     schema = pa.ipc.read_schema(pa.py_buffer(footer.schema.metadata[b"schema"]))
-    kinds = dict(datasets.Features.from_arrow_schema(schema))
+    try:
+        kinds = dict(datasets.Features.from_arrow_schema(schema))
+    except ValueError:  # of a column of a type that the library does not know, such as a map
+        kinds = {column.name: column.type for column in schema}
     plain = [name for name, kind in kinds.items() if not isinstance(kind, datasets.Image | datasets.ClassLabel)]
     return kinds | {name: declared[name] for name in plain if name in declared}
 

@@ -10,6 +10,7 @@ from meco_timm.recipe import Data, Recipe
 
 CLASSES = 10  # listed by name
 FILES = 3  # named of those passed over
+MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "?", "-1"}  # texts that programs write for what is missing
 
 
 def data_line(recipe: Recipe, data: DataSource) -> str:
@@ -45,6 +46,8 @@ def _labels(data: DataSource) -> Iterator[str]:
     own = data.labelled.labels
     if missing := int((own[data.train.rows[data.train.rows < len(own)]] == NO_LABEL).sum()):
         yield f"{missing} training image(s) have no label: only the student learns from them"
+    if odd := [name for name in data.classes if name.strip().casefold() in MISSING]:
+        yield f"warning: {join_names(odd)} is read as a class; a missing label is null or an empty text"
 
 
 def _twice_balanced(recipe: Recipe) -> Iterator[str]:

@@ -122,20 +122,33 @@ def test_floats_from_0_to_1_are_read_and_other_ranges_refused(tmp_path):
     assert np.array_equal(found[..., 0], np.round(values * 255))
     with pytest.raises(ValueError, match="its floats range from 0 to 4095, and 0 to 1 are read"):
         decode({"bytes": None, "path": str(tmp_path / "wide.tif")})
-    Image.fromarray((values * 1e6).astype(np.int32)).save(tmp_path / "int.tif")
-    with pytest.raises(ValueError, match="its integers range from 0 to 1000000, and 0 to 65535 are read"):
+
+
+@pytest.mark.parametrize("largest", [200, 4000, 10**6])
+def test_integers_of_32_bits_are_refused_whatever_their_range(tmp_path, largest):
+    """Shifted by what an image needs, a dark image of 16 bits and a bright one of 8 would look alike."""
+    Image.fromarray(np.linspace(0, largest, 96).astype(np.int32).reshape(8, 12)).save(tmp_path / "int.tif")
+    with pytest.raises(ValueError, match=f"have a sign or 32 bits, and range from 0 to {largest}. Save 8 or 16 bits"):
         decode({"bytes": None, "path": str(tmp_path / "int.tif")})
 
 
-@pytest.mark.parametrize("ending", ["PNG", "TIFF"])
-def test_grey_of_16_bits_keeps_its_upper_ones(ending):
-    """pillow, and timm with it, clips them: nearly all would be white."""
-    deep = np.linspace(0, 65535, 96).astype(np.uint16).reshape(8, 12)
+@pytest.mark.parametrize("ending", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("largest", [65535, 200])
+def test_grey_of_16_bits_keeps_its_upper_ones(ending, largest):
+    """pillow, and timm with it, clips them: nearly all would be white. A dark image stays dark."""
+    deep = np.linspace(0, largest, 96).astype(np.uint16).reshape(8, 12)
     file = io.BytesIO()
     Image.fromarray(deep).save(file, ending)
     found = np.asarray(decode({"bytes": file.getvalue(), "path": None}))
     assert np.array_equal(found, np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, 2))
-    assert (np.asarray(Image.open(file).convert("RGB")) == 255).mean() > 0.9
+    assert (np.asarray(Image.open(file).convert("RGB")) == 255).mean() > 0.9 or largest < 256
+
+
+def test_a_transparent_value_of_16_bits_is_laid_on_the_background():
+    deep, file = np.uint16([[0, 256, 65535]]), io.BytesIO()
+    Image.fromarray(deep).save(file, "PNG", transparency=256)
+    found = np.asarray(decode({"bytes": file.getvalue(), "path": None}, (9, 8, 7)))
+    assert found.tolist() == [[[0, 0, 0], [9, 8, 7], [255, 255, 255]]]
 
 
 # Images that cannot be read

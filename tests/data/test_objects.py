@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, draw_image
+from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
@@ -73,6 +74,18 @@ def test_an_image_folder_of_torchvision_is_read_from_its_files_without_its_trans
     assert torch.equal(pixels(given), torch.cat([batch.image for batch in ours.in_order(ours.test, 4)]))
     assert "its transform is not used; data.augmentation of the recipe is" in caplog.text
     assert "copied into memory" not in caplog.text
+
+
+def test_deep_images_of_pillow_are_read_as_their_files_are():
+    """Pillow's own conversion clips floats from 0 to 1 to two values."""
+    grey = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    given = {part: Pairs(6, lambda _, label: (Image.fromarray(grey), label)) for part in ("train", "test")}
+    assert torch.equal(pixels(given)[0, 0], torch.from_numpy((grey * 255).round().astype(np.uint8)))
+    wide = Pairs(6, lambda _, label: (Image.fromarray(grey.astype(np.int32)), label))
+    with pytest.raises(
+        UserError, match=r"data\.train: item 0: its image cannot be read: its integers have a sign or 32"
+    ):
+        data_of(SETTINGS, wide)
 
 
 def test_one_split_alone_is_split():

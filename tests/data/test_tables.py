@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, ROOT, base_recipe, draw_image, write
 from helpers.data import load, refused
@@ -169,6 +171,11 @@ NO_CLASSES = {
         datasets.List(datasets.Value("int64")),
         "lists of 3 numbers with one 1. Write the",
     ),
+    "one-hot of one length": (
+        [[0.0, 1.0, 0.0]] * 4,
+        datasets.List(datasets.Value("float32"), length=3),
+        "lists of 3 numbers with one 1",
+    ),
     "measures": ([0.5, 1.25, 2.0, 3.0], datasets.Value("float32"), "holds numbers such as 0.5, which are no classes"),
     "infinite": ([0.0, 1.0, float("inf"), 1.0], datasets.Value("float64"), "numbers such as inf, which are no classes"),
     "identifiers": ([1, 2**40, 1, 2], datasets.Value("int64"), "holds numbers such as 1099511627776, which are"),
@@ -182,6 +189,38 @@ NO_CLASSES = {
 def test_columns_without_classes_are_refused_as_what_they_are(tmp_path, what):
     labels, kind, message = NO_CLASSES[what]
     assert message in refused(parquet(tmp_path, labels, kind))
+
+
+def test_a_text_that_stands_for_a_missing_label_is_warned_of(tmp_path, capsys):
+    """As `astype(str)` of pandas makes of a missing one."""
+    parquet(tmp_path / "data", ["nan", "a", "b", "c"] * 4, datasets.Value("string"))
+    assert train.main([write(base_recipe(tmp_path / "data", tmp_path), tmp_path), "--plan", "loop.batch_size=2"]) == 0
+    assert "warning: nan is read as a class; a missing label is null or an empty text" in capsys.readouterr().out
+
+
+def of_arrow(folder: Path, label: pa.Array, image: pa.Array | None = None, **more: pa.Array) -> Path:
+    """A parquet file as other programs write it, without the types of `datasets`."""
+    folder.mkdir(exist_ok=True)
+    image = pa.array([picture(i % 3, i) for i in range(len(label))]) if image is None else image
+    pq.write_table(pa.table({"image": image, "label": label, **more}), folder / "train.parquet")
+    return folder
+
+
+def test_tables_of_other_programs(tmp_path):
+    """Images as bytes, texts as views (polars), and a column of a type that `datasets` does not know."""
+    words = pa.array(["a", "b", None] * 4)
+    options = {"image_column": "image", "validation": 0.0, "test_fraction": 0.25}
+    extra = pa.array([[("x", 1)]] * 12, pa.map_(pa.string(), pa.int64()))
+    for source in (
+        of_arrow(tmp_path / "plain", words),
+        of_arrow(tmp_path / "view", words.cast(pa.string_view())),
+        of_arrow(tmp_path / "map", words, extra=extra),
+    ):
+        data = load(source, **options)
+        assert counted(data) == {"train": {"a": 3, "b": 3}, "test": {"a": 1, "b": 1}, "unlabelled": 4}
+        assert next(data.in_order(data.test, 2)).image.shape == (2, 3, 32, 32)
+    named = of_arrow(tmp_path / "paths", words, pa.array(["a.png"] * 12))
+    assert "data.image_column: image is of type string; images are the bytes of" in refused(named, **options)
 
 
 def test_two_columns_that_could_be_the_label_are_refused(tmp_path):
