@@ -37,7 +37,7 @@ def test_killed_three_times_it_ends_as_if_nothing_had_happened(shapes, tmp_path,
     monkeypatch.setattr(resume, "launch", lambda words, log: Forked(words[-1], log=log))
     alone, recipe = (
         resume.RECIPE
-        | {"data": {"source": str(shapes), "image_size": 32} | changes}
+        | {"data": {"source": str(shapes), "image_size": 32} | changes | {"workers": 0}}
         | {"zoo": {"loop": {"steps": 10}}, "loop": resume.RECIPE["loop"] | {"steps": 20, "batch_size": 8}}
         for changes in resume.WAYS["views by the batch"]
     )
