@@ -29,9 +29,9 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from helpers.charts import save_empty
 from helpers.checkpoints import local_dir, network
 from helpers.hub import hub  # noqa: F401  a fixture
+from helpers.quick import no_speed, save_empty
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -130,11 +130,11 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def empty_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the charts of a run only in the tests of pages and cards."""
-    if {"reporting", "hub"} & set(request.path.parts):
-        return
-    monkeypatch.setattr(Figure, "savefig", save_empty)
+def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure no speeds, and draw the charts of a run only in the tests of pages and cards."""
+    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", no_speed)
+    if not {"reporting", "hub"} & set(request.path.parts):
+        monkeypatch.setattr(Figure, "savefig", save_empty)
 
 
 @pytest.fixture

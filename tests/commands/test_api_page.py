@@ -25,7 +25,6 @@ def without_drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"")
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *arguments: 1.0)
 
 
 def run(code: str, changes: dict[str, str]) -> dict[str, Any]:

@@ -152,7 +152,6 @@ def test_the_notebook_of_the_documentation_runs(recipe, tmp_path, capsys, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"")
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *arguments: 1.0)
     source = recipe["data"]["source"]
     names: dict = {}
     exec(code.replace("recipes/quickstart.yaml", path).replace("recipes/data/digits", source), names)

@@ -18,7 +18,6 @@ from meco_timm import UserError, distill
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"")
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *arguments: 1.0)
 
 
 def network(name: str = "test_resnet", seed: int = 0) -> Any:

@@ -95,7 +95,6 @@ def test_every_command(ended, tmp_path, recipe, encoding, monkeypatch, write_onc
     (run / "recipe.yaml").write_text(text.replace(str(ended.parent / "zoo"), str(run.parent / "zoo")), encoding="utf-8")
     commands = every_command(run, write(recipe, tmp_path), str(ended.parent / "shapes"), tmp_path)
     assert commands.keys() == get_command(app).commands.keys()
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *_: 1.0)
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
     monkeypatch.setattr("meco_timm.planning.plan.measured_time_lines", lambda *_: ["here    4 × 1 s − …"])
     monkeypatch.setattr("meco_timm.hub.latency_table.find_spec", lambda _: None)  # PyTorch only

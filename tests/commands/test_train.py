@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import train
 from meco_timm import load_recipe, pipeline
-from meco_timm.evaluation import table
 from meco_timm.recipe.reading import recipe_key
 from meco_timm.training import loop
 from meco_timm.training.state import TrainingState
@@ -101,7 +100,6 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the half second per row that measuring speed takes; the finished run has measured it."""
-    monkeypatch.setattr(table, "images_per_second", lambda *arguments: 1.0)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

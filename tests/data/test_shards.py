@@ -31,7 +31,6 @@ from meco_timm.data.images import Images
 from meco_timm.data.stored import RowGroups
 from meco_timm.data.views import BatchStream, Passes, Steps, shuffled, variety
 from meco_timm.distillation import Supervised
-from meco_timm.evaluation import table
 from meco_timm.networks import LOGITS_ONLY
 from meco_timm.networks.streams import student_stream
 from meco_timm.pipeline import distill, fill_store
@@ -361,7 +360,6 @@ def test_data_sets_of_the_hub(made, tmp_path):
 
 def test_a_run_from_a_store_on_streams(made, tmp_path, monkeypatch):
     """Filled ahead, then trained from: rows are rows, whatever the order; a stored view knows no labels."""
-    monkeypatch.setattr(table, "images_per_second", lambda *arguments: 1.0)
     recipe = base_recipe(made / "tars", tmp_path)
     recipe["data"] |= {"buffer": 8, "unlabelled": str(made / "parquet")}
     recipe |= {"teachers": [{"train": "test_resnet"}], "store": {"folder": str(tmp_path / "store"), "views": 1}}

@@ -11,14 +11,15 @@ import meco_timm.hub
 import meco_timm.pipeline  # noqa: F401  all that a run imports
 import train
 from helpers import processes, task_processes
-from helpers.charts import save_empty
+from helpers.quick import no_speed, save_empty
+from meco_timm.evaluation import table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {"train": train.main, "steps": processes.main, "task": task_processes.launched}
 
 
 def run(program: str, words: list[str], environment: dict[str, str], log: str, own_session: bool) -> None:
-    """Run a program with these words, without drawn charts; what it writes goes to LOG.out and LOG.err."""
+    """Run a program with these words, as quickly as other tests; what it writes goes to LOG.out and LOG.err."""
     if own_session:
         os.setsid()
     for number, name in ((1, "out"), (2, "err")):
@@ -27,4 +28,5 @@ def run(program: str, words: list[str], environment: dict[str, str], log: str, o
     os.environ |= environment
     torch.set_num_threads(1)
     Figure.savefig = save_empty  # type: ignore[method-assign]
+    table.images_per_second = no_speed
     sys.exit(PROGRAMS[program](words))

@@ -153,7 +153,6 @@ def test_an_ensemble_of_three_libraries_is_rehearsed(of_torchvision, of_transfor
     """All parts of a run, with random weights in place of torchvision's own."""
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.svg", lambda self: "")
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"")
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *arguments: 1.0)
     others = [{"model": NAME, "classes": [7, 8, 9], "size": 64}, f"transformers:{of_transformers[1]}"]
     rows = distill(recipe, limit_steps=1, teachers=[{"train": "test_vit"}, *others])
     assert [row.name for row in rows][:3] == ["test_vit", NAME.removeprefix("torchvision:"), "vit"]

@@ -38,7 +38,6 @@ def teach(model: str, classes: list[str] = NAMES, **options: Any) -> Stream:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images per second are not measured, which takes longer than all else here."""
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", lambda *_: 1.0)
 
 
 # timm's own pipeline

@@ -9,7 +9,6 @@ from conftest import CLASSES, ROOT, contents, refused, tree, write
 
 import train
 from meco_timm import distill, load_recipe, pipeline
-from meco_timm.evaluation import table
 from meco_timm.planning import rehearse
 from meco_timm.recipe.recipe import Recipe
 
@@ -17,7 +16,6 @@ from meco_timm.recipe.recipe import Recipe
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed is measured in other tests; nothing may ask for weights."""
-    monkeypatch.setattr(table, "images_per_second", lambda *_, **__: 1.0)
     made = timm.create_model
 
     def watched(name: str, pretrained: bool = False, **options: object) -> object:
