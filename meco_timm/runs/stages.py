@@ -20,6 +20,7 @@ from meco_timm.networks import Combination, Stream, student_stream, teacher_stre
 from meco_timm.planning import WIDTH, Plan, is_rehearsal, student_backbone
 from meco_timm.recipe import Data, Recipe, fingerprint, named_teachers, recipe_key, to_yaml
 from meco_timm.selection import (
+    Trainings,
     check_lines,
     check_teachers,
     compare_with_student_alone,
@@ -135,10 +136,8 @@ def train_alone_and_compare(recipe: Recipe, zoo: Zoo, job: Job, accelerator: Acc
     data, teachers = job.data, named_teachers(recipe.teachers)
     training = label_training(recipe, data, accelerator, job.watch)
     alone = train_student_alone(recipe.student, recipe.loop, job.steps, training)
-    curves = validation_curves(teachers, training)
-    compare_with_student_alone(
-        zoo, alone, data, recipe.data, job.folder, teachers, curves, job.steps, recipe.losses, accelerator
-    )
+    trainings = Trainings(teachers, validation_curves(teachers, training), job.steps, recipe.zoo, recipe.losses)
+    compare_with_student_alone(zoo, alone, data, recipe.data, job.folder, trainings, accelerator)
     return alone
 
 

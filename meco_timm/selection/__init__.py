@@ -4,7 +4,7 @@ In: teachers and labelled images. Out: what each adds to the ensemble, temperatu
 Never: trains a network, or changes a teacher.
 """
 
-from meco_timm.selection.advice import compare_with_student_alone, explain_student
+from meco_timm.selection.advice import Trainings, compare_with_student_alone, explain_student
 from meco_timm.selection.candidates import find_candidates, print_candidates
 from meco_timm.selection.class_checks import check_lines, check_local_teachers, check_teachers, require_known_classes
 from meco_timm.selection.combining import (
@@ -19,6 +19,7 @@ from meco_timm.selection.ranking_table import print_ranking
 
 __all__ = [
     "Ranking",
+    "Trainings",
     "check_combination",
     "check_lines",
     "check_local_teachers",

@@ -45,22 +45,30 @@ class Advice(NamedTuple):
     better: bool | None
 
 
+class Trainings(NamedTuple):
+    """How the compared networks are trained. curves: of the teachers that were trained on the labels. steps: of the
+    student alone. zoo, losses: the recipe's sections."""
+
+    teachers: Mapping[str, Teacher]
+    curves: Mapping[str, Curve]
+    steps: int
+    zoo: ZooSettings
+    losses: Losses
+
+
 def compare_with_student_alone(
     zoo: Zoo,
     alone: Stream,
     data: DataSource,
     settings: Data,
     folder: Path,
-    teachers: Mapping[str, Teacher],
-    curves: Mapping[str, Curve],
-    steps: int,
-    losses: Losses,
+    trainings: Trainings,
     accelerator: Accelerator,
 ) -> None:
     """Say whether the teachers are worth listening to, and record it beside how they are combined.
 
     Call it after `combine_teachers` and before the zoo has a store. All processes must call it. settings: the recipe's
-    section `data`. folder: of the run. For the others see `advise`.
+    section `data`. folder: of the run.
 
     Raises:
         UserError: `zoo.require` is `better`, and the ensemble is not.
@@ -74,7 +82,7 @@ def compare_with_student_alone(
         logits = {name: one.logits for name, one in found.items()}
         label = torch.from_numpy(sample.labels[sample.rows]).long()
         harm, by = (measured["harmful"], measured["miscalibrated"]), zoo.combination
-        advice = advise(logits, own.logits, label, by, *harm, teachers, curves, steps, zoo.settings, losses)
+        advice = advise(logits, own.logits, label, by, *harm, trainings)
         write_json(folder / FILE, measured | {"advice": advice._asdict()})
         enough = len(sample) >= MIN_IMAGES or zoo.settings.require  # a few images are no ground for a verdict
         logger.log(logging.INFO if enough else logging.DEBUG, "%s", advice.state)
@@ -97,18 +105,12 @@ def advise(
     combination: Combination,
     harmful: Mapping[str, str],
     miscalibrated: Collection[str],
-    teachers: Mapping[str, Teacher],
-    curves: Mapping[str, Curve],
-    steps: int,
-    zoo: ZooSettings,
-    losses: Losses,
+    trainings: Trainings,
 ) -> Advice:
     """Compare the teachers and their ensemble with the student alone.
 
     logits: N×K of each teacher that gives them. alone: N×K of the student alone. label: N. harmful: what a teacher
-    makes worse in the ensemble, in words; of the miscalibrated, which are among
-    them, the NLL only. curves: of the teachers that were trained on the labels. steps: of the
-    student alone.
+    makes worse in the ensemble, in words; of the miscalibrated, which are among them, the NLL only.
     """
     names, found = list(logits), _compare(logits, alone, label, combination)
     images, whole = len(label), found[-1]
@@ -120,32 +122,38 @@ def advise(
     if images < MIN_IMAGES:
         return Advice(f"{state}; so few images say little", [], "", None)
     weak = {name: change for name, change in zip(names, found, strict=False) if change.high < 0}
-    judged = {name: judge_curve(curve, images) for name, curve in curves.items()}
-    for name in weak.keys() & curves.keys():
-        taken = curves[name][-1][0] if curves[name] else 0
-        if not judged[name][1] and 2 * taken <= steps:
-            judged[name] = f"its training took {taken} step(s), that of the student alone {steps}", steps
-    notes = {name: f"; {note}" for name, (note, _) in judged.items() if note}
-    budgets = {name: budget for name, (_, budget) in judged.items() if budget}
+    judged = _judge_trainings(weak, trainings, images)
+    budgets = {name: budget for name, (_, budget) in judged.items()}
     sentences = [
-        f"teacher {name} is worse than the student alone: {change.text(2)} points of top-1{notes.pop(name, '')}"
+        f"teacher {name} is worse than the student alone: {change.text(2)} points of top-1"
+        + (f"; {judged[name][0]}" if name in judged else "")
         for name, change in weak.items()
     ]
-    sentences += [f"teacher {name}{note.replace(';', ':')}" for name, note in notes.items()]
+    sentences += [f"teacher {name}: {note}" for name, (note, _) in judged.items() if name not in weak]
     sentences += [f"teacher {name} {what}" for name, what in harmful.items()]
     drop = (set(weak) | (set(harmful) - set(miscalibrated))) - set(budgets)
-    settings = {"zoo.calibrate": "true"} if set(miscalibrated) - drop and not zoo.calibrate else {}
+    settings = {"zoo.calibrate": "true"} if set(miscalibrated) - drop and not trainings.zoo.calibrate else {}
     if whole.mean <= 0:
         sentences.append(
             f"the true ensemble is not better than the student alone ({whole.text(2)} points of top-1): "
             f"{_reason(names, found, weak, harmful, budgets)}"
         )
         if not (drop or budgets or settings):
-            settings = fallback(zoo, losses, len(names))
+            settings = fallback(trainings.zoo, trainings.losses, len(names))
     better = False if whole.mean <= 0 else True if whole.low > 0 else None
     if better is None:
         state += f"; {images:,} images cannot tell these apart"
-    return Advice(state, sentences, overrides(teachers, drop, budgets, zoo, settings), better)
+    return Advice(state, sentences, overrides(trainings.teachers, drop, budgets, trainings.zoo, settings), better)
+
+
+def _judge_trainings(weak: Collection[str], trainings: Trainings, images: int) -> dict[str, tuple[str, int]]:
+    """Of each teacher whose training was too short or too long: what its validations say, and the steps to try."""
+    judged = {name: judge_curve(curve, images) for name, curve in trainings.curves.items()}
+    for name, curve in trainings.curves.items():
+        taken, steps = (curve[-1][0] if curve else 0), trainings.steps
+        if name in weak and not judged[name][1] and 2 * taken <= steps:
+            judged[name] = f"its training took {taken} step(s), that of the student alone {steps}", steps
+    return {name: found for name, found in judged.items() if found[1]}
 
 
 def _compare(logits: Mapping[str, np.ndarray], alone: np.ndarray, label: Tensor, by: Combination) -> list[Change]:

@@ -15,7 +15,7 @@ from helpers.checkpoints import network as network_of_timm
 from meco_timm import UserError, distill
 from meco_timm.networks import Combination
 from meco_timm.recipe import Losses, Recipe, load_recipe
-from meco_timm.selection.advice import Advice, advise, explain_student, judge_curve
+from meco_timm.selection.advice import Advice, Trainings, advise, explain_student, judge_curve
 
 N, K = 400, 5
 FLAT = [(step, 90.0) for step in (100, 200, 300, 400)]
@@ -55,9 +55,8 @@ def advice(
     teachers = dict(zip(members, recipe.teachers, strict=True))
     by = Combination.equal(members)
     own, label = network(alone)[:images], LABEL[:images]
-    return advise(
-        logits, own, label, by, harmful or {}, miscalibrated, teachers, curves or {}, 1000, recipe.zoo, recipe.losses
-    )
+    trainings = Trainings(teachers, curves or {}, 1000, recipe.zoo, recipe.losses)
+    return advise(logits, own, label, by, harmful or {}, miscalibrated, trainings)
 
 
 def test_good_teachers_get_no_sentence():
