@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from meco_timm.common import UserError, expand, get_logger, write_content
+from meco_timm.common import ProgressBar, UserError, expand, get_logger, write_content
 from meco_timm.evaluation.features import nearest
 from meco_timm.evaluation.file_batches import list_files, load_file_network, outputs_of_files
 
@@ -53,11 +53,13 @@ def _embed_files(model: str, files: list[str], batch_size: int) -> Embeddings:
         return embedding
 
     vectors: dict[str, Tensor] = {}
-    for file, vector in outputs_of_files(network, pooled, files, batch_size):
-        if isinstance(vector, str):
-            logger.warning("%s: left out: %s", file, vector)
-        else:
-            vectors[file] = vector
+    with ProgressBar("images", len(files)) as bar:
+        for done, (file, vector) in enumerate(outputs_of_files(network, pooled, files, batch_size), 1):
+            if isinstance(vector, str):
+                logger.warning("%s: left out: %s", file, vector)
+            else:
+                vectors[file] = vector
+            bar.step(done)
     if not vectors:
         raise UserError(f"{COMMAND}: none of the {len(files)} image(s) can be read.")
     return Embeddings(list(vectors), torch.stack(list(vectors.values())).numpy())

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from timm.data import resolve_data_config
 from torch import Tensor
 
-from meco_timm.common import UserError, get_logger, join_names
+from meco_timm.common import ProgressBar, Status, UserError, get_logger, join_names
 from meco_timm.data import DataSource, load_data, whole_split
 from meco_timm.evaluation.class_check import check_classes
 from meco_timm.evaluation.measures import class_accuracies, mean_of_known, quality
@@ -71,15 +71,18 @@ def measure(
     name = network.model
     place, folder = find_network(name, COMMAND)
     network = network.model_copy(update={"model": place})
-    chosen = _choose_images(network, data, split, read_own_run(folder) if folder else None)
+    with Status("reading the data"):
+        chosen = _choose_images(network, data, split, read_own_run(folder) if folder else None)
     device, classes = PartialState().device, chosen.data.classes
     stream = teacher_stream(network, LOGITS_ONLY, classes, role=COMMAND).to(device).eval()
     class_map, stream.class_map = stream.class_map, None
-    batches = [
-        (stream.logits(batch.image.to(device)).float().cpu(), batch.label)
-        for batch in chosen.data.in_order(chosen.data.test, batch_size)
-    ]
-    logits, label = (torch.cat(column) for column in zip(*batches, strict=True))
+    outputs, labels = [], []
+    with ProgressBar("images evaluated", len(chosen.data.test)) as bar:
+        for batch in chosen.data.in_order(chosen.data.test, batch_size):
+            outputs.append(stream.logits(batch.image.to(device)).float().cpu())
+            labels.append(batch.label)
+            bar.step(sum(map(len, labels)))
+    logits, label = torch.cat(outputs), torch.cat(labels)
     # A class that the network lacks has a logit of its own, so that its images count as errors.
     logits = torch.cat([logits, torch.full((len(logits), 1), NEVER)], 1)
     columns = torch.arange(len(classes)) if class_map is None else class_map.cpu() % logits.shape[1]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from meco_timm.common import Status
 from meco_timm.data import load_data
 from meco_timm.recipe import Recipe, Teacher, named_teachers
 from meco_timm.selection import Ranking, load_rankable, measure_teachers, rank, validation_sample
@@ -25,7 +26,8 @@ def rank_teachers(recipe: Recipe, images: int | None = None, candidates: Sequenc
             or the data cannot be loaded.
     """
     accelerator = make_accelerator(recipe.precision)
-    data = load_data(recipe.data, recipe.seed)
+    with Status("reading the data"):
+        data = load_data(recipe.data, recipe.seed)
     sample = validation_sample(data, images)
     teachers = named_teachers([*recipe.teachers, *(Teacher(model=name) for name in candidates)])
     training = LabelTraining(data, recipe.data, recipe.seed, Path(recipe.zoo.folder), accelerator)

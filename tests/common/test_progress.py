@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+from meco_timm.cli import main
 from meco_timm.common import ProgressBar, Status, format_seconds, progress
+from meco_timm.networks.factory import make_network
 
 STEPS = """
 import time
@@ -112,3 +115,31 @@ def test_in_a_file_a_stage_is_named_when_it_takes_long(monkeypatch, caplog):
 def test_other_processes_are_silent(monkeypatch, caplog):
     monkeypatch.setenv("RANK", "1")
     assert lines(monkeypatch, caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evaluate", "RUN", "--data", "DATA"], "images evaluated  step 18/18"),
+        (["embed", "test_vit.r160_in1k", "IMAGES", "--nearest", "IMAGE"], "images  step 1"),
+        (["zoo", "RUN/recipe.yaml"], "teachers  step "),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_no_command_is_silent_for_long(words, line, ended, shapes, tmp_path, monkeypatch, capsys):
+    """Here not for 0 seconds."""
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("meco_timm.evaluation.file_batches.make_network", without_weights)
+    shutil.copytree(ended.parent, tmp_path / "ended")
+    recipe = tmp_path / "ended/run/recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(ended.parent), str(tmp_path / "ended")))
+    images = shapes / "train/circle"
+    places = {"RUN": recipe.parent, "DATA": tmp_path / "ended/shapes", "IMAGES": images, "IMAGE": images / "000.png"}
+    for name, place in sorted(places.items(), reverse=True):
+        words = [word.replace(name, str(place)) if word.split("/")[0] == name else word for word in words]
+    assert main(words) == 0
+    assert line in capsys.readouterr().err
+
+
+def without_weights(network, args, pretrained, size, role):
+    return make_network(network, args, False, size, role)
