@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from meco_timm.common import source_commit
 
 Row = dict[str, Any]  # column → value
 
@@ -91,7 +92,7 @@ def peak_mib() -> float:
 
 def report(benchmark: str, rows: list[Row], figures: dict[str, float], file: Path | None) -> None:
     """Print the table and the figures; write them to `file` in the form all benchmarks share."""
-    print(f"{benchmark}, commit {commit()}, {torch.get_num_threads()} thread(s)\n\n{table(rows)}\n")
+    print(f"{benchmark}, commit {source_commit()}, {torch.get_num_threads()} thread(s)\n\n{table(rows)}\n")
     print("  ".join(f"{name} {_cell(value)}" for name, value in figures.items()))
     if file:
         write(file, benchmark, rows, figures)
@@ -99,7 +100,7 @@ def report(benchmark: str, rows: list[Row], figures: dict[str, float], file: Pat
 
 def write(file: Path, benchmark: str, rows: list[Row], figures: dict[str, float]) -> None:
     """The form that all benchmarks share."""
-    result = {"benchmark": benchmark, "commit": commit(), "threads": torch.get_num_threads(), "rows": rows}
+    result = {"benchmark": benchmark, "commit": source_commit(), "threads": torch.get_num_threads(), "rows": rows}
     file.write_text(json.dumps(result | {"figures": figures}, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -115,16 +116,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
     return "" if value is None else str(value)
-
-
-def commit() -> str:
-    """The commit measured, with `+` where files that git knows differ from it; `unknown` outside a repository."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -29,7 +29,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.form import Row, commit, table, write
+from benchmarks.form import Row, table, write
+from meco_timm.common import source_commit
 
 ROOT = Path(__file__).parents[1]
 SHARES = {  # of the minutes that a part may take on a GPU; the next ones have what it leaves
@@ -85,7 +86,7 @@ def run_small(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def page(parts: dict[str, dict[str, Any]]) -> str:
     """The result for people."""
-    blocks = [f"meco_timm on {machine()}, commit {commit()}"]
+    blocks = [f"meco_timm on {machine()}, commit {source_commit()}"]
     for name, part in parts.items():
         blocks.append(f"{name}: {part['verdict']} ({part['seconds']} s)")
         blocks += [table(part["rows"])] if part["rows"] else []

@@ -20,7 +20,9 @@ Verbose = Annotated[
 RecipePath = Annotated[
     Path,
     typer.Argument(
-        help="A recipe: a file, or a name that `meco-timm recipes` lists.", metavar="RECIPE", show_default=False
+        help="A recipe: a file, a name that `meco-timm recipes` lists, or hf-hub:owner/name of a published student.",
+        metavar="RECIPE",
+        show_default=False,
     ),
 ]
 Overrides = Annotated[

@@ -37,14 +37,18 @@ def publish(
     revision: Annotated[str | None, typer.Option(help="Branch; default: main.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the student, by its Hub identifier.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also upload ONNX files, in float32 and int8.")] = False,
+    space: Annotated[str | None, typer.Option(help="owner/name of a Space, to try the student in a browser.")] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Upload three images of the validation split to the Space.")
+    ] = False,
     card: Annotated[str | None, typer.Option(help="Your template of the model card.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in the repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded; upload nothing.")] = False,
     verbose: Verbose = None,
 ) -> None:
     """Upload the student of a finished run to the Hub, in one commit."""
-    options = {"repo": repo, "private": private, "revision": revision, "license": license, "card": card}
-    options |= {"overwrite": overwrite or None, "onnx": onnx or None}
+    options = {"repo": repo, "private": private, "revision": revision, "license": license, "space": space, "card": card}
+    options |= {"overwrite": overwrite or None, "onnx": onnx or None, "examples": examples or None}
     from meco_timm.hub import publish_settings
 
     given = {key: value for key, value in options.items() if value is not None}

@@ -5,6 +5,7 @@ Never: imports another room, or torch at import time.
 """
 
 from meco_timm.common.class_names import as_synsets, imagenet, join_names, printable, read_class_names
+from meco_timm.common.commit import source_commit
 from meco_timm.common.devices import upload
 from meco_timm.common.encoding import print_anything
 from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
@@ -62,6 +63,7 @@ __all__ = [
     "set_verbosity",
     "share_of_time",
     "short_name",
+    "source_commit",
     "student_seed",
     "terminal_width",
     "upload",

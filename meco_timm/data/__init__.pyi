@@ -1,5 +1,5 @@
 from .caching import CachePlan, cache_images, plan_cache
-from .decoding import decode_file
+from .decoding import decode, decode_file
 from .folders import Folder
 from .hub_datasets import COUNTS, known_data
 from .images import BadImages
@@ -32,6 +32,7 @@ __all__ = [
     "check_batch",
     "content_of",
     "data_of",
+    "decode",
     "decode_file",
     "image_files",
     "known_data",

@@ -29,6 +29,9 @@ from meco_timm.reporting import (
 )
 
 CLASSES_NAMED = 30  # at most, in the card
+TO_RGB = """\
+image = (image.point(lambda v: v / 256) if image.mode == "I;16" else image).convert("RGBA")  # 16 bits: their upper 8
+image = Image.alpha_composite(Image.new("RGBA", image.size, {background}), image).convert("{mode}")"""
 METRICS = {
     "top1": ("accuracy", "Top-1 accuracy (%)"),
     "top5": ("top_5_accuracy", "Top-5 accuracy (%)"),
@@ -52,25 +55,36 @@ def card_files(results: Results, classes: list[str], publish: Publish | None = N
 
 def model_card(results: Results, classes: list[str], figures: dict[str, str], publish: Publish | None = None) -> str:
     """The README.md of a student. `figures`: file in figures/ → its text alternative."""
-    recipe, own = results.recipe, publish.card if publish else None
+    own = publish.card if publish else None
     name = "backbone_card.md" if results.is_backbone else "card.md"
     return render_markdown(
         read_template(own) if own else builtin_template(name),
         own or name,
-        front=Markup(front_matter(results, publish)),
-        title=title(results),
-        teachers=describe_teachers(results),
-        verdict=summary(results),
-        data=public(recipe["data"]["source"]),
-        load=Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
-        background=Markup(background_text(recipe["data"]["background"])),
-        mode="L" if recipe["student"]["args"].get("in_chans") == 1 else "RGB",
-        image_size=recipe["data"]["image_size"],
-        table=list(zip(*table_columns([*results.rows, *results.exports]), strict=True)),
-        figures=figures,
-        licence_note=licence_note(results, (publish.license or "").removeprefix(OTHER) if publish else None),
+        **card_fields(results, publish),
         **(backbone_fields(results) if results.is_backbone else _classifier_fields(results, classes, publish)),
+        figures=figures,
     )
+
+
+def card_fields(results: Results, publish: Publish | None) -> dict[str, Any]:
+    """The fields of every card."""
+    recipe = results.recipe
+    background, mode = background_text(recipe["data"]["background"]), image_mode(results)
+    return {
+        "front": Markup(front_matter(results, publish)),
+        "title": title(results),
+        "teachers": describe_teachers(results),
+        "verdict": summary(results),
+        "data": public(recipe["data"]["source"]),
+        "load": Markup(json.dumps(timm_name(publish) if publish else public(f"local-dir:{results.folder.student}"))),
+        "background": Markup(background),
+        "mode": mode,
+        "to_rgb": Markup(TO_RGB.format(background=background, mode=mode)),
+        "again": Markup(timm_name(publish)) if publish else None,
+        "image_size": recipe["data"]["image_size"],
+        "table": list(zip(*table_columns([*results.rows, *results.exports]), strict=True)),
+        "licence_note": licence_note(results, (publish.license or "").removeprefix(OTHER) if publish else None),
+    }
 
 
 def _classifier_fields(results: Results, classes: list[str], publish: Publish | None) -> dict[str, Any]:
@@ -78,6 +92,7 @@ def _classifier_fields(results: Results, classes: list[str], publish: Publish | 
     return {
         "data_notes": results.about.get("data_notes", []),
         "repo": Markup(json.dumps(publish.repo)) if publish and publish.onnx else None,
+        "space": Markup(publish.space) if publish and publish.space else None,
         "classes": classes,
         "most_classes": CLASSES_NAMED,
         "images": results.about["images"],
@@ -138,6 +153,11 @@ def base_models(results: Results) -> dict[str, Any]:
     bases = list(dict.fromkeys(origin["hub"] for origin in origins if origin["hub"]))
     # The Hub has no relation for distillation, and would show several base models as a merge.
     return {"base_model": bases or None, "base_model_relation": "finetune" if bases else None}
+
+
+def image_mode(results: Results) -> str:
+    """Pillow's mode of the images that the student takes."""
+    return "L" if results.recipe["student"]["args"].get("in_chans") == 1 else "RGB"
 
 
 def background_text(rgb: list[int]) -> str:

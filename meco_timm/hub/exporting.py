@@ -105,7 +105,7 @@ def preprocessor_config(student: Path) -> dict[str, Any]:
     size = config["input_size"][-1]
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
+        "do_convert_rgb": len(config["mean"]) == 3,
         "do_resize": True,
         "size": {"shortest_edge": math.floor(size / config["crop_pct"])},
         "resample": {"nearest": 0, "bilinear": 2}.get(config["interpolation"], 3),

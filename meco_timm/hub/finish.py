@@ -2,15 +2,16 @@
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
+import torch
 from accelerate import Accelerator
 
-from meco_timm.common import is_object, public
+from meco_timm.common import is_object, public, source_commit
 from meco_timm.data import DataSource
 from meco_timm.evaluation import (
     BackboneRow,
@@ -101,9 +102,31 @@ def describe_run(
         "batch_size": loop["batch_size"] * loop["accumulation"] * accelerator.num_processes,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "hardware": describe_hardware(accelerator),
         "precision": accelerator.mixed_precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": {
+            "meco_timm": own_version(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
     }
+
+
+def describe_hardware(accelerator: Accelerator) -> str:
+    """`2 × NVIDIA A100`, or `x86_64, 4 threads`."""
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} × {torch.cuda.get_device_name()}"
+    return f"{platform.machine()}, {accelerator.num_processes * torch.get_num_threads()} thread(s)"
+
+
+def own_version() -> str:
+    """The commit of this program; of an installed one its version."""
+    if (commit := source_commit()) != "unknown":
+        return f"commit {commit}"
+    try:
+        return version("meco-timm")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def describe_origin(network: dict[str, Any], config: dict[str, Any]) -> dict[str, str | None]:

@@ -1,22 +1,27 @@
-"""Publish a student on the Hugging Face Hub: one commit of a fixed list of files. Repeating it changes nothing."""
+"""Publish a student on the Hugging Face Hub: one commit of a fixed list of files, and one to its Space, if it has one.
+
+Repeating it changes nothing.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import HfApi, get_token
 from pydantic import ValidationError
 
-from meco_timm.common import RESULT, UserError, get_logger, public, write_content
+from meco_timm.common import RESULT, UserError, get_logger, write_content
 from meco_timm.data import DataSource, load_data
 from meco_timm.hub.card import card_files, timm_name
 from meco_timm.hub.exporting import FLOAT32, INT8, export_onnx, preprocessor_config
 from meco_timm.hub.licences import licence_warning
-from meco_timm.hub.retries import with_retries
-from meco_timm.recipe import Data, Publish, dump_yaml
+from meco_timm.hub.shared_recipe import shared_recipe
+from meco_timm.hub.space import APP, space_files
+from meco_timm.hub.upload import Target, upload
+from meco_timm.recipe import Data, Publish
 from meco_timm.reporting import Results, read_results, title
 
-logger = get_logger(__name__)
+logger, result = get_logger(__name__), get_logger(RESULT)
 
 WEIGHTS = "model.safetensors"
 
@@ -39,11 +44,15 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
     if not dry_run:
         for name, content in card.items():
             write_content(results.folder.student / name, content)
-    files = named_files(results, settings.onnx)
     if warning := licence_warning(results, settings.license):
         logger.warning(warning)
+    targets = [Target(settings.repo, "model", student_files(results, settings), WEIGHTS, settings.revision)]
+    if settings.space:
+        page: dict[str, Path | bytes] = {**space_files(results, settings)}
+        targets.append(Target(settings.space, "space", page, APP))
     if dry_run:
-        _print_files(files, settings)
+        for target in targets:
+            target.show()
         return timm_name(settings)
     token = get_token()
     if not token:
@@ -52,10 +61,14 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
             "write access (huggingface.co/settings/tokens), then repeat the command."
         )
     check_student(results)
-    _upload(HfApi(token=token), settings, files, results)
+    for target in targets:
+        upload(HfApi(token=token), target, f"{title(results)}, by meco_timm", settings, results.folder.path)
     headless = ", num_classes=0" if results.is_backbone else ""
-    message = f'Published. Load it with timm:\n  timm.create_model("%s", pretrained=True{headless})'
-    get_logger(RESULT).info(message, timm_name(settings))
+    result.info(
+        f'Published. Load it with timm:\n  timm.create_model("%s", pretrained=True{headless})', timm_name(settings)
+    )
+    if settings.space:
+        result.info("Try it: https://huggingface.co/spaces/%s", settings.space)
     return timm_name(settings)
 
 
@@ -76,8 +89,8 @@ def publish_settings(run: str | Path, options: dict[str, Any]) -> Publish:
         raise UserError(f"publish: {first['loc'][0]}: {first['input']!r}: {message}") from None
 
 
-def named_files(results: Results, onnx: bool = False) -> dict[str, Path | bytes]:
-    """Name in the repository → file or content, of everything that is uploaded. onnx: with the exported files.
+def student_files(results: Results, settings: Publish) -> dict[str, Path | bytes]:
+    """Name in the repository → file or content, of everything that is uploaded with the student.
 
     Raises:
         UserError: a file is missing.
@@ -86,28 +99,15 @@ def named_files(results: Results, onnx: bool = False) -> dict[str, Path | bytes]
     files = {name: student / name for name in (WEIGHTS, "config.json", "README.md")}
     files |= {name: run / name for name in ("table.json", "metrics.jsonl")}
     files |= {f"figures/{path.name}": path for path in sorted((student / "figures").glob("*.png"))}
-    if onnx:
+    if settings.onnx:
         files |= {f"onnx/{name}": student / "onnx" / name for name in (FLOAT32, INT8)}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
         raise UserError(f"publish: {', '.join(missing)} is missing from the run. Nothing was uploaded.")
-    made = {"recipe.yaml": public_yaml(results.recipe).encode()}
-    if onnx:
+    made = {"recipe.yaml": shared_recipe(results, settings).encode()}
+    if settings.onnx:
         made["preprocessor_config.json"] = json.dumps(preprocessor_config(student), indent=1).encode()
     return {**files, **made}
-
-
-def public_yaml(recipe: dict[str, Any]) -> str:
-    """The recipe as YAML; of absolute paths, which contain names of users and disks, only the last part."""
-
-    def published(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: published(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [published(inner) for inner in value]
-        return public(value) if isinstance(value, str) else value
-
-    return dump_yaml(published(recipe))
 
 
 def check_student(results: Results) -> None:
@@ -154,60 +154,3 @@ def _check_backbone(results: Results, source: DataSource) -> None:
             f"publish: the backbone in {results.folder.student} has a k-NN accuracy of {found} %, but the table has "
             f"{wanted:.2f} %. Files or data have changed since the run. Nothing was uploaded."
         )
-
-
-def _upload(api: HfApi, settings: Publish, files: dict[str, Path | bytes], results: Results) -> None:
-    """Create the repository and the branch if they do not exist, then make one commit.
-
-    Raises:
-        UserError: the repository contains another model, or is public although a private one is asked for.
-    """
-    repo, branch, run = settings.repo, settings.revision or "main", results.folder.path
-    with_retries(lambda: api.create_repo(repo, private=settings.private, exist_ok=True), settings, run)
-    if settings.private and not with_retries(lambda: api.model_info(repo), settings, run).private:
-        raise UserError(
-            f"publish: {repo} is there already and public, but private is asked for. Nothing was uploaded. Make it "
-            f"private at huggingface.co/{repo}/settings, name another repository, or write --public."
-        )
-    if branch != "main":
-        with_retries(lambda: api.create_branch(repo, branch=branch, exist_ok=True), settings, run)
-    info = with_retries(lambda: api.model_info(repo, revision=branch, files_metadata=True), settings, run)
-    obsolete = _obsolete_files(info.siblings or [], files, settings)
-    message = f"{title(results)}, by meco_timm"
-
-    def commit() -> Any:
-        additions = [_addition(name, content) for name, content in files.items()]  # new for every attempt
-        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in obsolete)]
-        return api.create_commit(repo, operations, commit_message=message, revision=branch)
-
-    with_retries(commit, settings, run)
-
-
-def _addition(name: str, content: Path | bytes) -> CommitOperationAdd:
-    return CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
-
-
-def _obsolete_files(existing: list[Any], files: dict[str, Path | bytes], settings: Publish) -> list[str]:
-    """Other files in the repository, to be deleted if `overwrite` is set.
-
-    Raises:
-        UserError: it contains another model and `overwrite` is not set.
-    """
-    weights = next((file for file in existing if file.rfilename == WEIGHTS), None)
-    ours = _addition(WEIGHTS, files[WEIGHTS])
-    others = [file.rfilename for file in existing if file.rfilename not in (*files, ".gitattributes")]
-    same = weights is not None and weights.lfs is not None and weights.lfs.sha256 == ours.upload_info.sha256.hex()
-    if not settings.overwrite and ((weights is not None and not same) or (weights is None and others)):
-        names = ", ".join(sorted(file.rfilename for file in existing))
-        raise UserError(
-            f"publish: {settings.repo} contains another model ({names[:200]}). "
-            "Name another repository, or replace the model with --overwrite (publish.overwrite=true)."
-        )
-    return others if settings.overwrite or same else []
-
-
-def _print_files(files: dict[str, Path | bytes], settings: Publish) -> None:
-    print(f"To {settings.repo}{f' ({settings.revision})' if settings.revision else ''}, in one commit:")
-    for name, content in files.items():
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        print(f"  {size / 1e6:8.3f} MB  {name}")

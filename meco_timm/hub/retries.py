@@ -18,7 +18,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 Answer = TypeVar("Answer")
 
 
-def with_retries(action: Callable[[], Answer], settings: Publish, run: Path) -> Answer:
+def with_retries(action: Callable[[], Answer], repo: str, settings: Publish, run: Path) -> Answer:
     """Return the Hub's response; retry if the Hub is busy or fails, or the connection breaks.
 
     Raises:
@@ -32,7 +32,7 @@ def with_retries(action: Callable[[], Answer], settings: Publish, run: Path) -> 
             status, retry_after = _response(error)
             transient = status in TRANSIENT if status else isinstance(error, HTTPError | OSError)
             if not transient or attempt == ATTEMPTS - 1:
-                raise UserError(_message(error, status, settings, run)) from None
+                raise UserError(_message(error, status, repo, settings, run)) from None
             time.sleep(max(FIRST_WAIT * 2**attempt, retry_after))
     raise AssertionError("a last attempt returns or raises")
 
@@ -55,7 +55,7 @@ def _response(error: Exception) -> tuple[int | None, float]:
     return response.status_code, min(float(asked), LONGEST_WAIT) if asked.isdigit() else 0.0
 
 
-def _message(error: Exception, status: int | None, settings: Publish, run: Path) -> str:
+def _message(error: Exception, status: int | None, repo: str, settings: Publish, run: Path) -> str:
     """What went wrong, what to do, and how to publish later; never contains the token."""
     detail = " ".join(str(error).split()) if isinstance(error, ValueError) else first_line(error)
     what = f"{type(error).__name__}: {detail}" if status is None else detail
@@ -64,11 +64,11 @@ def _message(error: Exception, status: int | None, settings: Publish, run: Path)
     if status == 401 or isinstance(error, RepositoryNotFoundError):
         hint = " Check that the token is valid and has write access (`hf auth login`, or HF_TOKEN)."
     elif status == 403:
-        hint = f" The token has no write access to {settings.repo}. Use another token, or your own name before the '/'."
+        hint = f" The token has no write access to {repo}. Use another token, or your own name before the '/'."
     elif isinstance(error, RevisionNotFoundError):
         hint = f" The repository has no branch {settings.revision or 'main'}."
     return (
-        f"publish: {settings.repo}: {what}{hint}\nThe run is complete in {run}. Publish it later with\n"
+        f"publish: {repo}: {what}{hint}\nThe run is complete in {run}. Publish it later with\n"
         f"  {publish_command(run, settings)}"
     )
 
@@ -77,7 +77,8 @@ def publish_command(run: Path, settings: Publish) -> str:
     """The command that publishes the run with the same settings."""
     words = ["meco-timm", "publish", str(run), "--repo", settings.repo]
     words.append("--private" if settings.private else "--public")
-    for option in ("revision", "license", "card"):
+    for option in ("revision", "license", "card", "space"):
         value = getattr(settings, option)
         words += [f"--{option}", value] if value else []
-    return shlex.join(words + ["--overwrite"] * settings.overwrite + ["--onnx"] * settings.onnx)
+    words += [f"--{option}" for option in ("overwrite", "onnx", "examples") if getattr(settings, option)]
+    return shlex.join(words)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from meco_timm.common import UserError, did_you_mean, located, short_name
+from meco_timm.recipe.hub_recipe import HUB, read_hub_recipe
 from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import WATCHING, Loop
 from meco_timm.recipe.shipped import recipe_file, shipped_recipes
@@ -179,7 +180,8 @@ def check_recipe(raw: dict[str, Any], name: str, lines: dict[Path_, Any] | None 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read the recipe in the file `path`, changed by `key.sub=value` overrides.
 
-    `path` may be the name of a recipe that comes with the package, as `quickstart`; a file of that name goes first.
+    `path` may be the name of a recipe that comes with the package, as `quickstart`; a file of that name goes first. Or
+    it is `hf-hub:owner/name`, a published student whose run is repeated.
 
     Raises:
         UserError: one line per error, with file, line, key, and what to write instead.
@@ -197,7 +199,8 @@ def read_keys(path: str | Path) -> tuple[dict[str, Any], Path, dict[Path_, Any]]
         UserError: there is no such file, or it is no mapping.
     """
     path = recipe_file(path)
-    raw, lines = parse_yaml(read_recipe_text(path), str(path))
+    text = read_hub_recipe(str(path)) if str(path).startswith(HUB) else read_recipe_text(path)
+    raw, lines = parse_yaml(text, str(path))
     if raw is None:
         raise UserError(f"{path}: the recipe is empty. Start from one that `meco-timm recipes` lists.")
     if not isinstance(raw, dict):

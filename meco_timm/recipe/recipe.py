@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from huggingface_hub.utils import validate_repo_id
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from meco_timm.recipe.hub_licences import check_licence
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
@@ -72,14 +72,20 @@ class Publish(Section):
     onnx: bool = False
     """Also upload `onnx/model.onnx`, `onnx/model_int8.onnx` and `preprocessor_config.json`, for ONNX Runtime and
     transformers.js. Needs the extra `export`."""
+    space: str | None = None
+    """`owner/name` of a Space, a page on which people try the student in their browser; as private as `repo`."""
+    examples: bool = False
+    """Whether three images of the validation split may be uploaded to the Space, as examples to click on."""
     card: FilePath | None = None
     """Your own template of the card, in place of meco_timm/reporting/templates/card.md."""
 
-    @field_validator("repo")
+    @field_validator("repo", "space")
     @classmethod
-    def _owner_and_name(cls, repo: str) -> str:
+    def _owner_and_name(cls, repo: str | None, info: ValidationInfo) -> str | None:
+        if repo is None:
+            return repo
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
-            raise ValueError("repo is written owner/name, of letters, digits, '-', '_' and '.'")
+            raise ValueError(f"{info.field_name} is written owner/name, of letters, digits, '-', '_' and '.'")
         validate_repo_id(repo)
         return repo
 

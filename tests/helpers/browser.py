@@ -71,14 +71,14 @@ class Browser:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, page: Path, width: int = 1280, dark: bool = False) -> float:
-        """Open a file; seconds until its load event."""
+    def open(self, page: Path | str, width: int = 1280, dark: bool = False) -> float:
+        """Open a file, or an address; seconds until its load event."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
         started = time.monotonic()
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(name == "Page.loadEventFired" for name, _ in self.events):
             answer = self._next()
             self.events.append((answer.get("method", ""), answer.get("params", {})))
@@ -87,6 +87,19 @@ class Browser:
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
         return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 60) -> None:
+        """Wait until a JavaScript expression is true in the page."""
+        until = time.monotonic() + seconds
+        while not self.run(expression):
+            assert time.monotonic() < until, self.run("document.body.innerText")
+            time.sleep(0.1)
+
+    def give(self, file: Path) -> None:
+        """Give a file to the page's first input for files."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
     def complaints(self) -> list[Any]:
         """All that the page wrote to the console, and errors."""

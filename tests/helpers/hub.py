@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self, body: bytes) -> None:
         asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
+        name = ("spaces/" if asked.get("type") == "space" else "") + f"{asked['organization']}/{asked['name']}"
         known = name in self.server.repos
         if not known:
             self.server.new_repo(name, private=asked.get("visibility") == "private")
@@ -213,7 +213,10 @@ class Handler(BaseHTTPRequestHandler):
         files = repo.files(revision)
         if files is None:
             return self.answer({"error": "Revision not found"}, 404, {"X-Error-Code": "RevisionNotFound"})
-        siblings = [{"rfilename": path, "size": len(data), **large(path, data)} for path, data in files.items()]
+        siblings = [
+            {"rfilename": path, "size": len(data), "blobId": blob_id(data), **large(path, data)}
+            for path, data in files.items()
+        ]
         oid = repo.branches.get(revision, revision)
         self.answer(
             {"id": name, "modelId": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []}
@@ -297,8 +300,12 @@ def large(path: str, data: bytes) -> dict[str, Any]:
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
     """A file in a listing."""
-    blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
-    return {"type": "file", "path": path, "size": len(data), "oid": blob, **large(path, data)}
+    return {"type": "file", "path": path, "size": len(data), "oid": blob_id(data), **large(path, data)}
+
+
+def blob_id(data: bytes) -> str:
+    """Git's hash of a file."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def _upload_mode(path: str, there: dict[str, bytes]) -> dict[str, Any]:
@@ -306,28 +313,28 @@ def _upload_mode(path: str, there: dict[str, bytes]) -> dict[str, Any]:
     answer = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
     if path in there:
         data = there[path]
-        blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
-        answer["oid"] = hashlib.sha256(data).hexdigest() if is_large else blob
+        answer["oid"] = hashlib.sha256(data).hexdigest() if is_large else blob_id(data)
     return answer
 
 
 NAME, FILE = r"([^/]+/[^/]+)", r"([^/]+)/(.+)"
+OWN = r"(?:models/)?((?:spaces/)?[^/]+/[^/]+)"  # a model's or a Space's
 ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate),
-    ("POST", f"/api/models/{NAME}/branch/(.+)", Handler.branch),
-    ("GET", f"/api/models/{NAME}", Handler.info),
-    ("GET", f"/api/models/{NAME}/revision/(.+)", Handler.info),
+    ("POST", f"/api/{OWN}/branch/(.+)", Handler.branch),
+    ("GET", f"/api/{OWN}", Handler.info),
+    ("GET", f"/api/{OWN}/revision/(.+)", Handler.info),
     ("GET", f"/api/datasets/{NAME}", Handler.info),
     ("GET", f"/api/datasets/{NAME}/revision/(.+)", Handler.info),
     ("POST", f"/api/datasets/{NAME}/paths-info/(.+)", Handler.paths),
     ("GET", f"/api/datasets/{NAME}/tree/([^/]+)", Handler.tree),
     ("GET", f"/api/datasets/{NAME}/tree/{FILE}", Handler.tree),
     ("GET HEAD", f"/datasets/{NAME}/resolve/{FILE}", Handler.resolve),
-    ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
-    ("POST", f"/{NAME}.git/info/lfs/objects/batch", Handler.batch),
+    ("POST", f"/api/{OWN}/preupload/(.+)", Handler.preupload),
+    ("POST", f"/{OWN}.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/objects/(.+)", Handler.put),
-    ("POST", f"/api/models/{NAME}/commit/(.+)", Handler.commit),
+    ("POST", f"/api/{OWN}/commit/(.+)", Handler.commit),
     ("GET HEAD", f"/{NAME}/resolve/{FILE}", Handler.resolve),
 ]
 
@@ -347,7 +354,9 @@ def running() -> Iterator[Hub]:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A running stand-in that the client of this process talks to, with a token, and without real waiting."""
     with running() as server:
+        addresses = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", addresses)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))

@@ -228,7 +228,7 @@ def test_a_field_that_there_is_not(results, tmp_path, template):
         card(results, card=str(tmp_path / "mine.md"))
     message = str(error.value)
     assert message.startswith(str(tmp_path / "mine.md"))
-    assert "Fields of a card: background, classes, " in message
+    assert "Fields of a card: again, background, classes, " in message
 
 
 def test_a_template_that_is_not_there(results, tmp_path):

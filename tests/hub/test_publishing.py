@@ -143,7 +143,7 @@ def test_private_is_what_is_asked(hub, run, unchecked, private):
 def test_a_private_student_is_not_put_into_a_public_repository(hub, run, unchecked):
     hub.new_repo("me/student")
     message = error_of(Publish(repo="me/student", private=True), run)
-    assert "me/student is there already and public, but private is asked for. Nothing was uploaded." in message
+    assert "me/student is there already and public, but private is asked for. Nothing was uploaded to it." in message
     assert files(hub) == {}
     hub.new_repo("me/student", private=True)
     publish(run, Publish(repo="me/student", private=True))
@@ -154,15 +154,17 @@ def test_the_command_after_a_failure_repeats_all_options(hub, run, unchecked, wa
     """As it is printed it publishes the same once the Hub works: private, with its licence and card."""
     (tmp_path / "my card.md").write_text("---\n{{ front }}\n---\nmine")
     options = ["--private", "--revision", "v2", "--license", "cc-by-nc-4.0", "--card", str(tmp_path / "my card.md")]
+    options += ["--space", "me/try", "--overwrite", "--examples"]
     hub.faults.append(Fault("repos/create", 500))
-    assert main(["publish", str(run), "--repo", "me/student", *options, "--overwrite"]) == 2
+    assert main(["publish", str(run), "--repo", "me/student", *options]) == 2
     printed = capsys.readouterr().err.strip().splitlines()[-1].strip()
-    assert shlex.split(printed) == ["meco-timm", "publish", str(run), "--repo", "me/student", *options, "--overwrite"]
+    assert shlex.split(printed) == ["meco-timm", "publish", str(run), "--repo", "me/student", *options]
     hub.faults.clear()
     assert main(shlex.split(printed)[1:]) == 0
     assert hub.repos["me/student"].private
     assert b"license: cc-by-nc-4.0" in files(hub, "v2")["README.md"]
     assert files(hub, "v2")["README.md"].endswith(b"mine")
+    assert "examples/1.png" in files(hub, repo="spaces/me/try")
 
 
 def test_repeating_it_changes_nothing(hub, run, unchecked):

@@ -10,7 +10,7 @@ from conftest import ROOT, refused, write
 import train
 from meco_timm import load_recipe
 from meco_timm.common.paths import public
-from meco_timm.hub.publishing import public_yaml
+from meco_timm.hub.shared_recipe import public_values
 
 PATHS = {
     "run": "~/run",
@@ -96,7 +96,7 @@ def test_a_recipe_that_is_not_there(tmp_path, monkeypatch, capsys):
 
 def test_others_read_the_last_component_of_a_local_path(everywhere, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    text = public_yaml(load_recipe(everywhere).model_dump(mode="json"))
+    text = yaml.safe_dump(public_values(load_recipe(everywhere).model_dump(mode="json")))
     assert "/home" not in text
     read = yaml.safe_load(text)
     assert (read["data"]["source"], read["student"]["model"]) == ("shapes", "local-dir:net")
