@@ -1,4 +1,4 @@
-"""Recipes, folders of images, tables and tars, bent at random: each ends in a plan, or in one clear message.
+"""Recipes, folders of images, tables, tars and lists, bent at random: each ends in a plan, or in one clear message.
 
     python -m benchmarks.fuzz --recipes 5000 --folders 500 --tables 1000
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", type=int, default=200, help="recipes (default %(default)s)")
     parser.add_argument("--folders", type=int, default=200, help="folders of images (default %(default)s)")
-    parser.add_argument("--tables", type=int, default=200, help="tables and tars (default %(default)s)")
+    parser.add_argument("--tables", type=int, default=200, help="tables, tars and lists (default %(default)s)")
     parser.add_argument("--plan-every", type=int, default=20, help="recipes read per recipe planned (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")

@@ -1,4 +1,5 @@
-"""Random tables and tars, whose labels are read a second time here, from what was written; the two must agree."""
+"""Random tables, tars and lists of images, whose labels are read a second time here, from what was written; the two
+must agree."""
 
 import io
 import json
@@ -19,8 +20,13 @@ from meco_timm.data import load_data
 from meco_timm.recipe.sections import Data
 
 WORDS = ["a", "b", "c", "d"]
-MISSING: dict[str, list[Any]] = {"text": [None, "", " "], "whole": [None, -1], "float": [None, float("nan")],
-                                 "class": [-1, None], "cls": [""], "json": [None]}  # fmt: skip
+MISSING: dict[str, list[Any]] = {
+    "text": [None, "", " "], "whole": [None, -1], "float": [None, float("nan")], "class": [-1, None],
+    "cls": [""], "json": [None], "json numbers": [None, float("nan"), -1.0],
+    "csv": ["", " "], "jsonl numbers": [None, float("nan")],
+}  # fmt: skip
+TARS, LISTS = ("cls", "json", "json numbers"), ("csv", "jsonl numbers")
+NUMBERS = ("whole", "float", "json numbers", "jsonl numbers")
 LABELS = [0, 1, 2, 3, 0, 1, 2, 3, "missing", 0, 1]
 
 
@@ -62,7 +68,7 @@ def _written(plan: Plan, file: File, label: Any) -> Any:
         return MISSING[plan.kind][plan.which % len(MISSING[plan.kind])]
     if plan.kind == "class":
         return file.order.index(label)
-    return {"whole": label, "float": float(label)}.get(plan.kind, WORDS[label])
+    return label if plan.kind == "whole" else float(label) if plan.kind in NUMBERS else WORDS[label]
 
 
 def make(plan: Plan, root: Path) -> None:
@@ -72,8 +78,11 @@ def make(plan: Plan, root: Path) -> None:
     for number, file in enumerate(plan.files):
         values = [_written(plan, file, label) for label in file.rows]
         place = root / f"{file.split}-{number}"
-        if plan.kind in ("cls", "json"):
+        if plan.kind in TARS:
             _write_tar(plan, place.with_suffix(".tar"), values)
+            continue
+        if plan.kind in LISTS:
+            _list_images(plan, root / file.split, number, values)
             continue
         kind = kinds.get(plan.kind) or datasets.ClassLabel(names=[WORDS[i] for i in file.order])
         features = datasets.Features(image=datasets.Image(), label=kind)
@@ -87,10 +96,22 @@ def _write_tar(plan: Plan, path: Path, values: list[Any]) -> None:
         for i, value in enumerate(values):
             key = {"folder": f"v1.0/{i}", "name": f"img.{i}"}.get(plan.dots, f"{i}")
             label = str(value).encode() if plan.kind == "cls" else json.dumps({"label": value}).encode()
-            for ending, content in (("png", PNG), (plan.kind, label)):
+            for ending, content in (("png", PNG), (plan.kind.split()[0], label)):
                 member = tarfile.TarInfo(f"{key}.{ending}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+
+
+def _list_images(plan: Plan, folder: Path, number: int, values: list[Any]) -> None:
+    """Add images to a split's folder, and their labels to its list."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"metadata.{plan.kind.split()[0]}"
+    lines = path.read_text().splitlines() if path.exists() else ["file_name,label"] if plan.kind == "csv" else []
+    for i, value in enumerate(values):
+        name = f"{number}-{i}.png"
+        (folder / name).write_bytes(PNG)
+        lines.append(f"{name},{value}" if plan.kind == "csv" else json.dumps({"file_name": name, "label": value}))
+    path.write_text("\n".join(lines))
 
 
 def expected(plan: Plan) -> dict[str, Counter[str]] | None:
@@ -102,11 +123,11 @@ def expected(plan: Plan) -> dict[str, Counter[str]] | None:
         if file.split in ("train", test):
             parts["train" if file.split == "train" else "test"] += file.rows
     train, held = (set(rows) - {"missing"} for rows in parts.values())
-    numbers = plan.kind in ("whole", "float")
+    numbers = plan.kind in NUMBERS
     classes = set(range(4)) if plan.kind == "class" else set(range(max(train, default=-1) + 1)) if numbers else train
     if len(classes) < 2 or classes != train or not held <= classes or "missing" in parts["test"]:
         return None
-    if plan.kind in ("cls", "json") and plan.dots == "name":
+    if plan.kind in TARS and plan.dots == "name":
         return None
     named = {i: str(i) if numbers else word for i, word in enumerate(WORDS)} | {"missing": "missing"}
     return {part: Counter(named[label] for label in rows) for part, rows in parts.items()}
