@@ -98,7 +98,10 @@ class _Line(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The line of a task, no wider than the console."""
         done, total = int(task.completed), int(task.total or 0)
-        left = "" if task.time_remaining is None else f"  {format_seconds(task.time_remaining)} left"
+        if task.finished:
+            left = f"  in {format_seconds(task.finished_time or 0)}"
+        else:
+            left = "" if task.time_remaining is None else f"  {format_seconds(task.time_remaining)} left"
         step, width = f" {done}/{total}{left}", self.console.width - 1
         room = max(width - len(step) - BAR - 1, 10)
         name = task.description if len(task.description) <= room else f"{task.description[: room - 1]}…"

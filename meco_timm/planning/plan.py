@@ -155,10 +155,10 @@ def _summary(work: Workload, cached: int) -> list[str]:
         f"nets    {len(work.teachers)} teacher(s), {teachers / 1e6:.2f} M parameters{trained} → student, "
         f"{work.student.parameter_count / 1e6:.2f} M",
         method_line(work.recipe),
-        f"{steps_line(work)}; {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds an image for the student, "
-        f"{teacher_macs(work.recipe, work.teachers) / 1e6:.0f} M for the teachers",
-        f"here    at least {format_duration(least_seconds(work))} on {device}, as --plan measures; about {gib:.2f} GiB "
-        "of memory per process",
+        f"{steps_line(work)}; {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds to train the student on an "
+        f"image, {teacher_macs(work.recipe, work.teachers) / 1e6:.0f} M for the teachers",
+        f"here    more than {format_duration(least_seconds(work))} on {device} (--plan measures how long); about "
+        f"{gib:.2f} GiB of memory per process",
     ]
 
 

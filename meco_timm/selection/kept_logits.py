@@ -98,7 +98,7 @@ def _compute(missing: dict[Path, Forward], data: DataSource, images: Images, dev
     blocks: dict[Path, list[list[Tensor]]] = {folder: [] for folder in missing}
     seconds, done = dict.fromkeys(missing, 0.0), 0
     batches = data.in_order(images, BATCH)
-    with ProgressBar("teachers", len(images), 0) as bar:
+    with ProgressBar("images evaluated", len(images), 0) as bar:
         while group := [batch.image.to(device) for batch in islice(batches, GROUP)]:
             ends = (done + np.cumsum([len(image) for image in group])).tolist()
             for folder, forward in missing.items():

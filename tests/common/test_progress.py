@@ -117,12 +117,17 @@ def test_other_processes_are_silent(monkeypatch, caplog):
     assert lines(monkeypatch, caplog) == []
 
 
+def test_a_bar_that_has_ended_says_how_long_it_took():
+    code = STEPS.format(title="student", fields=[]).replace("1000, 700", "30").replace("700, 731", "31")
+    assert re.match(r"student ━{16} 30/30  in \d+ s", seen(code)[-1])
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["evaluate", "RUN", "--data", "DATA"], "images evaluated  step 18/18"),
         (["embed", "test_vit.r160_in1k", "IMAGES", "--nearest", "IMAGE"], "images  step 1"),
-        (["zoo", "RUN/recipe.yaml"], "teachers  step "),
+        (["zoo", "RUN/recipe.yaml"], "images evaluated  step "),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
