@@ -78,10 +78,10 @@ def _pairs(rows: list[BackboneRow], series: dict[str, list[Any]], values: str, n
     figure, axis = axes(1.5 + 0.34 * len(rows))
     places = range(len(rows))
     axis.hlines(places, *series.values(), color=INK, linewidth=1)
-    for (label, column), color, marker in zip(series.items(), (BLUE, VERMILION), "s*", strict=True):
-        axis.plot(column, places, linestyle="", marker=marker, markersize=9, color=color, label=label)
+    for (label, column), color, marker, size in zip(series.items(), (BLUE, VERMILION), "s*", (7, 11), strict=True):
+        axis.plot(column, places, linestyle="", marker=marker, markersize=size, color=color, label=label)
     name_rows(axis, [shorten(row.name) for row in rows])
-    axis.set(xlabel=values, ylabel=names)
-    axis.margins(0.1)
+    axis.set(xlabel=values, ylabel=names, ylim=(len(rows) - 0.5, -0.5))
+    axis.margins(x=0.1)
     legend(figure, [axis])
     return figure

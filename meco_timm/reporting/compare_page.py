@@ -72,7 +72,10 @@ def _best_run(runs: dict[str, Results]) -> str:
         return "The runs were tested on different images, so their numbers cannot be compared."
     top1 = {name: results.row("student").top1 for name, results in runs.items()}
     best, second = sorted(runs, key=lambda name: -top1[name])[:2]
-    text = f"The student of {best} is best: {top1[best]:.2f} % top-1, {top1[best] - top1[second]:.2f} points above "
+    gap = round(top1[best] - top1[second], 2)
+    if not gap:
+        return f"The students of {best} and {second} are best, with the same top-1: {top1[best]:.2f} %."
+    text = f"The student of {best} is best: {top1[best]:.2f} % top-1, {gap:.2f} points above "
     a, b = runs[best].predictions, runs[second].predictions
     if a is None or b is None:
         return f"{text}{second}."
@@ -143,17 +146,32 @@ def _changed_keys(recipes: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with its teachers as one text, and no loop of teachers if none is trained."""
-    shared, texts = recipe["zoo"]["loop"], []
-    for teacher in recipe["teachers"]:
+    """The recipe with its teachers and its student's backbone as one text each, and no loop of teachers if none is
+    trained."""
+    shared, student = recipe["zoo"]["loop"], recipe["student"]
+    if made := student.get("backbone"):
+        own = {name: value for name, value in made["loop"].items() if value != recipe["loop"][name]}
+        student = student | {"backbone": f"{_teachers_text(made['teachers'], made['loop'])}; {_words({'loop': own})}"}
+    loop = shared if any(teacher["train"] for teacher in recipe["teachers"]) else {}
+    store = recipe["store"] | {"folder": recipe["store"]["folder"] is not None}  # it matters that there is one
+    texts = {"teachers": _teachers_text(recipe["teachers"], shared), "student": student}
+    return recipe | texts | {"zoo": recipe["zoo"] | {"loop": loop}, "store": store}
+
+
+def _teachers_text(teachers: list[dict[str, Any]], shared: dict[str, Any]) -> str:
+    """The teachers with the settings that are not the defaults. shared: their loop, of which each may differ."""
+    texts = []
+    for teacher in teachers:
         own = {name: value for name, value in teacher["loop"].items() if value != shared[name]}
         settings = teacher | {"loop": own if teacher["train"] else {}, "model": None, "trust": None}
         settings = {n: value for n, value in settings.items() if value and value != Teacher.model_fields[n].default}
-        words = ", ".join(name if value is True else f"{name} {value}" for name, value in _flatten(settings).items())
+        words = _words(settings)
         texts.append(f"{teacher['model']} ({words})" if words else teacher["model"])
-    loop = shared if any(teacher["train"] for teacher in recipe["teachers"]) else {}
-    store = recipe["store"] | {"folder": recipe["store"]["folder"] is not None}  # it matters that there is one
-    return recipe | {"teachers": "; ".join(texts), "zoo": recipe["zoo"] | {"loop": loop}, "store": store}
+    return "; ".join(texts)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in _flatten(settings).items())
 
 
 def _flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,11 +62,11 @@ def confusion_matrix_charts(
 
 def _chart(table: np.ndarray, names: list[str], title: str, text: str, caption: str, **colours: Any) -> Chart:
     size = len(names)
-    figure, axis = axes(4.4)
+    figure, axis = axes(3.9)
     image = axis.imshow(table, interpolation="nearest", aspect="equal", **colours)
-    figure.colorbar(image, ax=axis, shrink=0.75)
+    figure.colorbar(image, ax=axis)
     every = -(-size // NAMED)
-    axis.set_xticks(range(0, size, every), names[::every], rotation=90, fontsize=8)
+    axis.set_xticks(range(0, size, every), names[::every], rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
     axis.set_yticks(range(0, size, every), names[::every], fontsize=8)
     axis.set(xlabel="prediction (classes)", ylabel="label (classes)")
     axis.grid(visible=False)
@@ -77,8 +77,9 @@ def _chart(table: np.ndarray, names: list[str], title: str, text: str, caption: 
                 far = abs(value - middle) > 0.3 * (colours["vmax"] - colours["vmin"])
                 dark = far if colours["cmap"] == "PuOr" else value < middle
                 axis.text(
-                    j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
-                )
+                    j, i, f"{value:.0f}".replace("-", "−"), ha="center", va="center", fontsize=8,
+                    color="white" if dark else "black",
+                )  # fmt: skip
     return Chart(title, figure, text, caption)
 
 

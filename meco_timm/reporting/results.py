@@ -77,7 +77,7 @@ class Results(NamedTuple):
             ("images", f"{images['train']:,} to train on, {images['labelled']:,} of them with labels; "
                        f"{images['validation']:,} validation, {images['test']:,} test"),
             ("steps", f"{about['steps']:,} of {about['batch_size']} images"),
-            ("device", f"{about['processes']} × {about['device']}, precision {about['precision']}"),
+            ("device", f"{about.get('hardware', about['device'])}, precision {about['precision']}"),
             ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
         ]  # fmt: skip
 
