@@ -132,7 +132,8 @@ def signals() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no speeds, and draw the charts of a run only in the tests of pages and cards."""
-    monkeypatch.setattr("meco_timm.evaluation.table.images_per_second", no_speed)
+    for module in ("table", "backbone"):
+        monkeypatch.setattr(f"meco_timm.evaluation.{module}.images_per_second", no_speed)
     if not {"reporting", "hub"} & set(request.path.parts):
         monkeypatch.setattr(Figure, "savefig", save_empty)
 

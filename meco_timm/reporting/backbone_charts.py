@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from meco_timm.evaluation import BackboneRow, Pictures
 from meco_timm.reporting.drawing import BLUE, INK, VERMILION, Chart, axes, legend, name_rows, shorten
 
-CELL = 0.95  # inches of an image in a picture
+CELL = 0.95  # inches of an image in a picture, with the gaps to its neighbours
+GAP = 0.03  # of a cell
 
 
 def features_picture(pictures: Pictures) -> Chart:
@@ -38,15 +39,16 @@ def _grid(rows: dict[str, np.ndarray]) -> Figure:
     """Images, H×W×3 each, in rows with names."""
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(1.6 + CELL * columns, CELL * len(rows) + 0.2), layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, images) in zip(grid, rows.items(), strict=True):
-        for axis, image in zip(line, images, strict=False):
-            axis.imshow(image, interpolation="nearest")
-        for axis in line:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            axis.grid(visible=False)
-        line[0].set_ylabel(shorten(name, 16), rotation=0, ha="right", va="center", labelpad=6)
+    axis = figure.subplots()
+    axis.set_anchor("E")  # the names need what is left
+    for y, images in enumerate(rows.values()):
+        for x, image in enumerate(images):
+            axis.imshow(image, interpolation="nearest", extent=(x + GAP, x + 1 - GAP, y + 1 - GAP, y + GAP))
+    axis.set(xlim=(0, columns), ylim=(len(rows), 0), xticks=[])
+    axis.set_yticks(np.arange(len(rows)) + 0.5, [shorten(name, 16) for name in rows])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.grid(visible=False)
     return figure
 
 

@@ -58,6 +58,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "hatch.color": "white",
+    "image.composite_image": False,  # each image of an SVG keeps its own pixels
 }
 
 

@@ -12,7 +12,7 @@ import meco_timm.pipeline  # noqa: F401  all that a run imports
 import train
 from helpers import processes, task_processes
 from helpers.quick import no_speed, save_empty
-from meco_timm.evaluation import table
+from meco_timm.evaluation import backbone, table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {"train": train.main, "steps": processes.main, "task": task_processes.launched}
@@ -28,5 +28,5 @@ def run(program: str, words: list[str], environment: dict[str, str], log: str, o
     os.environ |= environment
     torch.set_num_threads(1)
     Figure.savefig = save_empty  # type: ignore[method-assign]
-    table.images_per_second = no_speed
+    table.images_per_second = backbone.images_per_second = no_speed
     sys.exit(PROGRAMS[program](words))
