@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, join_names
 from meco_timm.data import tars
 from meco_timm.data.folders import Folder
 from meco_timm.data.hub_files import cached_table, fetch, hub_file, open_file, unreadable
@@ -124,6 +124,8 @@ def _tar_table(files: list[str], settings: Data) -> Table:
     except OSError as error:
         raise unreadable(error, files[0]) from None
     found = _each(lambda file: tars.index(file, image, label), files)
+    if not any(map(len, found)):
+        raise UserError(f"data.source: {join_names(files, 1)}: no member of the tar is an image.")
     shards: list[Shard] = [
         TarShard(file, one["offset"].to_numpy(), one["size"].to_numpy()) for file, one in zip(files, found, strict=True)
     ]

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from meco_timm.common import UserError, join_names
 from meco_timm.data.hub_files import cached_table, local
-from meco_timm.data.names import label_texts
+from meco_timm.data.names import label_texts, split_name
+from meco_timm.data.walk import image_endings
 
-IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
 HEADER = tarfile.BLOCKSIZE
 FOLDER = "the folder of the member"
 
@@ -65,17 +65,34 @@ def _scan(path: str, image: str | None, label: str | None) -> pa.Table:
             taken = {key: taken for key, sample in samples.items() if (taken := _image(sample, image, key, path))}
             origin, found = _labels(tar, {key: samples[key] for key in taken}, label)
     except (tarfile.TarError, OSError, ValueError) as error:
-        hint = " Compressed tars cannot be read in place: unpack them." if path.endswith(("gz", "xz", "bz2")) else ""
+        hint = " Compressed tars cannot be read in place: unpack them." if _is_compressed(path) else ""
         raise UserError(f"data.source: {path}: the tar cannot be read: {error}.{hint}") from None
     words = found if origin == FOLDER else label_texts(found, f"{path}: {origin}")
+    _check_splits(list(taken), path)
     _check_dots({key: samples[key] for key in taken}, image, origin, path)
     numbers = {name: pa.array([getattr(m, name) for m in taken.values()], pa.int64()) for name in Member._fields}
     return pa.table({**numbers, "label": pa.array(words, pa.string())}).replace_schema_metadata({"labels": origin})
 
 
+def _is_compressed(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")  # gzip, bzip2, xz
+
+
+def _check_splits(names: list[str], path: str) -> None:
+    """Refuse a tar of several splits, whose test images would be trained on."""
+    for folders in zip(*(name.split("/")[:-1] for name in names), strict=False):
+        splits = {split_name(folder) for folder in folders}
+        if len(splits) > 1 and None not in splits:
+            raise UserError(
+                f"data.source: {path}: the folders {join_names(sorted(set(folders)))} in the tar are splits. "
+                "Unpack it, or make a tar of each."
+            )
+
+
 def _check_dots(samples: dict[str, Sample], image: str | None, origin: str, path: str) -> None:
     """Refuse dots in names that make extensions of parts of names: the images have several, or no label is found."""
-    images = sorted({name for sample in samples.values() for name in sample if name.rpartition(".")[2] in IMAGES})
+    images = sorted({name for sample in samples.values() for name in sample if _is_image(name)})
     dotted = [name for name in images if "." in name]
     if image is None and dotted and (len(images) > 1 or not origin):
         key = next(key for key, sample in samples.items() if dotted[0] in sample)
@@ -86,19 +103,33 @@ def _check_dots(samples: dict[str, Sample], image: str | None, origin: str, path
 
 
 def _samples(tar: tarfile.TarFile) -> dict[str, Sample]:
+    """Members by sample.
+
+    Raises:
+        ValueError: a member stands in it twice, or the file is cut off or damaged, at which tarfile stops in silence.
+    """
     samples: dict[str, Sample] = {}
     for member in tar:
-        folder, _, name = member.name.rpartition("/")
+        folder, _, name = member.name.removeprefix("./").rpartition("/")
         stem, _, extension = name.partition(".")
         if member.isreg() and stem and extension:
-            samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[extension.lower()] = Member(
-                member.offset_data, member.size
-            )
+            sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+            if extension.lower() in sample:
+                raise ValueError(f"{member.name} stands in it twice")
+            sample[extension.lower()] = Member(member.offset_data, member.size)
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(HEADER) != bytes(HEADER):
+        raise ValueError("it is cut off or damaged")
     return samples
 
 
+def _is_image(extension: str) -> bool:
+    return f".{extension.rpartition('.')[2]}" in image_endings()
+
+
 def _image(sample: Sample, wanted: str | None, key: str, path: str) -> Member | None:
-    fitting = [name for name in sample if (name == wanted if wanted else name.rpartition(".")[2] in IMAGES)]
+    fitting = [name for name in sample if (name == wanted if wanted else _is_image(name))]
     if len(fitting) > 1:
         dots = " What follows the first dot of a member's name is its extension: take other dots out of the names."
         raise UserError(

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,38 @@ def test_dots_in_names_of_members_are_refused(tmp_path, name):
     message = refused(tmp_path)
     assert "img" in message
     assert "first dot of a member's name is its extension: take" in message
+
+
+def test_splits_inside_of_a_tar_are_refused(tmp_path):
+    """Its test images would be trained on."""
+    members = {
+        f"photos___{s}___{NAMES[i % 3]}___{i}__png": picture(i % 3, i) for s in ("train", "test") for i in range(6)
+    }
+    tar(tmp_path / "all.tar", **members)
+    assert "the folders test, train in the tar are splits. Unpack it, or make a tar of each." in refused(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0.5, 0.9])
+def test_a_tar_that_is_cut_off_is_refused(tmp_path, length):
+    """`tarfile` ends at a header that is cut off as at the end of a file."""
+    tar(tmp_path / "train.tar", **pictures())
+    content = (tmp_path / "train.tar").read_bytes()
+    (tmp_path / "train.tar").write_bytes(content[: int(length * len(content.rstrip(b"\0"))) // 512 * 512])
+    assert "train.tar: the tar cannot be read: " in refused(tmp_path)
+
+
+def test_a_member_that_stands_twice_in_a_tar_is_refused(tmp_path):
+    tar(tmp_path / "train.tar", **pictures())
+    with tarfile.open(tmp_path / "train.tar", "a") as file:
+        file.addfile(tarfile.TarInfo("v1.0/2.png"))
+    assert "train.tar: the tar cannot be read: v1.0/2.png stands in it twice" in refused(tmp_path)
+
+
+def test_a_tar_without_images_is_refused_and_every_ending_of_an_image_is_one(tmp_path):
+    tar(tmp_path / "train.tar", a__cls="a")
+    assert "train.tar: no member of the tar is an image." in refused(tmp_path)
+    tar(tmp_path / "train.tar", **{f"{NAMES[i % 3]}___{i}__jp2": picture(i % 3, i) for i in range(12)})
+    assert load(tmp_path, validation=0.0).classes == sorted(NAMES)
 
 
 def test_a_single_file_is_a_source(tmp_path):
