@@ -82,14 +82,20 @@ def without_labels(root: str, places: Iterable[str]) -> list[str]:
         for name in FILES:
             path = Path(root, place, name)
             if path.is_file():
-                columns = ", ".join(str(column) for row in _rows(path)[:1] for column in row)
-                found.append(f"{place}/{name}".removeprefix("/") + f" ({columns or 'no rows'})")
+                found.append(
+                    f"{place}/{name}".removeprefix("/") + f" ({', '.join(_columns(_rows(path))) or 'no rows'})"
+                )
     return found
 
 
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Columns in order; in JSON lines a row need not have all of them."""
+    return list(dict.fromkeys(name for row in rows for name in row if name is not None))
+
+
 def _label_column(path: Path, rows: list[dict[str, Any]], wanted: str | None) -> str | None:
-    columns = [name for name in rows[0] if name is not None] if rows else []
-    fitting = [name for name in columns if name == wanted or (wanted is None and name in LABEL_COLUMNS)]
+    columns = _columns(rows)
+    fitting = [name for name in columns if name == wanted or (wanted is None and name.lower() in LABEL_COLUMNS)]
     if len(fitting) > 1:
         raise UserError(f"data.label_column: {path}: several fit ({', '.join(fitting)}); name one.")
     if fitting and "file_name" not in columns:
@@ -116,7 +122,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                return list(csv.DictReader(file, strict=True, skipinitialspace=True))
+                table = csv.DictReader(file, strict=True, skipinitialspace=True)
+                table.fieldnames = [name.strip() for name in table.fieldnames or []]
+                return list(table)
             rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"data.source: {path}: cannot be read: {error}") from None

@@ -147,6 +147,21 @@ def metadata_by_hand(folder: Path) -> Path:
     return folder
 
 
+def metadata_with_a_capital(folder: Path) -> Path:
+    fill(folder, {"pictures": 24})
+    rows = [f"pictures/{i:03}.png,{CLASSES[i % 3]}" for i in range(24)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name , Label", *rows]))
+    return folder
+
+
+def metadata_whose_first_row_has_no_label(folder: Path) -> Path:
+    fill(folder, {"p": 25})
+    lines = [{"file_name": f"p/{i:03}.png", "label": CLASSES[i % 3]} for i in range(25)]
+    del lines[0]["label"]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
 def metadata_lines(folder: Path) -> Path:
     """The same as JSON lines, one file per split, with numbers for labels."""
     for split, count in (("train", 18), ("test", 6)):
@@ -169,6 +184,8 @@ WORST: dict[Callable[[Path], Path], tuple[list[str], int, int]] = {  # classes, 
     endings: (sorted(CLASSES), 24, 0),
     metadata: (sorted(CLASSES), 24, 0),
     metadata_by_hand: (sorted(CLASSES), 24, 0),
+    metadata_with_a_capital: (sorted(CLASSES), 24, 0),
+    metadata_whose_first_row_has_no_label: (sorted(CLASSES), 25, 0),
     metadata_lines: (["0", "1", "2"], 24, 0),
 }
 
