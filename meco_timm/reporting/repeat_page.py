@@ -35,6 +35,7 @@ def write_repeat_page(repeats: Mapping[str, Runs], folders: Mapping[tuple[str, i
             ],
         )
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, page)
     except OSError as error:
         raise UserError(f"repeat: {output} cannot be written: {error.strerror}.") from None

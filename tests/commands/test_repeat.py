@@ -55,9 +55,9 @@ def test_killed_and_repeated_its_runs_are_single_runs(path, tmp_path, capsys):
     page = (tmp_path / "repeat.html").read_text()
     assert all(str(folder.path) in page for folder in (first, second))
     capsys.readouterr()
-    assert main(["repeat", path, "--seeds", "2", "-o", "again.html"]) == 0  # all has ended: shown at once
+    assert main(["repeat", path, "--seeds", "2", "-o", "pages/again.html"]) == 0  # all has ended: shown at once
     assert "recipe, 2 seeds: student − student alone " in capsys.readouterr().out
-    assert (tmp_path / "again.html").exists()
+    assert (tmp_path / "pages/again.html").exists()
 
 
 def test_runs_go_on_at_the_same_time_and_failures_name_their_messages(path, tmp_path, monkeypatch):
