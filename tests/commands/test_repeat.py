@@ -62,21 +62,22 @@ def test_killed_and_repeated_its_runs_are_single_runs(path, tmp_path, capsys):
 
 def test_runs_go_on_at_the_same_time_and_failures_name_their_messages(path, tmp_path, monkeypatch):
     """Here of commands that only sleep or fail."""
-    running = []
+    started, running = [], []
 
     def start(run, jobs, logs):
         code = "import time; time.sleep(0.5)" if run.seed < 3 else "import sys; sys.exit(7)"
-        running.append(psutil.Process().children())
-        return subprocess.Popen([sys.executable, "-c", code])
+        running.append(sum(process.poll() is None for process in started))
+        started.append(subprocess.Popen([sys.executable, "-c", code]))
+        return started[-1]
 
     monkeypatch.setattr(repeating, "_start", start)
     monkeypatch.setattr(RunFolder, "finished_rows", lambda folder: None)
     runs = [repeating.plain_run("recipe", path, seed, []) for seed in range(4)]
     repeating.run_all(runs[:3], 2, tmp_path)
-    assert max(map(len, running)) == 1  # one beside the one that starts
+    assert max(running) == 1  # one beside the one that starts
     with pytest.raises(UserError, match=r"recipe, seed 3 ended with code 7. Its messages are in .*recipe-3.log"):
         repeating.run_all(runs, 2, tmp_path)
-    assert not psutil.Process().children()
+    assert all(process.poll() is not None for process in started)
 
 
 def test_a_named_run_folder_is_one_for_each_seed(path):

@@ -15,7 +15,12 @@ from helpers.quick import no_speed, save_empty
 from meco_timm.evaluation import backbone, table
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = {"train": train.main, "steps": processes.main, "task": task_processes.launched}
+PROGRAMS = {
+    "train": train.main,
+    "train as on a GPU": processes.train_as_on_a_gpu,
+    "steps": processes.main,
+    "task": task_processes.launched,
+}
 
 
 def run(program: str, words: list[str], environment: dict[str, str], log: str, own_session: bool) -> None:

@@ -1,11 +1,9 @@
 """One process of a launch that takes 20 steps and says what it saw; test_processes.py reads it.
 
 With ACCELERATE_USE_FSDP in the environment, accelerate is told that this CPU is a GPU, for on CPUs it passes FSDP over.
-`processes.py RECIPE …` is train.py with this.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +99,7 @@ def take_steps(source: str, out: str, batch_size: int, accumulation: int) -> Non
         torch.save(result | {"kind": accelerator.distributed_type.value}, out)
 
 
-if __name__ == "__main__":
+def train_as_on_a_gpu(words: list[str]) -> int:
+    """`train.py` with these words."""
     as_on_a_gpu()
-    sys.exit(train.main(sys.argv[1:]))
+    return train.main(words)

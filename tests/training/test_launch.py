@@ -20,6 +20,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT, image_folder, tree, write
+from helpers import launch
 from torch import nn
 
 from meco_timm.common.errors import UserError
@@ -73,10 +74,15 @@ def test_accelerate_reads_each_config(path):
     assert config.num_processes == 8
 
 
+def environment_of(config: Path) -> dict[str, str]:
+    """What `accelerate launch` sets for each process."""
+    words = [f"--config_file={config}", "train.py"]
+    return prepare_multi_gpu_env(_validate_launch_command(launch_command_parser().parse_args(words))[0])
+
+
 def test_the_slurm_script_parses_and_says_what_the_config_of_fsdp2_says():
     subprocess.run(["bash", "-n", LAUNCH / "slurm.sh"], check=True)
-    words = [f"--config_file={LAUNCH / 'fsdp2.yaml'}", "train.py"]
-    environment = prepare_multi_gpu_env(_validate_launch_command(launch_command_parser().parse_args(words))[0])
+    environment = environment_of(LAUNCH / "fsdp2.yaml")
     (exports,) = re.findall(r"^# For FSDP2 .*: export (.+)$", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
     told = dict(word.split("=") for word in exports.split())
     assert len(told) == 3
@@ -142,16 +148,22 @@ def finished(*command: str | Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_accelerate_launches_two_processes_by_each_config(recipe, tmp_path, kind):
+def test_two_processes_by_each_config(recipe, tmp_path, kind):
+    """Launched by accelerate; of FSDP2, with the environment that accelerate sets."""
     recipe["loop"] |= {"steps": 2}
     recipe["teachers"] = recipe["teachers"][:1]
     recipe["student"] = "test_mambaout"  # its depthwise convolutions give gradients in a layout of their own
     path = write(recipe, tmp_path)
-    main = ["train.py"] if kind == "ddp" else ["tests/helpers/processes.py"]
-    accelerate = ["accelerate", "launch", "--config_file", LAUNCH / f"{kind}.yaml", "--num_processes=2"]
-    said = finished(*accelerate, *main, path)
+    if kind == "ddp":
+        said = finished(
+            "accelerate", "launch", "--config_file", LAUNCH / "ddp.yaml", "--num_processes=2", "train.py", path
+        )
+    else:
+        environment = environment_of(LAUNCH / "fsdp2.yaml")
+        fsdp = {name: value for name, value in environment.items() if "FSDP" in name}
+        said = "".join(launch.finished(launch.launch(path, processes=2, program="train as on a GPU", **fsdp)))
     assert said.count("Load the student") == 1
-    assert "\n2 processes on CPU, 1 thread(s) each\n" in said
+    assert "2 processes on CPU, 1 thread(s) each\n" in said
     assert "Grad strides" not in said
     assert {"table.json", "student/model.safetensors"} < tree(tmp_path / "run")
 
@@ -164,7 +176,7 @@ def several(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     recipe["data"] |= {"source": str(tmp_path / "data"), "workers": 1, "validation": 0.26}
     recipe["teachers"] = [{"train": "test_resnet", "gives": "blocks"}, {"train": "test_vit", "gives": "logits"}]
     recipe["zoo"] |= {"loop": {"steps": 2}}
-    recipe["loop"] |= {"steps": 40, "validations": 4}
+    recipe["loop"] |= {"steps": 20, "validations": 2}
     return recipe
 
 
@@ -189,9 +201,9 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def test_stopped_by_slurm_and_queued_again_it_ends_as_if_left_alone(several, tmp_path):
-    """SIGTERM to the whole step, loaders included; the run left alone is `torchrun`'s."""
-    whole = several | {"run": str(tmp_path / "whole")}
-    finished("torchrun", "--standalone", "--nproc-per-node=2", "train.py", write(whole, tmp_path, "whole.yaml"))
+    """SIGTERM to the whole step, loaders included."""
+    whole = several | {"run": str(tmp_path / "whole"), "data": several["data"] | {"workers": 0}}
+    launch.finished(launch.launch(write(whole, tmp_path, "whole.yaml"), processes=2))
     scores = [line for line in lines(tmp_path / "whole") if "validation/nll" in line]
     for split, nll in (("test", rows(tmp_path / "whole")[-1]["nll"]), ("validation", None)):
         images, found = judged(whole, split)
