@@ -69,4 +69,4 @@ def _drop(data: DataSource, rows: np.ndarray) -> str:
         part.rows = np.setdiff1d(part.rows, rows)
     if empty := [name for name, count in zip(data.classes, data.label_counts(data.labelled), strict=True) if not count]:
         raise UserError(f"data.copies: without copies no training image is left of {join_names(empty)}.")
-    return f"{len(rows)} training images are left out (data.copies: drop)"
+    return f"{len(rows)} training image(s) are left out (data.copies: drop)"

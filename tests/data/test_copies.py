@@ -64,7 +64,7 @@ def test_copies_are_counted_and_named_and_nothing_is_removed(copied, tmp_path):
 def test_copies_are_left_out_where_the_recipe_says_so(copied, tmp_path):
     whole = load(copied, validation=0.0)
     data, lines = checked(copied, tmp_path / "state", validation=0.0, copies="drop")
-    assert lines[-1] == "4 training images are left out (data.copies: drop)"
+    assert lines[-1] == "4 training image(s) are left out (data.copies: drop)"
     paths = {one["path"].removeprefix(f"{copied}/train/") for one in data.train.split.read(data.train.rows)}
     assert len(paths) == len(data.labelled) == len(data.alone) == 32
     assert not paths & {"cross/003.png", "dash/004.png", "dash/005.png", "circle/006.png"}
