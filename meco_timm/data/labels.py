@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 from huggingface_hub import hf_hub_download
 
 from meco_timm.common import UserError, get_logger, is_object, join_names, read_class_names
-from meco_timm.data.names import check_alike
+from meco_timm.data.names import LABEL_COLUMNS, check_alike
 from meco_timm.data.stored import StoredImages
 from meco_timm.data.tables import Column, Table
 from meco_timm.recipe import Data
 
 logger = get_logger(__name__)
 
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 NO_LABEL = -1
 MOST = 1_000_000  # classes; larger numbers are identifiers or measures
 
@@ -56,7 +55,8 @@ def read_labels(table: Table, settings: Data, known: Classes | None = None) -> t
     if known and column not in table.features:
         return Split(images, np.full(len(images), NO_LABEL)), known
     columns = table.columns(column)
-    if columns[0].as_text and (known.numbered if known else all(_is_number(one.values) for one in columns)):
+    numbered = columns[0].as_text and all(_is_number(one.values) for one in columns)
+    if numbered and (known is None or known.numbered):
         columns = [one._replace(values=_without_empty(one.values).cast(pa.int64())) for one in columns]
     parts = [_codes(one, column) for one in columns]
     if known and not known.numbered:
@@ -102,34 +102,26 @@ def _codes(part: Column, column: str) -> tuple[np.ndarray, list[str] | None]:
     kind, values, where = part.kind, part.values, f"data.label_column: {part.location}: {column}"
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_floating(values.type):
-        values = _whole_numbers(values, where)
-    if pa.types.is_integer(values.type):
-        if (pc.max(values).as_py() or 0) > MOST:
-            raise UserError(
-                f"{where} holds numbers such as {pc.max(values)}, which are no classes. Name another column."
-            )
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         names = kind.names if isinstance(kind, datasets.ClassLabel) else None
-        return values.cast(pa.int64()).fill_null(NO_LABEL).to_numpy(), names
-    if pa.types.is_boolean(values.type):
-        values = values.cast(pa.string())
+        return _whole_numbers(values, where).fill_null(NO_LABEL).to_numpy(), names
     if pa.types.is_null(values.type):
         return np.full(len(values), NO_LABEL), []
-    if pa.types.is_string_view(values.type):
+    if pa.types.is_boolean(values.type) or pa.types.is_string_view(values.type):
         values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise UserError(f"{where} {_what(values)}. An image has one class.")
-    encoded = _without_empty(values).combine_chunks()
-    encoded = pa.concat_arrays(encoded.chunks) if isinstance(encoded, pa.ChunkedArray) else encoded
-    encoded = encoded.dictionary_encode()
-    return encoded.indices.cast(pa.int64()).fill_null(NO_LABEL).to_numpy(False), encoded.dictionary.to_pylist()
+    values = _without_empty(values)
+    words = pc.unique(values).drop_null()
+    return pc.index_in(values, value_set=words).cast(pa.int64()).fill_null(NO_LABEL).to_numpy(), words.to_pylist()
 
 
 def _whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    values = pc.if_else(pc.is_nan(values), None, values)
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
     for value in pc.unique(values).drop_null().to_pylist():
         if value % 1 != 0 or abs(value) > MOST:
-            raise UserError(f"{where} holds numbers such as {value:g}, which are no classes. Name another column.")
+            raise UserError(f"{where} holds numbers such as {value:.15g}, which are no classes. Name another column.")
     return values.cast(pa.int64())
 
 
@@ -187,16 +179,8 @@ def image_column(table: Table, settings: Data) -> str:
 
 
 def _label_column(table: Table, settings: Data) -> str:
-    fitting = (
-        [table.label]
-        if table.label
-        else [
-            name
-            for name, kind in table.features.items()
-            if isinstance(kind, datasets.ClassLabel) or name in LABEL_COLUMNS
-        ]
-    )
-    return _one_column("label_column", settings.label_column, fitting, table)
+    fitting = [name for name in table.features if _is_class_label(table, name) or name in LABEL_COLUMNS]
+    return _one_column("label_column", settings.label_column, [table.label] if table.label else fitting, table)
 
 
 def _one_column(key: str, named: str | None, found: list[str], table: Table) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from meco_timm.common import UserError, did_you_mean
-from meco_timm.data.names import label_texts
+from meco_timm.data.names import LABEL_COLUMNS, label_texts
 from meco_timm.data.walk import File
 
 FILES = ("metadata.csv", "metadata.jsonl")
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 
 
 @dataclass

@@ -13,6 +13,7 @@ WORDS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 FILLERS = {"set", "split", "data", "dataset", "images", "image", "imgs", "img", "seg", "folder"}
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "target")
 NAMED = 5  # names in a message
 
 

@@ -286,6 +286,17 @@ def test_dots_in_names_of_members_are_refused(tmp_path, name):
     assert "first dot of a member's name is its extension: take" in message
 
 
+def test_words_in_the_test_tar_are_not_numbers_of_the_training(tmp_path):
+    tar(
+        tmp_path / "train.tar",
+        **{name: i % 3 if "cls" in name else its for i, (name, its) in enumerate(pictures().items())},
+    )
+    tar(tmp_path / "test.tar", **pictures())
+    assert "has the class(es) circle, cross, dash, which the training split does not have" in refused(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    assert load(tmp_path).test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
 def test_splits_inside_of_a_tar_are_refused(tmp_path):
     """Its test images would be trained on."""
     members = {
