@@ -30,8 +30,10 @@ from meco_timm.reporting import (
 
 CLASSES_NAMED = 30  # at most, in the card
 TO_RGB = """\
-image = (image.point(lambda v: v / 256) if image.mode == "I;16" else image).convert("RGBA")  # 16 bits: their upper 8
-image = Image.alpha_composite(Image.new("RGBA", image.size, {background}), image).convert("{mode}")"""
+if image.mode == "I;16":
+    image = image.point(lambda v: v / 256)  # the upper 8 of 16 bits
+below = Image.new("RGBA", image.size, {background})
+image = Image.alpha_composite(below, image.convert("RGBA")).convert("{mode}")"""
 METRICS = {
     "top1": ("accuracy", "Top-1 accuracy (%)"),
     "top5": ("top_5_accuracy", "Top-5 accuracy (%)"),
@@ -80,7 +82,7 @@ def card_fields(results: Results, publish: Publish | None) -> dict[str, Any]:
         "background": Markup(background),
         "mode": mode,
         "to_rgb": Markup(TO_RGB.format(background=background, mode=mode)),
-        "again": Markup(timm_name(publish)) if publish else None,
+        "again": Markup(repeat_command(results, publish)) if publish else None,
         "image_size": recipe["data"]["image_size"],
         "table": list(zip(*table_columns([*results.rows, *results.exports]), strict=True)),
         "licence_note": licence_note(results, (publish.license or "").removeprefix(OTHER) if publish else None),
@@ -168,6 +170,13 @@ def background_text(rgb: list[int]) -> str:
 def timm_name(publish: Publish) -> str:
     """The name under which `timm.create_model` loads the published student."""
     return f"hf-hub:{publish.repo}" + (f"@{publish.revision}" if publish.revision else "")
+
+
+def repeat_command(results: Results, publish: Publish) -> str:
+    """The command by which others repeat the run of the published student."""
+    shipped = public(results.recipe["data"]["source"]).startswith("recipes/")
+    data = " data.source=FOLDER" if results.about["local_data"] and not shipped else ""
+    return f"meco-timm train {timm_name(publish)}{data}"
 
 
 def describe_teachers(results: Results) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from meco_timm.common import Table, lay_out, public
 from meco_timm.evaluation import table_columns
-from meco_timm.hub.card import timm_name
+from meco_timm.hub.card import repeat_command
 from meco_timm.recipe import Publish, dump_yaml
 from meco_timm.reporting import Results, title
 
@@ -15,10 +15,8 @@ def shared_recipe(results: Results, settings: Publish) -> str:
     Of absolute paths, which contain names of users and disks, only the last part is left.
     """
     recipe, about = results.recipe, results.about
-    source = public(recipe["data"]["source"])
-    here = about["local_data"] and not source.startswith("recipes/")
     facts = {
-        "command": f"meco-timm train {timm_name(settings)}{' data.source=FOLDER' if here else ''}",
+        "command": repeat_command(results, settings),
         "hardware": about.get("hardware", about["device"]),
         "versions": ", ".join(f"{name} {number}" for name, number in about["versions"].items()),
         "seed": recipe["seed"],
@@ -26,7 +24,8 @@ def shared_recipe(results: Results, settings: Publish) -> str:
     heads, *rows = zip(*table_columns([*results.rows, *results.exports]), strict=True)
     table = Table([*heads], [[*row] for row in rows], frozenset(heads[1:]))
     head = [
-        f"{title(results)}, on {source}. Run again by meco_timm with the same data, it gives this table:",
+        f"{title(results)}, on {public(recipe['data']['source'])}. With the same data, versions and hardware meco_timm",
+        "repeats the run, and all of this table but the speeds:",
         "",
         *lay_out([table]).splitlines(),
         *(f"{name:<10} {value}" for name, value in facts.items()),

@@ -54,7 +54,9 @@ def test_one_class_in_timm_onnx_runtime_and_transformers_js(ended, hub, tmp_path
 
     keys = read_results(run).recipe
     data = load_data(Data.model_validate(keys["data"]), keys["seed"])
-    image = torch.cat([batch.image for batch in data.in_order(data.labelled, 100)])[:50]
+    splits = (data.labelled, data.validation, data.test)
+    image = torch.cat([batch.image for images in splits for batch in data.in_order(images, 100)])[:50]
+    assert len(image) == 50
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "pulled" / file).parent.mkdir(exist_ok=True)
         (tmp_path / "pulled" / file).write_bytes(pushed[file])

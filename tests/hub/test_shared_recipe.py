@@ -57,7 +57,7 @@ def test_table_and_environment_stand_above_it(hub, published):
     assert "meco_timm commit " in head
     assert "thread(s)" in head
     assert "# seed       0" in head
-    assert "`meco-timm train hf-hub:me/student`" in files(hub)["README.md"].decode()
+    assert "`meco-timm train hf-hub:me/student data.source=FOLDER`" in files(hub)["README.md"].decode()
 
 
 def test_text_with_line_breaks_stays_a_comment(ended):
