@@ -1,20 +1,6 @@
-"""A folder of image files: which images it holds, in which splits, and the class of each. One walk, these rules:
+"""A folder of image files: which images it holds, in which splits, and the class of each.
 
-1. Every file whose ending Pillow opens is an image, in any case (`.JPG`). Other files are counted by ending.
-2. The class of an image is the first folder level, whatever lies deeper. Any name may be a class (`train_station`,
-   `__other__`, `ü`). Classes are sorted by name.
-3. Folders on the top level are splits if all of them have the name of a split, in any case and form: train, Training,
-   train_set, seg_train, train2017; val, valid, validation, dev, eval; test, testing. Classes are then one level deeper.
-4. Without a test split, the validation split is used as the test split; without both, a share is held out.
-5. Files and folders whose name begins with a dot, and those of desktops (`__MACOSX`, `@eaDir`), are passed over. So are
-   images beside the class folders. Both are counted and named.
-6. Links are followed. A folder that is met twice is read once. Links that lead nowhere are refused.
-7. `metadata.csv` or `metadata.jsonl`, in the folder or in a split's folder, gives the labels if it has the columns
-   `file_name` (relative to the file) and a label. It must then list every image; the label of a row may be missing.
-8. Refused, with a name: an empty class folder; a class with the name of a split; two folders for one split; two classes
-   that differ only in case, spaces, the form of their Unicode or invisible characters; one folder in two classes or
-   splits; a split without class folders, such as a flat `test/`.
-
+One walk (walk.py) and the rules in docs/data.md. What they leave open is refused with a name or counted in the plan.
 Nothing is ever written there.
 """
 
@@ -26,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meco_timm.common import UserError, get_logger, join_names, printable
-from meco_timm.data.metadata import find_labels, without_labels
+from meco_timm.data.metadata import read_metadata
 from meco_timm.data.names import NAMED, check_alike, split_name
 from meco_timm.data.walk import Contents, File, walk
 
@@ -84,7 +70,7 @@ def read_any_folder(folder: Path, label_column: str | None, key: str, labels_nee
 
 
 def read_folder(folder: Path, label_column: str | None = None, key: str = "source", labelled: bool = True) -> Folder:
-    """Find the images in `folder` by the rules above; of parquet files, Arrow files and tars the names.
+    """Find the images in `folder` by the rules in docs/data.md; of parquet files, Arrow files and tars the names.
 
     label_column: of metadata.csv. key: `source` or `unlabelled`. labelled: False for a source without labels, which
     need not be divided into classes or splits.
@@ -105,13 +91,13 @@ def read_folder(folder: Path, label_column: str | None = None, key: str = "sourc
         parts = {split: ImageFiles(splits[split], part, None) for split, part in files.items()}
         return Folder(found.root, parts, found.skipped, found.others)
     _check_twice(found, splits)
-    if labels := find_labels(found.root, splits.values(), label_column):
+    labels, unused = read_metadata(found.root, splits.values(), label_column)
+    if labels:
         parts = {split: ImageFiles(splits[split], part, labels.of(part)) for split, part in files.items()}
         labels.check(f for part in files.values() for f in part)
         _check_agreement(found, parts, labels.named, label_column)
         check_alike(_words(parts), found.root)
         return Folder(found.root, parts, found.skipped, found.others, labels.named, labels.column)
-    unused = without_labels(found.root, splits.values())
     parts = {split: _by_folder(found, splits[split], part, unused) for split, part in files.items()}
     check_alike(_words(parts), found.root)
     return Folder(found.root, parts, found.skipped, found.others, unused=unused)

@@ -5,6 +5,7 @@ import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,39 +53,32 @@ class Labels:
             )
 
 
-def find_labels(root: str, places: Iterable[str], column: str | None) -> Labels | None:
-    """Labels from the metadata files in `root` and in the folders `places` below it; None if no file has a label.
+def read_metadata(root: str, places: Iterable[str], column: str | None) -> tuple[Labels | None, list[str]]:
+    """Read the metadata files in `root` and in the folders `places` below it.
+
+    Returns:
+        The labels, None if no file has any; and the files without labels, each with its columns.
 
     Raises:
         UserError: a file cannot be read or has no column `file_name`, or the files use different label columns.
     """
     labels: Labels | None = None
-    for place in dict.fromkeys(["", *places]):
-        for name in FILES:
-            path = Path(root, place, name)
-            rows = _rows(path) if path.is_file() else []
-            used = _label_column(path, rows, column)
-            if used is None:
-                continue
-            labels = labels or Labels(root, used)
-            if used != labels.column:
-                raise UserError(f"data.label_column: {path} has {used}, another file {labels.column}. Name one.")
-            labels.files.append(f"{place}/{name}" if place else name)
-            _add(labels, place, path, rows)
-    return labels
-
-
-def without_labels(root: str, places: Iterable[str]) -> list[str]:
-    """The metadata files in these folders, each with its columns, where none of them gives labels."""
-    found = []
-    for place in dict.fromkeys(["", *places]):
-        for name in FILES:
-            path = Path(root, place, name)
-            if path.is_file():
-                found.append(
-                    f"{place}/{name}".removeprefix("/") + f" ({', '.join(_columns(_rows(path))) or 'no rows'})"
-                )
-    return found
+    unused = []
+    for place, name in product(dict.fromkeys(["", *places]), FILES):
+        path, shown = Path(root, place, name), f"{place}/{name}".removeprefix("/")
+        if not path.is_file():
+            continue
+        rows = _rows(path)
+        used = _label_column(path, rows, column)
+        if used is None:
+            unused.append(f"{shown} ({', '.join(_columns(rows)) or 'no rows'})")
+            continue
+        labels = labels or Labels(root, used)
+        if used != labels.column:
+            raise UserError(f"data.label_column: {path} has {used}, another file {labels.column}. Name one.")
+        labels.files.append(shown)
+        _add(labels, place, path, rows)
+    return labels, unused
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
