@@ -105,6 +105,7 @@ def measured_time_lines(work: Workload, status: Status) -> list[str]:
     batch = min(work.recipe.loop.batch_size, int(MAX_SECONDS * multiply_adds_per_second() / macs))
     if batch < 2:
         return []
+    batch -= batch % 2  # mixup and cutmix mix pairs
     try:
         seconds = measured_seconds(work.recipe, work.data, batch, status=status)
         if work.first:

@@ -124,6 +124,17 @@ def test_the_plan_has_the_measured_time(recipe, tmp_path, capsys, monkeypatch):
     assert "\nhere " not in capsys.readouterr().out
 
 
+def test_few_images_are_timed_in_pairs(monkeypatch):
+    """mixup and cutmix mix pairs: a batch that is cut to what a few seconds allow stays even."""
+    work, batches = planned("fashion_mnist_ensemble.yaml", processes=1), set()
+    monkeypatch.setattr(time_estimate, "measured_seconds", lambda *its, **_: batches.add(its[2]) or {"student": 1.0})
+    for speed in range(100):
+        monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda speed=speed: 1.1**speed * 1e7)
+        time_estimate.measured_time_lines(work, None)
+    assert len(batches) > 10
+    assert not any(batch % 2 for batch in batches)
+
+
 def test_memory_by_precision_and_optimizer(recipe):
     """Of a network whose activations hardly count, and of one teacher."""
     recipe |= {"student": "resnet50", "teachers": ["resnet18.a1_in1k"]}
