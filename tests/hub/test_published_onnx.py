@@ -76,12 +76,11 @@ def test_one_class_in_timm_onnx_runtime_and_transformers_js(ended, hub, tmp_path
         assert in_node(image, f"http://127.0.0.1:{hub.server_port}/", tmp_path) == classes
 
 
-@pytest.mark.parametrize("crop_pct", [0.8, 1.0])
-def test_the_lines_of_the_card_give_timms_pixels(ended, tmp_path, monkeypatch, crop_pct):
-    """For images whose sides differ, and whatever part of them the network sees."""
+def test_the_lines_of_the_card_give_timms_pixels(ended, tmp_path, monkeypatch):
+    """For images whose sides differ, and a network that sees the middle of them."""
     run = Path(shutil.copytree(ended, tmp_path / "run"))
     config = json.loads((run / "student/config.json").read_text())
-    config["pretrained_cfg"] |= {"crop_pct": crop_pct, "interpolation": "bilinear" if crop_pct == 1 else "bicubic"}
+    config["pretrained_cfg"] |= {"crop_pct": 0.8, "interpolation": "bilinear"}
     (run / "student/config.json").write_text(json.dumps(config))
     file = export_onnx(run, tmp_path).file
     card = model_card(read_results(run), ["a", "b", "c"], {}, Publish(repo="me/student", onnx=True))
