@@ -15,7 +15,7 @@ from meco_timm.evaluation.measures import class_accuracies, mean_of_known, quali
 from meco_timm.evaluation.own_run import OwnRun, count_trained_on, find_network, read_own_run, same_source
 from meco_timm.evaluation.rows import Row
 from meco_timm.evaluation.table import table_row
-from meco_timm.networks import LOGITS_ONLY, NEVER, Stream, known_by_name, make_network, teacher_stream
+from meco_timm.networks import LOGITS_ONLY, NEVER, Stream, assumed_pairs, known_by_name, make_network, teacher_stream
 from meco_timm.recipe import Data, Teacher
 
 logger = get_logger(__name__)
@@ -140,7 +140,12 @@ def _report_class_order(
     network: Teacher, stream: Stream, classes: list[str], logits: Tensor, label: Tensor, class_map: Tensor | None
 ) -> None:
     """Log where the order of the network's classes is assumed, and where another fits better."""
-    if not network.classes and class_map is None and not known_by_name(stream.model, classes):
+    if pairs := [] if network.classes or class_map is not None else assumed_pairs(stream.model, classes):
+        logger.warning(
+            "%s: classes of other names are taken to be the same: %s. If they are not: --mask, or --classes FILE.",
+            network.model, join_names(pairs),
+        )  # fmt: skip
+    elif not network.classes and class_map is None and not known_by_name(stream.model, classes):
         logger.info(
             "note: %s has %d classes without names; they are taken to be in the order of the data set: %s",
             network.model, len(classes), join_names(classes, 5),

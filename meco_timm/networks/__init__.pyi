@@ -1,5 +1,5 @@
 from .alignment import pool_to_grid, standardise
-from .class_maps import known_by_name, readable_names
+from .class_maps import assumed_pairs, known_by_name, readable_names
 from .configs import data_config
 from .ensemble import Combination, mean_logits
 from .factory import is_hub_or_folder, make_network, weights_digest
@@ -19,6 +19,7 @@ __all__ = [
     "Outputs",
     "Stream",
     "architecture_name",
+    "assumed_pairs",
     "background_of",
     "bare_stream",
     "count_classes",

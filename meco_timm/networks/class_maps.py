@@ -70,6 +70,18 @@ def known_by_name(model: Any, classes: list[str]) -> bool:
     return MISSING not in _by_name(names_of_teacher(model) or [], classes)
 
 
+def assumed_pairs(model: Any, classes: list[str]) -> list[str]:
+    """Classes of other names at the same place, which are taken for the same: `theirs = ours`.
+
+    None where all are found by name, or the teacher's names are unknown or numbers.
+    """
+    names, found = readable_names(model) or [], _by_name(names_of_teacher(model) or [], classes)
+    if all(name.isdecimal() for name in names):
+        return []
+    pairs = zip(names, classes, found, strict=False)
+    return [f"{a} = {b}" for a, b, place in pairs if place == MISSING and a.casefold() != b.casefold()]
+
+
 def _by_name(names: list[str], classes: list[str]) -> list[int]:
     """Index of each of `classes` in `names`: by name, else by ImageNet's description; MISSING if neither matches."""
     synsets, names = as_synsets(classes), as_synsets(names)

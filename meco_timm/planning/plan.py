@@ -7,7 +7,7 @@ import torch
 
 from meco_timm.common import WIDTH, Status, Table, UserError, is_object, join_names, lay_out
 from meco_timm.data import DataSource, check_batch, known_data, load_data, plan_cache
-from meco_timm.networks import Stream, known_by_name, student_stream
+from meco_timm.networks import Stream, assumed_pairs, known_by_name, student_stream
 from meco_timm.planning.cost import (
     Workload,
     cost_lines,
@@ -243,7 +243,10 @@ def _warnings(work: Workload) -> Iterator[str]:
             )
         matched = teacher.train or teacher.classes or stream.class_map is not None
         if stream.has_logits and not matched and not known_by_name(stream.model, classes):
-            yield f"note: {name} has as many classes as the data set, without names; the same order is assumed"
+            if pairs := assumed_pairs(stream.model, classes):
+                yield f"warning: {name}: classes of other names are taken to be the same: {join_names(pairs)}"
+            else:
+                yield f"note: {name} has as many classes as the data set, without names; the same order is assumed"
         if stream.unknown:
             names = join_names([classes[i] for i in stream.unknown])
             yield f"note: {name} does not have {len(stream.unknown)} class(es) of the data set: {names}"

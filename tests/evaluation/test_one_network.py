@@ -124,3 +124,14 @@ def test_of_fewer_classes_both_figures(five_classes, shapes, capsys, monkeypatch
     assert row.top1 == pytest.approx(present)
     assert row.nll == pytest.approx(torch.nn.functional.cross_entropy(logits[:, columns], label).item(), rel=1e-4)
     assert text.startswith(f"Test split of {shapes}: 12 images\n")
+
+
+def test_classes_of_other_names_that_are_taken_to_be_the_same_are_warned_of(flat, tmp_path, capsys):
+    """star stands where the network has dash; names that differ in case only are the same."""
+    for names, warned in (("circle cross star", True), ("Circle Cross Dash", False)):
+        folder = fill(tmp_path / names, dict.fromkeys(names.split(), 4))
+        assert main(["evaluate", str(flat / "run"), "--data", str(folder), "--quiet"]) == 0
+        said = capsys.readouterr().err
+        assert ("classes of other names are taken to be the same: dash = star. If they are not: --m" in said) is warned
+    assert main(["evaluate", str(flat / "run"), "--data", str(tmp_path / "circle cross star"), "--mask", "-q"]) == 0
+    assert "taken to be the same" not in capsys.readouterr().err
