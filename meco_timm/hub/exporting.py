@@ -124,9 +124,11 @@ def _is_run(network: str | Path) -> bool:
 
 
 def _student_of(results: Results, output: Path | None) -> Source:
-    """The student of a finished run, with the run's images."""
-    data = load_data(Data.model_validate(results.recipe["data"]), results.recipe["seed"])
+    """The student of a finished run, with the run's images; of a backbone without, since it has no classes."""
     student = results.folder.student
+    if results.is_backbone:
+        return _open(f"local-dir:{student.resolve()}", output or student / "onnx", None, None)
+    data = load_data(Data.model_validate(results.recipe["data"]), results.recipe["seed"])
     stream = teacher_stream(Teacher(model=f"local-dir:{student.resolve()}"), LOGITS_ONLY, data.classes, role="student")
     return Source("student", stream, data.classes, data, output or student / "onnx", results.folder)
 

@@ -36,9 +36,12 @@ def publish(run: str | Path, settings: Publish, dry_run: bool = False) -> str:
         UserError: the run has not finished, the student's accuracy is not that of the table, there is no token, the
             repository contains another model, or the Hub refuses or fails. The run folder stays complete.
     """
-    if settings.onnx and not dry_run:
-        export_onnx(run, int8=True)
     results = read_results(run)
+    if results.is_backbone and (settings.onnx or settings.space):
+        raise UserError("publish: onnx and space are for classifiers: a backbone has no classes. Leave them out.")
+    if settings.onnx:
+        export_onnx(run, int8=True)
+        results = read_results(run)  # with the rows of the files
     classes = json.loads((results.folder.student / "config.json").read_text(encoding="utf-8")).get("label_names", [])
     card = card_files(results, classes, settings)
     if not dry_run:

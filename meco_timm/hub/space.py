@@ -6,7 +6,6 @@ import json
 from huggingface_hub import SpaceCardData
 from markupsafe import Markup
 
-from meco_timm.common import UserError
 from meco_timm.data import Images, decode, load_data
 from meco_timm.hub.card import card_fields, licence_fields
 from meco_timm.recipe import Data, Publish
@@ -22,10 +21,8 @@ def space_files(results: Results, settings: Publish) -> dict[str, bytes]:
     """Name in the Space → content: the app, what it needs, its README, and example images, if they are allowed.
 
     Raises:
-        UserError: the student is a backbone, so it has no classes to show; or the run's images cannot be read.
+        UserError: the run's images cannot be read.
     """
-    if results.is_backbone:
-        raise UserError("publish.space: a backbone has no classes that a Space could show. Leave it out.")
     recipe = results.recipe
     images = load_data(Data.model_validate(recipe["data"]), recipe["seed"]).validation if settings.examples else None
     examples = example_images(images) if images else {}

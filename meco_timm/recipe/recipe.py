@@ -273,6 +273,8 @@ def _classification_keys(recipe: Recipe) -> Iterator[str]:
         "zoo.require": zoo.require,
         "zoo.weights: validation": zoo.weights == "validation",
         "store.topk": recipe.store.topk,
+        "publish.onnx": recipe.publish and recipe.publish.onnx,
+        "publish.space": recipe.publish and recipe.publish.space,
         f"discriminators.on: {on}": recipe.discriminators.adversary != "none" and on != "blocks",
     }
     yield from (key for key, is_written in written.items() if is_written)

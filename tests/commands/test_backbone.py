@@ -94,6 +94,7 @@ def test_labels_change_nothing(backbone, tmp_path, sampling):
         ({"teachers": [{"train": "test_vit"}]}, "teachers.0: train is for classifiers"),
         ({"losses": {"logits": 1.0}}, "losses.logits is for classifiers: a backbone has no head"),
         ({"losses": {"labels": 0.5}}, "losses.labels is for classifiers"),
+        ({"publish": {"repo": "a/b", "space": "a/b"}}, "publish.space is for classifiers"),
         ({"losses": {"blocks": 0.0, "embedding": 0.0}}, "both have weight 0, so the backbone learns nothing"),
         ({"student": {"model": "test_vit", "args": {"num_classes": 5}}}, "student: args: num_classes is not free"),
         ({"loop": {"steps": 2, "batch_size": 100}}, "loop.batch_size: 100 × 1 process(es) is more than the 36"),

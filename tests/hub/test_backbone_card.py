@@ -15,7 +15,7 @@ from helpers.browser import PROGRAM, Browser
 from helpers.hub import TOKEN, card_errors, files
 from huggingface_hub import ModelCard
 
-from meco_timm import UserError, compare, distill, publish, report
+from meco_timm import UserError, compare, distill, export_onnx, publish, report
 from meco_timm.evaluation import load_pictures
 from meco_timm.hub.card import model_card
 from meco_timm.recipe import Publish
@@ -71,6 +71,14 @@ def test_report_and_pictures(trained, results, tmp_path):
     assert all((trained / "student" / name).read_bytes().startswith(b"\x89PNG") for name in named)
     with pytest.raises(UserError, match="only runs of classifiers can be compared"):
         compare([trained, shutil.copytree(trained, tmp_path / "other")])
+
+
+def test_its_embeddings_are_exported_and_it_has_no_space(trained, tmp_path):
+    pytest.importorskip("onnxscript")
+    assert export_onnx(trained, tmp_path).difference < 1e-5
+    for settings in (Publish(repo="me/backbone", space="me/try"), Publish(repo="me/backbone", onnx=True)):
+        with pytest.raises(UserError, match="onnx and space are for classifiers"):
+            publish(trained, settings, dry_run=True)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")

@@ -74,7 +74,7 @@ def test_examples_are_of_the_validation_split_and_nothing_but_pixels(run):
     assert without.keys() == {"app.py", "requirements.txt", "README.md"}
 
 
-def test_it_is_listed_private_and_of_no_backbone(hub, run, capsys):
+def test_it_is_listed_and_as_private_as_the_student(hub, run, capsys):
     assert main(["publish", str(run), "--repo", "me/student", "--space", "me/try", "--examples", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "To the Space me/try, in one commit:" in printed
@@ -82,9 +82,6 @@ def test_it_is_listed_private_and_of_no_backbone(hub, run, capsys):
     assert hub.requests == []
     publish(run, SETTINGS.model_copy(update={"private": True}))
     assert hub.repos[SPACE].private
-    results = read_results(run)
-    with pytest.raises(UserError, match=r"publish\.space: a backbone has no classes"):
-        space_files(results._replace(recipe=results.recipe | {"task": "backbone"}), SETTINGS)
     assert main(["publish", str(run), "--repo", "me/student", "--space", "try"]) == 2
     assert "space is written owner/name" in capsys.readouterr().err
 
