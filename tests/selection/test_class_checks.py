@@ -29,6 +29,7 @@ def numbered(ended: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             (source / split / name).rename(source / split / number)
     (trained,) = (ended.parent / "zoo").glob("test_resnet-*")
     model, _ = make_network(Network(model=f"local-dir:{trained}"), {}, True, None, "teacher")
+    model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
     local_dir(folder / "net", model, None, {"input_size": (3, 32, 32)})
     recipe = base_recipe(source, folder)
     recipe |= {"teachers": [f"local-dir:{folder}/net"], "losses": {}, "discriminators": {}}
