@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from meco_timm.common import ProgressBar, UserError, get_logger
 from meco_timm.data.batched_views import BatchedView
 from meco_timm.data.decoding import decode
 from meco_timm.data.images import Images, collate
-from meco_timm.data.loading import DataSource, outlive_signals
+from meco_timm.data.loading import DataSource, in_parts
 from meco_timm.data.pixels import Pixels, lines_of, write_pixels
 from meco_timm.data.stored import DatasetShard, Stored, StoredImages, content_of
 from meco_timm.data.views import numbered
@@ -35,7 +35,6 @@ SHARE = 0.1  # of free memory that `auto` takes
 SAMPLE = 256  # images whose sizes are read to predict that of all
 GREY = {"1", "L", "I", "I;16", "I;16B", "LA"}  # Pillow's modes
 CHECKED = 8  # images on which the batched views are compared with timm's
-FEW = 500  # images that need no loader processes
 PART = 1000  # images that are read at once
 
 
@@ -176,18 +175,12 @@ def _is_whole(place: Path) -> bool:
 
 def _decoded(split: StoredImages, rows: np.ndarray, workers: int) -> Iterator[tuple[int, np.ndarray]]:
     """(row, uint8 H×C×W) of those that can be decoded; the others are left out."""
-    loader = DataLoader(
-        _Lines(split),
-        batch_size=32,
-        sampler=rows.tolist(),
-        collate_fn=list,
-        num_workers=workers if len(rows) > FEW else 0,
-        worker_init_fn=outlive_signals,
-    )
+    done = 0
     with ProgressBar("images decoded", len(rows), 0) as bar:
-        for done, part in enumerate(loader, 1):
+        for part in in_parts(_Lines(split), rows.tolist(), workers):
             yield from ((row, image) for row, image in part if image is not None)
-            bar.step(min(32 * done, len(rows)))
+            done += len(part)
+            bar.step(done)
 
 
 class _Lines(Dataset):

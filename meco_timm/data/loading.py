@@ -7,14 +7,14 @@ outputs can be stored (zoo/store.py).
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from meco_timm.common import UserError, get_logger
 from meco_timm.data.folders import Folder
@@ -30,6 +30,8 @@ from meco_timm.recipe import Data, fingerprint
 logger = get_logger(__name__)
 
 SORTED = 0.7  # share of classes in a window below which shards seem to be sorted by class
+FEW = 500  # images that need no loader processes
+PART = 32  # images that are handed over at a time
 
 
 def outlive_signals(worker: int) -> None:
@@ -44,6 +46,12 @@ def outlive_signals(worker: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, survive)
+
+
+def in_parts(images: Dataset, rows: Sequence[int], workers: int) -> DataLoader:
+    """Lists of what `images` gives for these rows, in order; a few are read without loader processes."""
+    workers = workers if len(rows) > FEW else 0
+    return DataLoader(images, PART, sampler=rows, collate_fn=list, num_workers=workers, worker_init_fn=outlive_signals)
 
 
 @dataclass

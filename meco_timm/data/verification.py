@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from meco_timm.common import ProgressBar, UserError, get_logger, write_content
 from meco_timm.data.copies import find_copies
 from meco_timm.data.decoding import decode, why_unreadable
 from meco_timm.data.images import NAMED
-from meco_timm.data.loading import DataSource, outlive_signals
+from meco_timm.data.loading import DataSource, in_parts
 from meco_timm.data.manifest import UNKNOWN, Entry, checksum
 from meco_timm.data.stored import FilesShard, Stored, StoredImages
 from meco_timm.recipe import Data, fingerprint
@@ -30,7 +30,6 @@ from meco_timm.recipe import Data, fingerprint
 logger = get_logger(__name__)
 AUTO = 200_000  # images up to which `auto` verifies
 PART = 10_000  # images after which the result is stored
-FEW = 500  # images that need no loader processes
 GRID = (16, 16)  # pixels of an image whose values are looked at,
 EVERY = 4  # in every so many images, since it takes a tenth of the time of decoding
 DARK = 64  # of 255: values of a smaller range are warned of
@@ -195,15 +194,7 @@ def _checked(
             part = todo[first : first + PART]
             mine = part[a.process_index :: a.num_processes]
             found: list[tuple[int, Checked]] = []
-            loader = DataLoader(
-                Content(images),
-                batch_size=32,
-                sampler=mine,
-                collate_fn=list,
-                num_workers=workers if len(mine) > FEW else 0,
-                worker_init_fn=outlive_signals,
-            )
-            for batch in loader:
+            for batch in in_parts(Content(images), mine, workers):
                 found += batch
                 done = first + len(found) * a.num_processes
                 bar.step(min(done, first + len(part)), [f"{done / (time.monotonic() - began):.0f} images/s"])

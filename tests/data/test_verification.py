@@ -51,7 +51,7 @@ def broken(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_broken_images_are_listed(broken, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("meco_timm.data.verification.FEW", 0)
+    monkeypatch.setattr("meco_timm.data.loading.FEW", 0)
     message = checked(broken, tmp_path / "state", workers=workers)
     assert "data.source: 3 image(s) cannot be read; nothing was trained" in message
     assert "train/cross/003.png: image file is truncated" in message
