@@ -9,7 +9,7 @@ import typer
 
 import meco_timm
 from meco_timm.cli.options import Overrides, RecipePath, Utilisation, Verbose
-from meco_timm.common import get_logger, keep_freed_memory
+from meco_timm.common import Status, get_logger, keep_freed_memory
 
 from_recipes = typer.Typer()
 
@@ -22,6 +22,12 @@ def open_recipe(recipe: Path, overrides: list[str] | None) -> Any:
     get_logger(__name__).info(headline(loaded))
     keep_freed_memory()
     return loaded
+
+
+def import_libraries() -> None:
+    """Import what a run needs, which takes seconds, and say so."""
+    with Status("importing PyTorch and timm"):
+        import meco_timm.pipeline  # noqa: F401
 
 
 def print_plan(recipe: Any, utilisation: float | None) -> None:
@@ -56,11 +62,14 @@ def train(
     from meco_timm.runs import show_finished
 
     loaded = open_recipe(recipe, overrides)
+    if not (plan or store or fresh or limit_steps) and show_finished(loaded):
+        return
+    import_libraries()
     if plan:
         print_plan(loaded, utilisation)
     elif store:
         meco_timm.fill_store(loaded)
-    elif fresh or limit_steps or not show_finished(loaded):
+    else:
         meco_timm.distill(loaded, fresh=fresh, limit_steps=limit_steps)
 
 
@@ -69,13 +78,17 @@ def plan(
     recipe: RecipePath, overrides: Overrides = None, utilisation: Utilisation = None, verbose: Verbose = None
 ) -> None:
     """Print the networks, blocks, cost, memory and time estimate of a recipe; train nothing."""
-    print_plan(open_recipe(recipe, overrides), utilisation)
+    loaded = open_recipe(recipe, overrides)
+    import_libraries()
+    print_plan(loaded, utilisation)
 
 
 @from_recipes.command()
 def store(recipe: RecipePath, overrides: Overrides = None, verbose: Verbose = None) -> None:
     """Precompute the teacher outputs for every view (`store:` in the recipe), so that training loads no teacher."""
-    meco_timm.fill_store(open_recipe(recipe, overrides))
+    loaded = open_recipe(recipe, overrides)
+    import_libraries()
+    meco_timm.fill_store(loaded)
 
 
 @from_recipes.command()
@@ -119,6 +132,7 @@ def zoo(
 ) -> None:
     """Rank the teachers of a recipe: what each adds to the ensemble, and which suffice; train nothing."""
     loaded = open_recipe(recipe, overrides)
+    import_libraries()
     from meco_timm.selection import find_candidates, print_candidates, print_ranking
 
     found = find_candidates(candidates) if candidates else []

@@ -245,9 +245,9 @@ def test_without_a_connection_all_missing_weights_are_named_at_once(recipe, tmp_
     with hub, subprocess.Popen([sys.executable, "-c", BLOCKED, write(recipe, tmp_path)], env=environment, cwd=tmp_path,
                           stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         assert process.stderr is not None
-        process.stderr.readline()  # the first line; torch is imported after it
-        assert process.stderr.readline().startswith("1 process on CPU")
-        said = process.stderr.read()
+        lines = [line for line in process.stderr if not line.endswith(" …\n")]  # a machine may be slow
+    said = "".join(lines[2:])
+    assert lines[1].startswith("1 process on CPU")
     assert process.returncode == 2, said
     assert said.startswith("weights: 3 network(s) need weights that are not here and cannot be downloaded (")
     for key, name in (("student", "mobilenetv3_small_100.lamb_in1k"), ("teachers.1", "resnet34.a1_in1k")):
