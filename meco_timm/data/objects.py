@@ -12,6 +12,7 @@ from torchvision.datasets import DatasetFolder
 
 from meco_timm.common import UserError, get_logger, object_name
 from meco_timm.data.decoding import to_rgb
+from meco_timm.data.labels import NO_LABEL
 from meco_timm.data.sources import read_source
 from meco_timm.recipe import Data, fingerprint
 
@@ -67,7 +68,7 @@ def _from_torch(given: Any, role: str) -> datasets.Dataset:
         size = sum(len(image["bytes"]) for image in images) / 2**20
         logger.info("%s: %d images copied into memory, %.1f MiB", role, len(images), size)
     names = getattr(given, "classes", None)
-    if names and (wrong := [i for i, label in enumerate(labels) if not 0 <= label < len(names)]):
+    if names and (wrong := [i for i, label in enumerate(labels) if not NO_LABEL <= label < len(names)]):
         raise UserError(
             f"{role}: item {wrong[0]}: its label is {labels[wrong[0]]}, but its `classes` are {len(names)}: 0 to "
             f"{len(names) - 1}."
@@ -84,6 +85,8 @@ def _pair(item: Any, role: str) -> tuple[dict[str, Any], int]:
     image, label = item
     if isinstance(label, (torch.Tensor, np.ndarray)) and label.ndim == 0:
         label = label.item()
+    if label is None:
+        label = NO_LABEL
     if not isinstance(label, (int, np.integer)):
         raise UserError(f"{role}: its label is {type(label).__name__}, not the number of a class.")
     return {"bytes": _encoded(image, role), "path": None}, int(label)

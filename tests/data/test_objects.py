@@ -88,6 +88,18 @@ def test_deep_images_of_pillow_are_read_as_their_files_are():
         data_of(SETTINGS, wide)
 
 
+@pytest.mark.parametrize("missing", [None, -1])
+@pytest.mark.parametrize("named", [True, False])
+def test_missing_labels_are_those_of_files(missing, named):
+    """The student learns from these images, nobody else does."""
+    given = {part: Pairs(12, lambda *pair: pair, named) for part in ("train", "test")}
+    second = np.asarray(draw_image(1, 1))
+    given["train"].form = lambda image, label: (image, missing if (np.asarray(image) == second).all() else label)
+    data = load_data(data_of(SETTINGS.model_copy(update={"validation": 0.0}), given), 0)
+    assert data.train.labels.tolist() == [0, -1, 2, *[0, 1, 2] * 3]
+    assert (len(data.train), len(data.labelled)) == (12, 11)
+
+
 def test_one_split_alone_is_split():
     source = load_data(data_of(SETTINGS, Subset(Pairs(40), range(30))), 0)
     assert source.classes == ["0", "1", "2"]  # a Subset has no names
