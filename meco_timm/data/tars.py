@@ -16,6 +16,7 @@ from meco_timm.data.names import label_texts, split_name
 from meco_timm.data.walk import image_endings
 
 HEADER = tarfile.BLOCKSIZE
+END = 1 << 20  # bytes after the last member that are looked at; they are zeros
 FOLDER = "the folder of the member"
 
 
@@ -119,8 +120,9 @@ def _samples(tar: tarfile.TarFile) -> dict[str, Sample]:
             sample[extension.lower()] = Member(member.offset_data, member.size)
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(HEADER) != bytes(HEADER):
-        raise ValueError("it is cut off or damaged")
+    rest = tar.fileobj.read(END)
+    if len(rest) < HEADER or rest.strip(b"\0"):
+        raise ValueError("it is cut off or damaged, or another tar follows in the same file")
     return samples
 
 

@@ -306,12 +306,13 @@ def test_splits_inside_of_a_tar_are_refused(tmp_path):
     assert "the folders test, train in the tar are splits. Unpack it, or make a tar of each." in refused(tmp_path)
 
 
-@pytest.mark.parametrize("length", [0.5, 0.9])
-def test_a_tar_that_is_cut_off_is_refused(tmp_path, length):
-    """`tarfile` ends at a header that is cut off as at the end of a file."""
+@pytest.mark.parametrize("length", [0.5, 0.9, 2])
+def test_a_tar_that_is_cut_off_or_followed_by_another_is_refused(tmp_path, length):
+    """`tarfile` ends at a header that is cut off as at the end of a file, and at the end of the first of two."""
     tar(tmp_path / "train.tar", **pictures())
     content = (tmp_path / "train.tar").read_bytes()
-    (tmp_path / "train.tar").write_bytes(content[: int(length * len(content.rstrip(b"\0"))) // 512 * 512])
+    part = content[: int(length * len(content.rstrip(b"\0"))) // 512 * 512]
+    (tmp_path / "train.tar").write_bytes(part if length < 1 else content + content)
     assert "train.tar: the tar cannot be read: " in refused(tmp_path)
 
 
