@@ -1,6 +1,6 @@
 """A finished student as others get it: card, licences, ONNX files, the Hugging Face Hub.
 
-In: a run folder. Out: a model card; ONNX files; one commit on the Hugging Face Hub.
+In: a run folder. Out: a model card; ONNX files; one commit on the Hugging Face Hub, and one to a Space.
 Never: changes the student.
 """
 
