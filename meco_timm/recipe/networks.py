@@ -33,8 +33,8 @@ class Network(ObjectSection):
     """timm name, `hf-hub:owner/name[@revision]` or `local-dir:path`; of a teacher also `torchvision:name@WEIGHTS` and
     `transformers:owner/name[@revision]` or a folder."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`, but none that other keys decide, as
-    `num_classes` or `pretrained`."""
+    """Keyword arguments for `timm.create_model`, for example `{drop_path_rate: 0.1}`, but none that other keys
+    decide, as `num_classes` or `pretrained`."""
     weights: FilePath | None = None
     """A state dict of this network, `.safetensors` or `.pth`; a pickle that holds more than tensors is refused."""
 
