@@ -1,21 +1,25 @@
 """Export to ONNX: the file gives PyTorch's logits, says how to prepare images, and can have eight bits."""
 
 import json
+import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ODD_CLASSES
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from meco_timm.common import UserError, require_extra
 from meco_timm.data import load_data
 from meco_timm.evaluation import Row
 from meco_timm.hub import export_onnx
+from meco_timm.hub.card import model_card
 from meco_timm.hub.exporting import compare_int8
 from meco_timm.networks import bare_stream, onnx_file
-from meco_timm.recipe import Data, Network
+from meco_timm.recipe import Data, Network, Publish
 from meco_timm.reporting import read_results
 
 onnx = pytest.importorskip("onnx")
@@ -52,7 +56,35 @@ def test_the_file_has_the_accuracy_of_the_table_to_the_image(exported):
     assert 100 * right.mean() == pytest.approx(results.row("student").top1)
     assert facts["classes"] == list(ODD_CLASSES)
     assert facts["input_size"] == [3, 32, 32]
-    assert facts["normalised_inside"] is False
+    assert (facts["crop_pct"], facts["interpolation"], facts["normalised_inside"]) == (1.0, "bicubic", False)
+
+
+def test_the_lines_of_the_card_give_timms_pixels(exported, tmp_path, monkeypatch):
+    """For images whose sides differ, and a network that sees the middle of them."""
+    run = shutil.copytree(exported[0], tmp_path / "run")
+    config = json.loads((run / "student/config.json").read_text())
+    config["pretrained_cfg"] |= {"crop_pct": 0.8, "interpolation": "bilinear"}
+    (run / "student/config.json").write_text(json.dumps(config))
+    model, file = onnx.load(exported[1].file), str(tmp_path / "model.onnx")
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {
+        "crop_pct": "0.8", "interpolation": '"bilinear"',
+    })  # fmt: skip
+    onnx.save(model, file)
+    card = model_card(read_results(run), ["a", "b", "c"], {}, Publish(repo="me/student", onnx=True))
+    card = card.replace("photo.jpg", "photo.png").replace("hf-hub:me/student", f"local-dir:{run}/student")
+    by_timm, by_onnx = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: file)
+    rng = np.random.default_rng(0)
+    for shape in ((31, 77, 3), (90, 41, 4), (29, 29), (32, 32, 3)):
+        Image.fromarray(rng.integers(0, 256, shape).astype("uint8")).save("photo.png")
+        timms: dict[str, Any] = {}
+        onnxs: dict[str, Any] = {}
+        exec(by_timm, timms)
+        exec(by_onnx, onnxs)
+        pixels = timms["transform"](timms["image"])
+        np.testing.assert_allclose(onnxs["pixels"].transpose(2, 0, 1), pixels, atol=1e-6)
+        np.testing.assert_allclose(onnxs["logits"], timms["model"](pixels[None])[0].detach(), atol=1e-4)
 
 
 def test_rows_of_the_files_are_in_the_table_card_and_page(exported):

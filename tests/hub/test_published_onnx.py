@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +15,7 @@ from PIL import Image
 from test_exporting import metadata, outputs
 
 from meco_timm.data import load_data
-from meco_timm.hub import export_onnx, publish
-from meco_timm.hub.card import model_card
+from meco_timm.hub import publish
 from meco_timm.recipe import Data, Publish
 from meco_timm.reporting import read_results
 
@@ -74,30 +71,6 @@ def test_one_class_in_timm_onnx_runtime_and_transformers_js(ended, hub, tmp_path
     assert processor["image_mean"] == pytest.approx(mean.flatten().tolist())
     if LIBRARY.exists() and shutil.which("node"):
         assert in_node(image, f"http://127.0.0.1:{hub.server_port}/", tmp_path) == classes
-
-
-def test_the_lines_of_the_card_give_timms_pixels(ended, tmp_path, monkeypatch):
-    """For images whose sides differ, and a network that sees the middle of them."""
-    run = Path(shutil.copytree(ended, tmp_path / "run"))
-    config = json.loads((run / "student/config.json").read_text())
-    config["pretrained_cfg"] |= {"crop_pct": 0.8, "interpolation": "bilinear"}
-    (run / "student/config.json").write_text(json.dumps(config))
-    file = export_onnx(run, tmp_path).file
-    card = model_card(read_results(run), ["a", "b", "c"], {}, Publish(repo="me/student", onnx=True))
-    card = card.replace("photo.jpg", "photo.png").replace("hf-hub:me/student", f"local-dir:{run}/student")
-    by_timm, by_onnx = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: str(file))
-    rng = np.random.default_rng(0)
-    for shape in ((31, 77, 3), (90, 41, 4), (29, 29), (32, 32, 3)):
-        Image.fromarray(rng.integers(0, 256, shape).astype("uint8")).save("photo.png")
-        timms: dict[str, Any] = {}
-        onnx: dict[str, Any] = {}
-        exec(by_timm, timms)
-        exec(by_onnx, onnx)
-        pixels = timms["transform"](timms["image"])
-        np.testing.assert_allclose(onnx["pixels"].transpose(2, 0, 1), pixels, atol=1e-6)
-        np.testing.assert_allclose(onnx["logits"], timms["model"](pixels[None])[0].detach(), atol=1e-4)
 
 
 def in_node(image: torch.Tensor, host: str, folder: Path) -> list[int]:

@@ -33,7 +33,9 @@ NAMED = {"app.py", "requirements.txt", "README.md", "examples/1.png", "examples/
 
 
 @pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without measuring the student and drawing its pictures again."""
+    monkeypatch.setattr("meco_timm.hub.publishing.check_student", lambda results: None)
     monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"a picture")
 
 
