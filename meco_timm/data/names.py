@@ -25,6 +25,11 @@ def split_name(name: str) -> str | None:
     return WORDS.get(named[0]) if len(named) == 1 else None
 
 
+def splits_in(path: str) -> set[str]:
+    """The splits that are words of a path, in any case."""
+    return {WORDS[word] for word in re.split(r"[\W_]+", path.casefold()) if word in WORDS}
+
+
 def label_texts(labels: Sequence[Any], where: str) -> list[str | None]:
     """Labels of JSON or CSV as texts: None of null, NaN and texts without a visible character; `2` of 2.0.
 

@@ -4,21 +4,24 @@ A folder of image files is read by folders.py. `datasets` finds the files of all
 are then read where they are (tables.py), other formats by `datasets`.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 
-from meco_timm.common import UserError, did_you_mean, is_object, located
+from meco_timm.common import UserError, did_you_mean, get_logger, is_object, join_names, located
 from meco_timm.data.folders import Folder, read_any_folder
 from meco_timm.data.hub_files import refusal
 from meco_timm.data.labels import NO_LABEL, Classes, Split, check_labels, image_column, read_any_labels, read_labels
-from meco_timm.data.names import split_name
+from meco_timm.data.names import split_name, splits_in
 from meco_timm.data.stored import StoredImages
 from meco_timm.data.tables import Table, dataset_table, folder_table, open_table
 from meco_timm.recipe import Data
+
+logger = get_logger(__name__)
 
 
 class Source(NamedTuple):
@@ -130,13 +133,13 @@ def _open(settings: Data, key: str = "source", labels_needed: bool = True) -> So
     place = Path(settings.source)
     if not place.exists():
         _check_hub_id(settings.source, key)
-        return Source(_find_files(settings, settings.source, key))
+        return Source(_find_files(settings, settings.source, key, None))
     found = read_any_folder(place, settings.label_column, key, labels_needed or key == "unlabelled")
     if place.is_file():
         kind = "parquet" if place.suffix == ".parquet" else "webdataset"
         return Source({"train": partial(open_table, kind, [str(place.resolve())], settings, {})}, found)
     if not found.splits:
-        return Source(_find_files(settings, found.root, key), found)
+        return Source(_find_files(settings, found.root, key, found), found)
     return Source({split: partial(folder_table, found, split, settings) for split in found.splits}, found)
 
 
@@ -155,21 +158,49 @@ def _check_hub_id(source: str, key: str) -> None:
         raise UserError(f"data.{key}: there is no folder {located(source)}.{did_you_mean(source, near)}")
 
 
-def _find_files(settings: Data, name: str, key: str) -> dict[str, Callable[[], Table]]:
+def _find_files(settings: Data, name: str, key: str, folder: Folder | None) -> dict[str, Callable[[], Table]]:
     """The splits of a Hub id, or of a folder of parquet files, Arrow files or tars, as `datasets` finds them."""
     datasets.disable_progress_bars()
     try:
+        if folder and any(Path(name, file).exists() for file in ("state.json", "dataset_dict.json")):  # `save_to_disk`
+            saved = datasets.load_from_disk(name)
+            parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+            return {str(split): partial(dataset_table, part, settings) for split, part in parts.items()}
         builder = datasets.load_dataset_builder(name, settings.subset)
         kind = type(builder).__module__.rpartition(".")[2]
         if kind not in ("parquet", "webdataset"):
             rows = datasets.load_dataset(name, settings.subset)
             return {str(split): partial(dataset_table, part, settings) for split, part in rows.items()}
         files = builder.config.data_files or {}
+        if folder:
+            _check_files(files, folder, key)
         declared = builder.info.features or {}
         return {str(split): partial(open_table, kind, list(files[split]), settings, declared) for split in files}
+    except UserError:
+        raise
     except Exception as error:  # the library raises many kinds; all of them mean that the source cannot be used
         reason = refusal(error, settings.source) or f"{settings.source}: cannot be loaded: {_last_line(error)}"
         raise UserError(f"data.{key}: {reason}") from error
+
+
+def _check_files(files: Mapping[Any, list[str]], folder: Folder, key: str) -> None:
+    """Refuse files whose names leave open in which split they are; warn of those that are in none.
+
+    `datasets` looks for words in small letters anywhere in a path, and takes all files for training if none has one.
+    """
+    where: dict[str, str] = {}
+    for split, paths in files.items():
+        for path in (os.path.relpath(path, folder.root) for path in paths):
+            if where.setdefault(path, str(split)) != split:
+                raise UserError(f"data.{key}: {path} has names of two splits, {where[path]} and {split}. Rename it.")
+    for path in where if set(where.values()) == {"train"} else ():
+        if other := splits_in(path) - {"train"}:
+            raise UserError(
+                f"data.{key}: {path} is named as the {join_names(sorted(other))} split, but not in small letters, so "
+                "all files would be training images. Rename the files: train*, validation*, test*."
+            )
+    if unused := [file.path for file in folder.shards if file.path not in where]:
+        logger.warning("data.%s: not used, since no split is in the name: %s", key, join_names(unused))
 
 
 def _last_line(error: BaseException) -> str:

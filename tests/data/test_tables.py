@@ -339,6 +339,38 @@ def test_a_single_file_is_a_source(tmp_path):
         assert list(data.manifest.entries) == [place.name]
 
 
+FILE_NAMES = {
+    "Train Test": "Test.parquet is named as the test split, but not in small letters, so all files would be training",
+    "train_site train_test_site": "train_test_site.parquet has names of two splits, train and test. Rename it.",
+}
+
+
+@pytest.mark.parametrize("names", FILE_NAMES)
+def test_files_whose_names_leave_their_split_open_are_refused(tmp_path, names):
+    """`datasets` takes capitals for no split, and a file with two words into both: test images would be trained on."""
+    for name in names.split():
+        parquet(tmp_path, [0, 1, 2] * 4, name=name)
+    assert FILE_NAMES[names] in refused(tmp_path)
+
+
+def test_a_file_of_no_split_is_named(tmp_path, caplog):
+    for name in ("train", "extra"):
+        parquet(tmp_path, [0, 1, 2] * 4, name=name)
+    data = load(tmp_path, validation=0.0)
+    assert len(data.train) + len(data.test) == 12
+    assert "not used, since no split is in the name: extra.parquet" in caplog.text
+
+
+def test_what_datasets_saved_to_disk(tmp_path):
+    given = datasets.load_dataset("parquet", data_files=str(parquet(tmp_path / "p", [0, 1, 2] * 4) / "train.parquet"))
+    given.save_to_disk(tmp_path / "all")
+    given["train"].save_to_disk(tmp_path / "one")
+    wanted = load(tmp_path / "p", test_fraction=0.25)
+    for place in ("all", "one"):
+        data = load(tmp_path / place, test_fraction=0.25)
+        assert (data.classes, data.test.labels.tolist()) == (NAMES, wanted.test.labels.tolist())
+
+
 REFUSED = {
     "a.zip": "a.zip holds no image file, no parquet file and no tar, but 1 .zip. Unpack the archive.",
     "a.txt": "a.txt holds no image file, no parquet file and no tar, but 1 .txt.",
