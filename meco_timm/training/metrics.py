@@ -81,7 +81,7 @@ class MetricLines:
             f"loss {values['total']:.3f}",
             *([f"skipped {facts['skipped_steps']}"] if facts["skipped_steps"] else []),
             *([f"waiting for data {facts['data_wait']:.0%}"] if facts["data_wait"] >= 0.05 else []),
-            *self.objective.summary(values),
+            *(self.objective.summary(values) if len(values) > 2 else []),  # a single term is the total
         ]
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
