@@ -69,7 +69,7 @@ def every_command(run: Path, path: str, source: str, folder: Path) -> dict[str, 
     return {
         "recipes": [[]],
         "plan": [[path]],
-        "train": [[path, "--plan"], [own]],  # the latter is finished: its table is shown
+        "train": [[own]],  # it is finished: its table is shown
         "store": [of_store],
         "repeat": [[own, f"run={folder / 'again'}", "--seeds", "1", "-o", str(folder / "repeat.html")]],
         "report": [[str(run)]],
