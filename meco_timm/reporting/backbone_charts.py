@@ -37,15 +37,16 @@ def neighbours_picture(pictures: Pictures, name: str) -> Chart:
 
 def _grid(rows: dict[str, np.ndarray]) -> Figure:
     """Images, H×W×3 each, in rows with names."""
-    columns = max(map(len, rows.values()))
-    figure = Figure(figsize=(1.6 + CELL * columns, CELL * len(rows) + 0.2), layout="constrained")
+    names, columns = [shorten(name, 16) for name in rows], max(map(len, rows.values()))
+    width = 0.3 + 0.08 * max(map(len, names)) + CELL * columns
+    figure = Figure(figsize=(width, CELL * len(rows) + 0.2), layout="constrained")
     axis = figure.subplots()
     axis.set_anchor("E")  # the names need what is left
     for y, images in enumerate(rows.values()):
         for x, image in enumerate(images):
             axis.imshow(image, interpolation="nearest", extent=(x + GAP, x + 1 - GAP, y + 1 - GAP, y + GAP))
     axis.set(xlim=(0, columns), ylim=(len(rows), 0), xticks=[])
-    axis.set_yticks(np.arange(len(rows)) + 0.5, [shorten(name, 16) for name in rows])
+    axis.set_yticks(np.arange(len(rows)) + 0.5, names)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.grid(visible=False)
