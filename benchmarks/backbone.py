@@ -103,9 +103,8 @@ def untrained(study: Study, seed: int, folder: Path) -> Found:
 
 def fine_tune(study: Study, start: dict[str, Any], labels: int, loop: dict[str, Any], seed: int, file: Path) -> Found:
     """Test top-1 after training on so many labels a class (0: all)."""
-    classes = sum(place.is_dir() for place in Path(study.images, "train").iterdir())
     recipe = {
-        "data": study.fine_tuning["data"] | {"labelled": labels * classes or None},
+        "data": study.fine_tuning["data"] | {"labelled": f"{labels} per class" if labels else None},
         "teachers": [start | {"train": True}],
         "student": start,
         "zoo": {"folder": str(file.parent / "zoo"), "loop": study.fine_tuning["loop"] | loop},

@@ -7,7 +7,7 @@ import numpy as np
 
 from meco_timm.common import imagenet
 from meco_timm.data.loading import DataSource, Images
-from meco_timm.data.splitting import check_number
+from meco_timm.data.splitting import check_number, labels_kept
 from meco_timm.data.stored import StoredImages
 from meco_timm.recipe import Data
 
@@ -51,10 +51,11 @@ def known_data(settings: Data) -> DataSource | None:
     validation = round(settings.validation * known.train)
     train = known.train - validation
     classes = names_of(known)
-    for key, number in (("labelled", settings.labelled), ("images", settings.images)):
+    alike = np.full(len(classes), train // len(classes))
+    labelled = train if settings.labelled is None else labels_kept(settings.labelled, alike)
+    for key, number in (("labelled", labelled), ("images", settings.images)):
         if number is not None:
             check_number(key, number, len(classes), train)
-    labelled = settings.labelled or train
     seen = min(settings.images or (train if settings.student_sees == "all" else labelled), train)
     return DataSource(
         classes=classes,

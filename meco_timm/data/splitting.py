@@ -50,8 +50,10 @@ def choose_rows(labels: np.ndarray, own: int, classes: list[str], settings: Data
         return ChosenRows(_stratified(labels, some, settings.images, derive(seed, "images")), known, validation)
     labelled = known
     if settings.labelled is not None:
-        check_number("labelled", settings.labelled, len(classes), len(known))
-        labelled = _stratified(labels, known, settings.labelled, derive(seed, "labelled"), balanced=True)
+        counts, per_class = np.bincount(labels[known], minlength=len(classes)), isinstance(settings.labelled, str)
+        size = labels_kept(settings.labelled, counts)
+        check_number("labelled", size, len(classes), len(known))
+        labelled = _stratified(labels, known, size, derive(seed, "labelled"), balanced=per_class)
     return ChosenRows(train if settings.student_sees == "all" else labelled, labelled, validation)
 
 
@@ -69,6 +71,11 @@ def _check_classes(key: str, share: float, labels: np.ndarray, rest: np.ndarray,
             f"data.{key}: with {share:g} of the images held out, none is left to train on of {len(gone)} class(es): "
             f"{join_names(gone)}. Add images of them, or write a smaller share."
         )
+
+
+def labels_kept(labelled: int | str, counts: np.ndarray) -> int:
+    """The number of labels that `data.labelled` keeps. counts: labelled images of each class."""
+    return labelled if isinstance(labelled, int) else int(counts.clip(max=int(labelled.split()[0])).sum())
 
 
 def check_number(key: str, number: int, classes: int, images: int) -> None:

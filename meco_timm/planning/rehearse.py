@@ -172,8 +172,12 @@ def _few_images(recipe: Recipe, folder: Path, processes: int) -> dict[str, Any]:
         **{"train_split": "train", "test_split": None},
         "validation": HELD_OUT / count if settings.validation and count > 2 * HELD_OUT else 0.0,
         "images": min(settings.images, max(len(classes), largest)) if settings.images else None,
-        "labelled": min(settings.labelled, max(len(classes), largest)) if settings.labelled else None,
+        "labelled": _fewer(settings.labelled, max(len(classes), largest)),
     }
+
+
+def _fewer(labelled: int | str | None, most: int) -> int | str | None:
+    return min(labelled, most) if isinstance(labelled, int) else labelled
 
 
 def _few_rows(recipe: Recipe, largest: int) -> tuple[list[str], list[Rows]]:

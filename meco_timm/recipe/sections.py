@@ -3,11 +3,13 @@
 Nothing here imports torch.
 """
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -95,6 +97,13 @@ class Augmentation(Section):
         return self
 
 
+def _number_of_labels(value: Any) -> int | str:
+    text = str(value)
+    if not re.fullmatch(r"[1-9]\d*( per class)?", text):
+        raise ValueError("write a number above 0, or for example 10 per class")
+    return text if text.endswith("class") else int(text)
+
+
 class Data(ObjectSection):
     """Where the images come from and how they reach the networks: un-normalised, at `image_size`."""
 
@@ -133,9 +142,10 @@ class Data(ObjectSection):
     """Share of the images held out for the test when the source has no such split."""
     validation: Fraction = 0.1
     """Share of the training images held out to choose the best weights; 0 keeps the last weights."""
-    labelled: Annotated[int, Field(gt=0)] | None = None
-    """Number of training labels to keep, as many of each class as far as it has them (seeded). Teachers and the student
-    alone train on these images; the student on all, since soft labels need no label. Validation labels are extra."""
+    labelled: Annotated[int | str, BeforeValidator(_number_of_labels)] | None = None
+    """Training labels to keep (seeded): their number, stratified by class, or for example `10 per class`. Teachers and
+    the student alone train on these images; the student on all, since soft labels need no label. Validation labels are
+    extra."""
     images: Annotated[int, Field(gt=0)] | None = None
     """Only so many training images for the student and the student alone (stratified by class, seeded): few images of
     your own, and teachers that have learned from more. Teachers train on all; validation images are extra."""

@@ -101,7 +101,7 @@ def test_images_of_any_mode_become_three_channels(tmp_path, mode):
 
 
 @pytest.mark.parametrize("labelled", [3, 4, 9, 15])
-def test_the_labelled_subset_has_as_many_of_each_class(shapes, labelled):
+def test_the_labelled_subset_is_stratified(shapes, labelled):
     data = load(shapes, labelled=labelled)
     counts = Counter(data.labelled.labels[data.labelled.rows].tolist())
     assert sum(counts.values()) == labelled
@@ -110,13 +110,15 @@ def test_the_labelled_subset_has_as_many_of_each_class(shapes, labelled):
     assert set(data.labelled.rows) <= set(data.train.rows)
 
 
-def test_an_uneven_data_set_keeps_its_proportions_but_labels_are_taken_alike(tmp_path):
+def test_an_uneven_data_set_keeps_its_proportions_or_has_as_many_of_each_class(tmp_path):
     fill(tmp_path / "train", dict(zip(CLASSES, (40, 20, 4), strict=True)))
     fill(tmp_path / "test", dict.fromkeys(CLASSES, 2))
     data, images = load(tmp_path, labelled=16, validation=0.25), load(tmp_path, images=16, validation=0.25)
+    alike = load(tmp_path, labelled="6 per class", validation=0.25)
     assert Counter(data.validation.labels[data.validation.rows].tolist()) == {0: 10, 1: 5, 2: 1}
     assert Counter(images.train.labels[images.train.rows].tolist()) == {0: 10, 1: 5, 2: 1}
-    assert Counter(data.labelled.labels[data.labelled.rows].tolist()) == {0: 7, 1: 6, 2: 3}  # 3 are all there are
+    assert Counter(data.labelled.labels[data.labelled.rows].tolist()) == {0: 10, 1: 5, 2: 1}
+    assert Counter(alike.labelled.labels[alike.labelled.rows].tolist()) == {0: 6, 1: 6, 2: 3}  # 3 are all there are
 
 
 def test_hidden_labels_do_not_reach_the_student(shapes):
