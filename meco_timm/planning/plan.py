@@ -147,18 +147,18 @@ def student_backbone(recipe: Recipe) -> Recipe | None:
 def _summary(work: Workload, cached: int) -> list[str]:
     """Data, networks, method, cost, and time and memory here, each in a line."""
     teachers = sum(stream.parameter_count for stream in work.teachers.values())
-    trained = f", {len(work.trained)} of them trained on the labels first" if work.trained else ""
+    trained = f", {len(work.trained)} trained on the labels first" if work.trained else ""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
     gib = memory_gib(work, "float32" if work.recipe.precision == "no" else "bf16", cached)
     return [
         data_line(work.recipe, work.data),
-        f"nets    {len(work.teachers)} teacher(s), {teachers / 1e6:.2f} M parameters{trained} → student, "
+        f"nets    {len(work.teachers)} teacher(s), {teachers / 1e6:.2f} M parameters in all{trained} → student, "
         f"{work.student.parameter_count / 1e6:.2f} M",
         method_line(work.recipe),
         f"{steps_line(work)}; {3 * work.student.multiply_adds() / 1e6:.0f} M multiply-adds to train the student on an "
         f"image, {teacher_macs(work.recipe, work.teachers) / 1e6:.0f} M for the teachers",
-        f"here    more than {format_duration(least_seconds(work))} on {device} (--plan measures how long); about "
-        f"{gib:.2f} GiB of memory per process",
+        f"here    about {gib:.2f} GiB of memory per process on {device}; the time is not measured: add --plan to the "
+        "command for that",
     ]
 
 

@@ -58,7 +58,7 @@ def show_results(recipe: Recipe, folder: RunFolder, rows: list[Row]) -> None:
         result.info("Note: %s.", note)
     result.info("\n%s", compare_errors(rows))
     if explanation := folder.about().get("explanation"):
-        result.info("%s What helps there, to be added to the command:\n  %s", *explanation)
+        result.info("%s To try, added to the command (trained teachers are reused):\n  %s", *explanation)
     _show_report(folder)
     result.info('\nLoad the student with timm:\n  timm.create_model("%s", pretrained=True)', place)
 

@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 
 MIN_IMAGES = 100  # fewer say nothing
 GAIN = 2.0  # points of top-1 in the last quarter of a training that is not at its end yet, and of a fall after its peak
-HINT = "What helps there, to be added to the command:\n  %s"
+HINT = "To try, added to the command (trained teachers are reused):\n  %s"
 Curve = Sequence[tuple[int, float]]  # (step, top-1 in per cent) of each validation
 
 

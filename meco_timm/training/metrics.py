@@ -23,7 +23,7 @@ class MetricLines:
     def __init__(self, path: Path, start: int, main: bool, objective: Objective):
         self.path, self.main, self.objective = path, main, objective
         self._warned: set[str] = set()
-        self._top1: float | None = None  # of the last validation
+        self._top1, self._best = -1.0, -1.0  # of the last validation, and the best, in per cent
         self._waiting = b""  # lines that could not be written yet
         self._paced = (time.monotonic(), start, 0.0)  # time, step and seconds of waiting at the last call of `pace`
         if main:
@@ -77,17 +77,22 @@ class MetricLines:
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
         return [
             f"{facts['images_per_s']:.0f} images/s",
-            *([f"top-1 {self._top1:.2f} %"] if self._top1 is not None else []),
+            *self._validated(),
             f"loss {values['total']:.3f}",
             *([f"skipped {facts['skipped_steps']}"] if facts["skipped_steps"] else []),
-            *([f"waiting for data {facts['data_wait']:.0%}"] if facts["data_wait"] >= 0.05 else []),
+            *([f"waiting for data {facts['data_wait']:.0%}"] if facts["data_wait"] >= 0.1 else []),
             *(self.objective.summary(values) if len(values) > 2 else []),  # a single term is the total
         ]
+
+    def _validated(self) -> list[str]:
+        if self._top1 < 0:
+            return []
+        return [f"top-1 {self._top1:.2f} %" + (f" (best {self._best:.2f} %)" if self._best > self._top1 else "")]
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         """Write the line; its top-1 is shown with the losses from now on."""
         if scores["nll"]:  # 0 without a validation split
-            self._top1 = scores["top1"]
+            self._top1, self._best = scores["top1"], max(scores["top1"], self._best)
         self._write({"step": step, **{f"validation/{name}": value for name, value in scores.items()}})
         logger.debug("validation at step %d: top-1 %.2f %%, NLL %.4f", step, scores["top1"], scores["nll"])
 

@@ -203,7 +203,7 @@ def test_a_run_says_it_before_the_first_step_of_its_student(mixed, tmp_path, cap
     for start in starts:
         assert any(sentence.startswith(start) for sentence in said), (start, said)
     assert any("its training took 1 step(s), that of the student alone 40" in sentence for sentence in said)
-    (line,) = [sentence for sentence in said if sentence.startswith("What helps there")]
+    (line,) = [sentence for sentence in said if sentence.startswith("To try, ")]
     assert "{train: test_efficientnet, loop: {steps: 60}}, {train: test_vit" in line
     assert "wrong" not in line
     recorded = json.loads((tmp_path / "run/combination.json").read_text())["advice"]
