@@ -134,6 +134,8 @@ def compared(arms: dict[str, dict[int, Found]], base: str, keys: list[str]) -> l
     """A row for each arm: means over seeds, and paired differences to the base in the first key."""
     rows: list[Row] = []
     for arm, found in arms.items():
+        if not found:  # the base, where only others were asked for
+            continue
         row: Row = {"arm": arm, "seeds": len(found)}
         here = [key for key in keys if all(key in one for one in found.values())]
         row |= {key: mean(one[key] for one in found.values()) for key in here}
