@@ -74,7 +74,7 @@ def steps_line(work: Workload) -> str:
     parts = [f"{work.processes} process{'es' * (work.processes > 1)}", str(loop.batch_size)]
     parts += [f"{loop.accumulation} accumulated"] if loop.accumulation > 1 else []
     passes = f"{steps * batch / images:.1f} passes over the training images"
-    return f"steps   {steps} of {batch} images ({' × '.join(parts)}), {passes}"
+    return f"steps   {steps} of the student, with {batch} images each ({' × '.join(parts)}), {passes}"
 
 
 def least_seconds(work: Workload) -> float:

@@ -26,6 +26,7 @@ from meco_timm.selection import check_combination, check_local_teachers, combina
 from meco_timm.zoo import check_targets, untrained_teachers
 
 LONG = 3600  # seconds on a CPU above which a smaller recipe is named
+WORDS = {"ce": "cross-entropy", "kl": "KL divergence", "l1": "L1 distance", "l2": "L2 distance"}
 
 
 class Plan(NamedTuple):
@@ -166,13 +167,15 @@ def method_line(recipe: Recipe) -> str:
     """Teachers of a step, losses and discriminators in words."""
     losses, blocks = recipe.losses, recipe.alignment.blocks
     parts = ["one random teacher a step" if recipe.zoo.sampling == "random" else "the mean of all teachers"]
-    parts += [f"{losses.similarity} of logits at temperature {losses.temperature:g}"] if losses.logits else []
+    named = WORDS.get(losses.similarity, losses.similarity)
+    parts += [f"{named} of logits at temperature {losses.temperature:g}"] if losses.logits else []
     if blocks and any(recipe.method.block_weights):
-        parts.append(f"{losses.block_similarity} of {blocks} blocks ({recipe.alignment.method})")
+        named = WORDS.get(losses.block_similarity, losses.block_similarity)
+        parts.append(f"{named} of {blocks} blocks ({recipe.alignment.method})")
     if recipe.losses.embedding:
         parts.append(f"cosine and smooth L1 of the embedding ({recipe.alignment.embedding} projection)")
     if recipe.discriminators.adversary != "none":
-        parts.append(f"{recipe.discriminators.adversary} discriminators on {recipe.discriminators.on}")
+        parts.append(f"discriminators on {recipe.discriminators.on} ({recipe.discriminators.adversary})")
     parts += [f"labels × {losses.labels:g}"] if losses.labels else []
     parts += ["the student starts from a backbone, trained first"] if recipe.student.backbone else []
     return f"method  {'; '.join(parts)}"

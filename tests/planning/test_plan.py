@@ -97,7 +97,9 @@ def test_it_has_data_steps_cost_and_memory(mixed, shapes):
     text = " ".join(mixed.split())
     assert f"data {shapes}: 3 classes, 27 training images (27 with labels)" in text
     assert "9 validation, 12 test, at 32 px" in text
-    assert "steps 20 of 8 images (1 process × 8), 5.9 passes over the training images; 1 teacher(s) and" in text
+    assert (
+        "steps 20 of the student, with 8 images each (1 process × 8), 5.9 passes over the training images; 1 t" in text
+    )
     assert "M multiply-adds per image for the student" in text
     assert "M for the teachers (random)" in text
     assert "GiB per process in float32" in text
@@ -208,7 +210,7 @@ def test_processes_and_the_effective_batch_are_always_there(recipe, tmp_path):
     settings = load_recipe(write(recipe, tmp_path), ["loop.accumulation=3", "loop.batch_size=4"])
     data = pipeline.load_data(settings.data, settings.seed)
     for text in (made := make_plan(settings, data, 2)).text(), made.short():
-        assert "\nsteps   4 of 24 images (2 processes × 4 × 3 accumulated)" in text
+        assert "\nsteps   4 of the student, with 24 images each (2 processes × 4 × 3 accumulated)" in text
 
 
 def test_weights_that_are_here_and_to_download(recipe, tmp_path, monkeypatch):
