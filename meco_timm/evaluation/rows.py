@@ -143,7 +143,7 @@ def compare_features(rows: Sequence[Any]) -> str:
     """What the training gave the backbone: k-NN accuracy against before and the best teacher; without labels the CKA.
 
     "The backbone's k-NN accuracy is 72.50 %, 24.70 points more than before the training and 3.30 points less than that
-    of its best teacher, NAME, at 1/29 of its cost."
+    of its best teacher, NAME, at 1/29 of its multiply-adds."
     """
     named = {row.name: row for row in rows}
     student, before = named["student"], named["student before"]
@@ -164,14 +164,14 @@ def compare_features(rows: Sequence[Any]) -> str:
     best = max(teachers, key=lambda row: row.knn or 0.0)
     share = best.multiply_adds / max(student.multiply_adds, 1)
     cost = f"1/{share:.0f} of" if share >= 1.5 else f"{1 / share:.2g} times"
-    return f"{text} and {gap(best.knn or 0.0)} that of its best teacher, {best.name}, at {cost} its cost."
+    return f"{text} and {gap(best.knn or 0.0)} that of its best teacher, {best.name}, at {cost} its multiply-adds."
 
 
 def compare_errors(rows: list[Row]) -> str:
     """Errors (100 − top-1) of the student over those of the other two, and its share of the ensemble's multiply-adds.
 
     "The student makes 0.86 × the errors of the same network alone and 1.03 × the errors of the true ensemble, at 1/8 of
-    its cost."
+    its multiply-adds."
 
     rows: the table of a run. Without an ensemble (no teacher has a head) the sentence ends before it.
     """
@@ -187,4 +187,4 @@ def compare_errors(rows: list[Row]) -> str:
         return f"The student makes {alone}."
     share = ensemble.multiply_adds / max(student.multiply_adds, 1)
     cost = f"1/{share:.0f} of" if share >= 1.5 else f"{1 / share:.2g} times"
-    return f"The student makes {alone} and {errors(ensemble, 'the true ensemble')}, at {cost} its cost."
+    return f"The student makes {alone} and {errors(ensemble, 'the true ensemble')}, at {cost} its multiply-adds."

@@ -20,12 +20,12 @@ def row(name: str, top1: float, multiply_adds: int = 100) -> Row:
 def test_errors_over_alone_and_ensemble(student, alone, ensemble, expected):
     rows = [row("true ensemble", ensemble, 800), row("student alone", alone), row("student", student)]
     assert compare_errors(rows).startswith(f"The student makes {expected}")
-    assert compare_errors(rows).endswith(", at 1/8 of its cost.")
+    assert compare_errors(rows).endswith(", at 1/8 of its multiply-adds.")
 
 
 def test_a_student_may_cost_more_than_its_ensemble():
     rows = [row("true ensemble", 90.0, 50), row("student alone", 80.0), row("student", 90.0)]
-    assert compare_errors(rows).endswith("1.00 × the errors of the true ensemble, at 2 times its cost.")
+    assert compare_errors(rows).endswith("1.00 × the errors of the true ensemble, at 2 times its multiply-adds.")
 
 
 def test_without_an_ensemble():

@@ -87,7 +87,7 @@ def row(name: str, knn: float | None, cost: int = 100, **more: float) -> Backbon
     ("student", "before", "expected"),
     [
         (72.5, 47.8, "is 72.50 %, 24.70 points more than before the training and 3.30 points less than that of its "
-                     "best teacher, a, at 1/8 of its cost."),
+                     "best teacher, a, at 1/8 of its multiply-adds."),
         (75.8, 75.8, "is 75.80 %, as much as before the training and as much as that of its best"),
     ],
 )  # fmt: skip
