@@ -29,7 +29,8 @@ def path(shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = base_recipe(shapes, tmp_path)
     del recipe["run"]
-    recipe["loop"] |= {"steps": 40, "checkpoint_steps": 2}
+    recipe["teachers"] = recipe["teachers"][:1]
+    recipe["loop"] |= {"steps": 16, "checkpoint_steps": 2}
     return write(recipe, tmp_path)
 
 
