@@ -29,7 +29,9 @@ class MetricLines:
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
-            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= start))
+            kept = [line for line in whole if json.loads(line)["step"] <= start]
+            write_text(path, "".join(kept))
+            self._best = max((json.loads(line).get("validation/top1", -1.0) for line in kept), default=-1.0)
             self._size = path.stat().st_size
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from meco_timm.recipe.networks import Network
 from meco_timm.recipe.recipe import Alignment, Recipe
 from meco_timm.recipe.sections import Data, Loop
 from meco_timm.training import Job, Teaching, Training, total_steps
+from meco_timm.training.metrics import MetricLines
 from meco_timm.training.optimizers import make_optimizer, make_schedule
 from meco_timm.training.step import TrainingStep
 
@@ -481,3 +483,16 @@ def test_the_other_schedules_fall(word):
 
 def test_no_schedule_is_constant():
     assert set(rates(schedule="none")) == {1.0}
+
+
+def test_a_resumed_training_knows_its_best_validation(tmp_path):
+    """Of the lines up to its step; those beyond are repeated."""
+    objective = SimpleNamespace(summary=lambda values: [])
+    facts = {"images_per_s": 1.0, "data_wait": 0.0, "skipped_steps": 0.0}
+    found = {}
+    for start, path in ((20, tmp_path / "a"), (10, tmp_path / "b")):
+        path.write_text('{"step": 10, "validation/top1": 60.0}\n{"step": 20, "validation/top1": 80.0}\n')
+        lines = MetricLines(path, start, True, objective)
+        lines.validation(30, {"top1": 50.0, "nll": 1.0})
+        found[start] = lines.losses(30, {"total": torch.tensor(1.0)}, facts, 0)[1]
+    assert found == {20: "top-1 50.00 % (best 80.00 %)", 10: "top-1 50.00 % (best 60.00 %)"}
