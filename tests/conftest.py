@@ -30,7 +30,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from helpers.checkpoints import local_dir, network
-from helpers.hub import hub  # noqa: F401  a fixture
+from helpers.hub import hub, run, unchecked  # noqa: F401  fixtures
 from helpers.quick import no_speed, save_empty
 from matplotlib.figure import Figure
 from PIL import Image

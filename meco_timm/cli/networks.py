@@ -114,7 +114,7 @@ def embed(
 
 @of_networks.command()
 def export(
-    network: Annotated[str, typer.Argument(help=AnyNetwork, metavar="RUN|NETWORK", show_default=False)],
+    network: ModelName,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx; implied, as the only format.")] = True,
     int8: Annotated[bool, typer.Option("--int8", help="Also write model_int8.onnx, quantised to eight bits.")] = False,
     preprocess: Annotated[

@@ -80,10 +80,10 @@ class Distiller(Objective):
         if losses.labels and logits is not None:
             terms["labels"] = Term(cross_entropy(logits, label, weight=self.class_weight), losses.labels)
 
-        judged = {block_key(teacher, i): pair for teacher, pairs in blocks.items() for i, pair in enumerate(pairs)}
+        compared = {block_key(teacher, i): pair for teacher, pairs in blocks.items() for i, pair in enumerate(pairs)}
         if targets.logits is not None and logits is not None and "logits" in self.discriminators:
-            judged["logits"] = (targets.logits.float().softmax(1), logits.softmax(1))
-        return terms | self.discriminators(judged)
+            compared["logits"] = (targets.logits.float().softmax(1), logits.softmax(1))
+        return terms | self.discriminators(compared)
 
     def zero_of_unused(self, student: Outputs, targets: Targets) -> Tensor:
         """Zero, through every parameter that these targets leave unused.

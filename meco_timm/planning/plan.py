@@ -26,7 +26,7 @@ from meco_timm.selection import check_combination, check_local_teachers, combina
 from meco_timm.zoo import check_targets, untrained_teachers
 
 LONG = 3600  # seconds on a CPU above which a smaller recipe is named
-WORDS = {"ce": "cross-entropy", "kl": "KL divergence", "l1": "L1 distance", "l2": "L2 distance"}
+WORDS = {"ce": "cross-entropy", "kl": "KL divergence", "l1": "L1 distance", "l2": "L2 distance", "dist": "DIST"}
 
 
 class Plan(NamedTuple):

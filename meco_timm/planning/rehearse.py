@@ -55,7 +55,9 @@ def rehearsal(recipe: Recipe, steps: int, accelerator: Accelerator) -> Iterator[
         with _cached_in(folder / "cache"), _without_judgements():
             yield _with_objects(load_recipe(folder / "recipe.yaml"), recipe)
         images = "synthetic images" if known_data(recipe.data) else f"some images of {recipe.data.source}"
-        message = "\nThis was a rehearsal: all parts ran, %d step(s) per training, on %s. Nothing was judged or saved."
+        message = (
+            "\nThis was a rehearsal: all parts ran, %d step(s) per training, on %s. No result was compared or saved."
+        )
         logger.info(message, steps, images)
     finally:
         if main:

@@ -22,7 +22,7 @@ WEAKENED = "no way of weakening the discriminators paid. Leave it out; discrimin
 DROPPED = {
     "alignment.projection": "learned maps are those of method projection. Leave it out, or write that method.",
     "discriminators.condition": "it brought nothing. Leave it out.",
-    "discriminators.form": "it follows from alignment.method: maps are judged by position, vectors as a whole.",
+    "discriminators.form": "it follows from alignment.method: maps are compared by position, vectors as a whole.",
     "discriminators.r1": WEAKENED,
     "discriminators.smoothing": WEAKENED,
     "discriminators.spectral_norm": WEAKENED,

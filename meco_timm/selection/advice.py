@@ -122,14 +122,14 @@ def advise(
     if images < MIN_IMAGES:
         return Advice(f"{state}; so few images say little", [], "", None)
     weak = {name: change for name, change in zip(names, found, strict=False) if change.high < 0}
-    judged = _judge_trainings(weak, trainings, images)
-    budgets = {name: budget for name, (_, budget) in judged.items()}
+    lengths = _wrong_lengths(weak, trainings, images)
+    budgets = {name: budget for name, (_, budget) in lengths.items()}
     sentences = [
         f"teacher {name} is worse than the student alone: {change.text(2)} points of top-1"
-        + (f"; {judged[name][0]}" if name in judged else "")
+        + (f"; {lengths[name][0]}" if name in lengths else "")
         for name, change in weak.items()
     ]
-    sentences += [f"teacher {name}: {note}" for name, (note, _) in judged.items() if name not in weak]
+    sentences += [f"teacher {name}: {note}" for name, (note, _) in lengths.items() if name not in weak]
     sentences += [f"teacher {name} {what}" for name, what in harmful.items()]
     drop = (set(weak) | (set(harmful) - set(miscalibrated))) - set(budgets)
     settings = {"zoo.calibrate": "true"} if set(miscalibrated) - drop and not trainings.zoo.calibrate else {}
@@ -146,14 +146,14 @@ def advise(
     return Advice(state, sentences, overrides(trainings.teachers, drop, budgets, trainings.zoo, settings), better)
 
 
-def _judge_trainings(weak: Collection[str], trainings: Trainings, images: int) -> dict[str, tuple[str, int]]:
+def _wrong_lengths(weak: Collection[str], trainings: Trainings, images: int) -> dict[str, tuple[str, int]]:
     """Of each teacher whose training was too short or too long: what its validations say, and the steps to try."""
-    judged = {name: judge_curve(curve, images) for name, curve in trainings.curves.items()}
+    lengths = {name: judge_curve(curve, images) for name, curve in trainings.curves.items()}
     for name, curve in trainings.curves.items():
         taken, steps = (curve[-1][0] if curve else 0), trainings.steps
-        if name in weak and not judged[name][1] and 2 * taken <= steps:
-            judged[name] = f"its training took {taken} step(s), that of the student alone {steps}", steps
-    return {name: found for name, found in judged.items() if found[1]}
+        if name in weak and not lengths[name][1] and 2 * taken <= steps:
+            lengths[name] = f"its training took {taken} step(s), that of the student alone {steps}", steps
+    return {name: found for name, found in lengths.items() if found[1]}
 
 
 def _compare(logits: Mapping[str, np.ndarray], alone: np.ndarray, label: Tensor, by: Combination) -> list[Change]:

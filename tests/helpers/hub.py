@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -368,3 +369,16 @@ def files(hub: Hub, revision: str = "main", repo: str = "me/student") -> dict[st
     found = hub.repos[repo].files(revision)
     assert found is not None
     return {name: data for name, data in found.items() if name != ".gitattributes"}
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish without measuring the student and drawing its pictures again."""
+    monkeypatch.setattr("meco_timm.hub.publishing.check_student", lambda results: None)
+    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"a picture")
+
+
+@pytest.fixture
+def run(ended: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(ended, tmp_path / "run"))

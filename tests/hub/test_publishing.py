@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -36,19 +35,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without measuring the student and drawing its pictures again, which tests of the Hub's faults need not."""
-    monkeypatch.setattr("meco_timm.hub.publishing.check_student", lambda results: None)
-    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"a picture")
-
-
-@pytest.fixture
-def run(ended: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run."""
-    return Path(shutil.copytree(ended, tmp_path / "run"))
 
 
 def error_of(settings: Publish, run: Path) -> str:

@@ -1,7 +1,6 @@
 """The recipe of a published student: whole, readable, and enough for another person to repeat the run."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,8 @@ from meco_timm.reporting import read_results
 
 
 @pytest.fixture
-def published(hub, ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def published(hub, run, unchecked) -> Path:
     """The run, of which `me/student` is the published student."""
-    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"a picture")
-    monkeypatch.setattr("meco_timm.hub.publishing.check_student", lambda results: None)
-    run = Path(shutil.copytree(ended, tmp_path / "run"))
     text = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(text.replace("publish: null", "publish: {repo: me/student}"))
     publish(run, Publish(repo="me/student"))

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,17 +31,7 @@ SPACE = "spaces/me/try"
 NAMED = {"app.py", "requirements.txt", "README.md", "examples/1.png", "examples/2.png", "examples/3.png"}
 
 
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without measuring the student and drawing its pictures again."""
-    monkeypatch.setattr("meco_timm.hub.publishing.check_student", lambda results: None)
-    monkeypatch.setattr("meco_timm.reporting.drawing.Chart.png", lambda self: b"a picture")
-
-
-@pytest.fixture
-def run(ended: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run."""
-    return Path(shutil.copytree(ended, tmp_path / "run"))
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def test_the_space_goes_to_the_hub_beside_the_student(hub, run, tmp_path):

@@ -40,7 +40,7 @@ def test_all_parts_run_and_nothing_is_kept(recipe, shapes, tmp_path, capsys, mon
         assert f"\n{title}  step 3/3" in log, title
     assert result == (
         f"\nThis was a rehearsal: all parts ran, 3 step(s) per training, on some images of {shapes}. "
-        "Nothing was judged or saved.\n"
+        "No result was compared or saved.\n"
     )
     assert "warning" not in log
     assert "teaches almost nothing" not in log
