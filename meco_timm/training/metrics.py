@@ -24,8 +24,9 @@ class MetricLines:
         self.path, self.main, self.objective = path, main, objective
         self._warned: set[str] = set()
         self._top1, self._best = -1.0, -1.0  # of the last validation, and the best, in per cent
+        self._mean = 0.0  # images per second since the beginning
         self._waiting = b""  # lines that could not be written yet
-        self._paced = (time.monotonic(), start, 0.0)  # time, step and seconds of waiting at the last call of `pace`
+        self._paced = self._began = (time.monotonic(), start, 0.0)  # time, step, seconds of waiting at a call of `pace`
         if main:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in old if line.endswith("\n")]  # a killed run may leave half a line
@@ -53,13 +54,14 @@ class MetricLines:
             self._size, self._waiting = self._size + written, b""
 
     def pace(self, step: int, images: int, waited: float) -> dict[str, float]:
-        """Images per second since the last call, and the share of that time spent waiting for data.
+        """Images per second since the last call, for metrics.jsonl, and the share of that time spent waiting for data.
 
         images: of a step. waited: seconds of waiting for data in all.
         """
         now = time.monotonic()
         (then, before, waited_before), self._paced = self._paced, (now, step, waited)
         seconds = max(now - then, 1e-9)
+        self._mean = (step - self._began[1]) * images / max(now - self._began[0], 1e-9)
         rate, share = (step - before) * images / seconds, min((waited - waited_before) / seconds, 1.0)
         return {"images_per_s": rate, "data_wait": share}
 
@@ -78,7 +80,7 @@ class MetricLines:
             )
         self._write({"step": step, **facts, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
         return [
-            f"{facts['images_per_s']:.0f} images/s",
+            f"{self._mean:.0f} images/s",  # since the beginning, as the time left: validations are in it
             *self._validated(),
             f"loss {values['total']:.3f}",
             *([f"skipped {facts['skipped_steps']}"] if facts["skipped_steps"] else []),

@@ -496,3 +496,17 @@ def test_a_resumed_training_knows_its_best_validation(tmp_path):
         lines.validation(30, {"top1": 50.0, "nll": 1.0})
         found[start] = lines.losses(30, {"total": torch.tensor(1.0)}, facts, 0)[1]
     assert found == {20: "top-1 50.00 % (best 80.00 %)", 10: "top-1 50.00 % (best 60.00 %)"}
+
+
+def test_the_speed_that_is_shown_is_the_mean_and_the_file_has_each_interval(tmp_path, monkeypatch):
+    """A pause near the end, for a checkpoint or another program, does not make the whole training look slow."""
+    times = iter([0.0, 10.0, 30.0])
+    monkeypatch.setattr("meco_timm.training.metrics.time.monotonic", lambda: next(times))
+    lines = MetricLines(tmp_path / "metrics.jsonl", 0, True, SimpleNamespace(summary=lambda values: []))
+    shown = []
+    for step, waited in ((20, 1.0), (22, 11.0)):
+        facts = {**lines.pace(step, 10, waited), "skipped_steps": 0}
+        shown.append(lines.losses(step, {"total": torch.tensor(1.0)}, facts, 0)[0])
+    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert shown == ["20 images/s", "7 images/s"]
+    assert [(line["images_per_s"], line["data_wait"]) for line in written] == [(20.0, 0.1), (1.0, 0.5)]
