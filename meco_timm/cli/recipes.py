@@ -59,9 +59,9 @@ def train(
     """
     if plan + store + (limit_steps is not None) > 1:
         raise typer.BadParameter("--plan, --store and --limit-steps exclude each other.")
+    loaded = open_recipe(recipe, overrides)
     from meco_timm.runs import show_finished
 
-    loaded = open_recipe(recipe, overrides)
     if not (plan or store or fresh or limit_steps) and show_finished(loaded):
         return
     import_libraries()

@@ -152,15 +152,15 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 def _add_file(found: Contents, entry: "os.DirEntry[str]", path: str, hidden: bool) -> None:
     name = entry.name.lower()
     ending = os.path.splitext(name)[1]
-    if ending in image_endings():
+    if not hidden and name.endswith(SHARDS):
+        found.shards.append(_file(entry, path) or File(path, -1, 0))
+    elif ending in image_endings():
         if hidden:
             found.skip(HIDDEN, path)
         elif (file := _file(entry, path)) is None:
             found.skip(SPECIAL, path)
         else:
             found.images.append(file)
-    elif not hidden and name.endswith(SHARDS):
-        found.shards.append(_file(entry, path) or File(path, -1, 0))
     elif not hidden and entry.is_symlink() and not os.path.exists(entry.path):
         found.dangling.append(path)
     elif not hidden:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from meco_timm.recipe.hub_licences import check_licence
@@ -86,6 +85,8 @@ class Publish(Section):
             return repo
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
             raise ValueError(f"{info.field_name} is written owner/name, of letters, digits, '-', '_' and '.'")
+        from huggingface_hub.utils import validate_repo_id  # imports an HTTP client
+
         validate_repo_id(repo)
         return repo
 

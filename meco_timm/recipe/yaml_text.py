@@ -87,7 +87,11 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
         UserError: it is not valid YAML, or a key is written twice.
     """
     try:
-        return yaml.load(text, _Loader), dict(_key_lines(yaml.compose(text, _Loader)))
+        loader = _Loader(text)
+        if (node := loader.get_single_node()) is None:
+            return None, {}
+        lines = dict(_key_lines(node))  # before the values are made, which merges the keys of `<<`
+        return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
