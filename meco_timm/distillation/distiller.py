@@ -61,7 +61,8 @@ class Distiller(Objective):
 
     def terms(self, student: Outputs, label: Tensor, targets: Targets) -> dict[str, Term]:
         """The objective (docs/method.md): similarity of logits, of embeddings and of blocks, labels, adversary."""
-        losses, terms = self.method.losses, dict[str, Term]()
+        losses = self.method.losses
+        terms: dict[str, Term] = {}
         logits = None if student.logits is None else student.logits.float()
         if losses.logits and logits is not None and targets.logits is not None:
             terms["similarity/logits"] = Term(self.similarity_of_logits(targets.logits.float(), logits), losses.logits)

@@ -6,16 +6,14 @@ parameters. All are float32 and standardised per image (mean 0, variance 1 over 
 of any two networks have one scale and weights mean the same everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import isqrt
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from meco_timm.common import upload
 from meco_timm.recipe import Alignment
 
 GRID = 4  # positions per side that `projection` and `grid` keep
@@ -55,44 +53,47 @@ VECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-class Vectors(NamedTuple):
-    """Blocks as vectors B×length, alike for all networks, so teacher and student become the same (the paper).
+class Vectors(nn.Module):
+    """A block as a vector B×length, alike for all networks, so teacher and student become the same (the paper).
 
     method: a word of `VECTORS`.
     """
 
-    method: str
-    length: int
+    def __init__(self, method: str, length: int):
+        super().__init__()
+        self.method, self.length = method, length
 
-    def of_teacher(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         """B×C×H×W → B×length, float32, standardised per image."""
         return standardise(VECTORS[self.method](maps.float(), self.length))
 
-    def of_student(self, maps: Tensor) -> Tensor:
-        """B×C×H×W → B×length."""
-        return self.of_teacher(maps)
 
+class Maps(nn.Module):
+    """A block as maps B×c×h×w with h and w at most 4, float32, standardised per image.
 
-class Maps(NamedTuple):
-    """Blocks as maps B×c×h×w with h and w at most 4, float32, standardised per image; c is each network's own.
-
-    channels: most that a teacher's map keeps, so that targets stay small in memory and in a store.
+    channels: C of the block. most: that a teacher's map keeps, so that targets stay small in memory and in a store; a
+    student's keeps all, and a projection per teacher follows (distillation/projections.py). The matrix that reduces
+    them is a buffer: it moves with the network, and a compiled forward finds it.
     """
 
-    channels: int
+    matrix: Tensor | None
 
-    def of_teacher(self, maps: Tensor) -> Tensor:
-        """B×C×H×W → B×min(C, channels)×h×w."""
-        return standardise(reduce_channels(pool_to_grid(maps), self.channels))
+    def __init__(self, channels: int, most: int | None = None):
+        super().__init__()
+        matrix = orthogonal(channels, most) if most is not None and channels > most else None
+        self.register_buffer("matrix", matrix, persistent=False)
 
-    def of_student(self, maps: Tensor) -> Tensor:
-        """B×C×H×W → B×C×h×w; a projection per teacher follows (distillation/projections.py)."""
-        return standardise(pool_to_grid(maps))
+    def forward(self, maps: Tensor) -> Tensor:
+        """B×C×H×W → B×min(C, most)×h×w."""
+        pooled = pool_to_grid(maps)
+        return standardise(pooled if self.matrix is None else reduce_channels(pooled, self.matrix))
 
 
-def block_form(alignment: Alignment) -> Vectors | Maps:
-    """What a block becomes, on the teacher's side and on the student's."""
-    return Maps(alignment.length // GRID**2) if alignment.per_teacher else Vectors(alignment.method, alignment.length)
+def block_forms(alignment: Alignment, channels: Iterable[int], as_teacher: bool) -> nn.ModuleList:
+    """What each block becomes; `channels`: C of each."""
+    if not alignment.per_teacher:
+        return nn.ModuleList(Vectors(alignment.method, alignment.length) for _ in channels)
+    return nn.ModuleList(Maps(each, alignment.length // GRID**2 if as_teacher else None) for each in channels)
 
 
 def standardise(block: Tensor) -> Tensor:
@@ -120,26 +121,16 @@ def _pooled(pool: Callable[..., Tensor], maps: Tensor, size: int | tuple[int, ..
     return pool(maps.cpu(), size).to(maps.device) if maps.device.type == "mps" else pool(maps, size)
 
 
-def reduce_channels(maps: Tensor, channels: int) -> Tensor:
-    """B×C×h×w → B×min(C, channels)×h×w by a fixed random orthogonal projection: distances between maps are kept on
-    average (Johnson and Lindenstrauss 1984)."""
-    if maps.shape[1] <= channels:
-        return maps
-    matrix = _orthogonal_on(maps.device, maps.shape[1], channels)
+def reduce_channels(maps: Tensor, matrix: Tensor) -> Tensor:
+    """B×C×h×w → B×c×h×w by a c×C matrix; by a random orthogonal one distances between maps are kept on average (Johnson
+    and Lindenstrauss 1984)."""
     device = "cpu" if maps.is_meta else maps.device.type  # meta knows no autocast
     with torch.autocast(device, enabled=False):  # as exact in a mixed-precision run
         return torch.einsum("oc,bchw->bohw", matrix, maps)
 
 
-@torch.compiler.disable  # which would pass over the cache, and make the matrix in each step
 @lru_cache(maxsize=64)
-def _orthogonal_on(device: torch.device, size: int, rows: int) -> Tensor:
-    """Copied to the device once: a copy in each step would wait for it."""
-    return upload(_orthogonal(size, rows), device)
-
-
-@lru_cache(maxsize=64)
-def _orthogonal(size: int, rows: int) -> Tensor:
+def orthogonal(size: int, rows: int) -> Tensor:
     """rows×size with orthonormal rows: a function of the two numbers alone."""
     generator = torch.Generator().manual_seed(size * 65537 + rows)
     return torch.linalg.qr(torch.randn(size, rows, generator=generator, dtype=torch.float64))[0].T.float().contiguous()

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from meco_timm.common import UserError, get_logger, reseed
-from meco_timm.networks.alignment import block_form, choose_blocks
+from meco_timm.networks.alignment import block_forms, choose_blocks
 from meco_timm.networks.class_maps import MISSING, find_map
 from meco_timm.networks.configs import data_config
 from meco_timm.networks.factory import is_hub_or_folder, make_network
@@ -60,12 +60,11 @@ class Stream(nn.Module):
     ):
         super().__init__()
         self.model, self.alignment, self.size = model, alignment, size
-        form = block_form(alignment)
-        self.align = form.of_teacher if as_teacher else form.of_student
         self._shapes: tuple[list[tuple[int, ...]], int | None] | None = None
         self.data_config = data_config
         self.resize_mode = "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic"
         self.taps = choose_blocks(len(model.feature_info), alignment.blocks) if gives != "logits" else []
+        self.align = block_forms(alignment, [model.feature_info[i]["num_chs"] for i in self.taps], as_teacher)
         self.has_logits = gives != "blocks"
         self.has_embedding = alignment.embedding != "none" and gives != "logits"
         self.dtype = next((p.dtype for p in model.parameters()), torch.float32)  # of the network's weights
@@ -83,20 +82,24 @@ class Stream(nn.Module):
         wanted: dict[str, Any] = {"indices": self.taps, "output_fmt": "NCHW"}
         if not (self.has_logits or self.has_embedding):
             maps = self.model.forward_intermediates(x, **wanted, intermediates_only=True)
-            return Outputs([self.align(m) for m in maps], None, None)
+            return Outputs(self.aligned(maps), None, None)
         if self.taps:
             final, maps = self.model.forward_intermediates(x, **wanted)
         else:
             final, maps = self.model.forward_features(x), []
         embedding = self.model.forward_head(final, pre_logits=True).float() if self.has_embedding else None
         logits = self.mapped(self.model.forward_head(final)) if self.has_logits else None
-        return Outputs([self.align(m) for m in maps], embedding, logits)
+        return Outputs(self.aligned(maps), embedding, logits)
 
     def logits(self, image: Tensor) -> Tensor:
         """image as for `forward` → logits B×K; the network must have a head."""
         logits = self(image).logits
         assert logits is not None
         return logits
+
+    def aligned(self, maps: list[Tensor]) -> list[Tensor]:
+        """The network's own maps, B×C×H×W each → blocks."""
+        return [form(block) for form, block in zip(self.align, maps, strict=True)]
 
     def mapped(self, logits: Tensor) -> Tensor:
         """Logits of the network's classes → B×K, of the data set's classes."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from meco_timm.distillation import Distiller, Targets, TeacherBlocks
 from meco_timm.distillation.discriminators import minimax
 from meco_timm.networks import Stream, student_stream
-from meco_timm.networks.alignment import Maps, reduce_channels
+from meco_timm.networks.alignment import Maps, orthogonal, reduce_channels
 from meco_timm.recipe import Network, Recipe
 
 B, CLASSES, BLOCKS = 4, 3, 2
@@ -128,18 +128,17 @@ def test_the_loss_of_logits_is_shown_as_kl_with_the_gradient_of_ce(student):
 
 def test_maps_are_pooled_to_four_by_four_and_never_repeated():
     for side, wanted in ((8, 4), (7, 4), (4, 4), (2, 2), (1, 1)):
-        found = Maps(64).of_teacher(torch.randn(2, 5, side, side))
+        found = Maps(5, 64)(torch.randn(2, 5, side, side))
         assert found.shape == (2, 5, wanted, wanted)
         torch.testing.assert_close(found.flatten(1).mean(1), torch.zeros(2), atol=1e-5, rtol=0)
 
 
 def test_channels_are_reduced_by_an_orthogonal_projection():
-    maps = torch.randn(3, 50, 4, 4)
-    found = reduce_channels(maps, 16)
-    assert found.shape == (3, 16, 4, 4)
-    assert torch.equal(found, reduce_channels(maps, 16))  # a function of the two numbers alone
-    assert reduce_channels(maps, 50) is maps
-    identity = reduce_channels(torch.eye(50).view(1, 50, 50, 1), 16).squeeze()
+    maps, matrix = torch.randn(3, 50, 4, 4), orthogonal(50, 16)
+    assert Maps(50, 16)(maps).shape == (3, 16, 4, 4)
+    assert torch.equal(Maps(50, 16)(maps), Maps(50, 16)(maps))  # a function of the two numbers alone
+    assert Maps(50, 50).matrix is None
+    identity = reduce_channels(torch.eye(50).view(1, 50, 50, 1), matrix).squeeze()
     torch.testing.assert_close(identity @ identity.T, torch.eye(16), atol=1e-5, rtol=0)
 
 

@@ -16,7 +16,7 @@ SHAPES = [(2, 3, 7, 5), (2, 16, 8, 8), (2, 100, 1, 1), (2, 5, 40, 40), (2, 1, 2,
 @pytest.mark.parametrize("length", [16, 64, 256])
 def test_any_map_becomes_a_standardised_vector(method, shape, length):
     maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 30 + 5
-    aligned = Vectors(method, length).of_teacher(maps)
+    aligned = Vectors(method, length)(maps)
     assert aligned.shape == (2, length)
     assert aligned.dtype == torch.float32
     if len(VECTORS[method](maps, length)[0].unique()) > 1:
@@ -28,7 +28,7 @@ def test_any_map_becomes_a_standardised_vector(method, shape, length):
 def test_half_precision_maps_are_aligned_in_float32(method):
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.testing.assert_close(
-        Vectors(method, 16).of_teacher(maps), Vectors(method, 16).of_teacher(maps.float()), rtol=0, atol=0
+        Vectors(method, 16)(maps), Vectors(method, 16)(maps.float()), rtol=0, atol=0
     )
 
 
@@ -37,14 +37,14 @@ def test_the_scale_and_offset_of_maps_do_not_matter_where_pooling_is_linear(meth
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     changed = maps * 7 + (0 if method == "attention" else 3)  # attention takes squares, so only the scale
     torch.testing.assert_close(
-        Vectors(method, 16).of_teacher(maps), Vectors(method, 16).of_teacher(changed), atol=1e-4, rtol=1e-3
+        Vectors(method, 16)(maps), Vectors(method, 16)(changed), atol=1e-4, rtol=1e-3
     )
 
 
 @pytest.mark.parametrize("method", VECTORS)
 def test_images_do_not_see_each_other(method):
     maps = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(Vectors(method, 16).of_teacher(maps)[1:2], Vectors(method, 16).of_teacher(maps[1:2]))
+    torch.testing.assert_close(Vectors(method, 16)(maps)[1:2], Vectors(method, 16)(maps[1:2]))
 
 
 def window(i: int, out: int, size: int) -> slice:

@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from meco_timm.common.errors import UserError
 from meco_timm.networks.alignment import Vectors
@@ -57,7 +57,7 @@ def test_blocks_are_the_networks_own_maps_aligned(name):
     assert [block.shape for block in found] == [(2, 32), (2, 32)]
     assert len(maps) == len(stream.model.feature_info)
     for block, i in zip(found, stream.taps, strict=True):
-        torch.testing.assert_close(block, Vectors("grid", 32).of_student(maps[i]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(block, Vectors("grid", 32)(maps[i]), atol=1e-5, rtol=1e-4)
     assert stream.taps[-1] == len(maps) - 1
 
 
@@ -66,7 +66,7 @@ def test_blocks_before_alignment_are_the_maps_of_features_only(name, tmp_path):
     """The same weights in timm's own feature extractor, which gives maps of some networks as B×H×W×C."""
     args = FAMILIES[name]
     stream = student_stream(Network(model=name, args=args), Alignment(blocks=3), 3, 64).eval()
-    stream.align = lambda maps: maps
+    stream.align = nn.ModuleList(nn.Identity() for _ in stream.taps)
     file = tmp_path / "model.safetensors"
     save_file(stream.model.state_dict(), file)
     wanted: dict[str, Any] = {"features_only": True, "out_indices": stream.taps}
