@@ -171,11 +171,11 @@ def _reason(
 ) -> str:
     """Why the ensemble is no better than the student alone."""
     if harmful:
-        return f"{join_names(list(harmful), 3)} makes it worse"
-    if weak and budgets:
-        return f"{join_names(list(weak), 3)} was trained too briefly"
+        return f"{join_names(list(harmful), 3)} {'makes' if len(harmful) == 1 else 'make'} it worse"
     if weak:
-        return f"{join_names(list(weak), 3)} is worse than the student alone"
+        verbs = ("was", "is") if len(weak) == 1 else ("were", "are")
+        what = f"{verbs[0]} trained too briefly" if budgets else f"{verbs[1]} worse than the student alone"
+        return f"{join_names(list(weak), 3)} {what}"
     best = max(range(len(names)), key=lambda i: found[i].mean)
     return f"even the best teacher, {names[best]}, differs by {found[best].text(2)} points only"
 
