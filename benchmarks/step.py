@@ -102,7 +102,7 @@ def training_of(student: Any, zoo: Zoo | None, settings: Recipe) -> Training:
     )
     if zoo is None:
         return Training(objective, job, Accelerator(cpu=True))
-    return Training(objective, job, zoo.context, Teaching(zoo.targets))
+    return Training(objective, job, zoo.context, Teaching(zoo.targets, compile=zoo.compile))
 
 
 def ours(student: Any, teachers: list[Any], images: torch.Tensor, settings: Recipe) -> Step:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meco_timm.distillation.discriminators import Discriminators, block_key
 from meco_timm.distillation.labels import cross_entropy
-from meco_timm.distillation.objective import Objective, Term, weighted_sum
+from meco_timm.distillation.objective import Objective, Term
 from meco_timm.distillation.projections import EmbeddingProjections, Projections, Shapes
 from meco_timm.distillation.similarity import BLOCKS, LOGITS, embeddings
 from meco_timm.distillation.targets import Targets
@@ -50,14 +50,6 @@ class Distiller(Objective):
         self.discriminators = Discriminators(method.discriminators, classes, shapes)
         mlp = method.alignment.embedding == "mlp"
         self.embedding_projections = EmbeddingProjections(student.embedding_size, teacher_embedding_sizes, mlp)
-
-    def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Compute "total", the only one with a gradient, and each term of it.
-
-        image: uint8 B×3×H×W. label: B. targets: what the teachers give for these images.
-        """
-        student = self.student(image)
-        return weighted_sum(self.terms(student, label, targets), self.zero_of_unused(student, targets))
 
     def terms(self, student: Outputs, label: Tensor, targets: Targets) -> dict[str, Term]:
         """The objective (docs/method.md): similarity of logits, of embeddings and of blocks, labels, adversary."""

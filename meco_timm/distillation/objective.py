@@ -1,5 +1,6 @@
 """What a training minimises: named terms of a student, and what a training loop asks of them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +23,35 @@ class Objective(nn.Module):
     """A student, what is trained along with it, and the terms whose weighted sum is minimised."""
 
     student: Stream
+    parts: tuple[Callable[..., Outputs], Callable[..., dict[str, Tensor]]] | None = None  # compiled
+
+    def forward(self, image: Tensor, label: Tensor, targets: Any = None) -> dict[str, Tensor]:
+        """Compute "total", the only one with a gradient, and each term of it.
+
+        image: uint8 B×3×H×W. label: B. targets: what the teachers give for these images, if the terms need any.
+        """
+        student, losses = self.parts or (self.student, self.losses)
+        return losses(student(image), label, targets)
+
+    def losses(self, student: Outputs, label: Tensor, targets: Any) -> dict[str, Tensor]:
+        """Compute "total" and the terms from precomputed student outputs."""
+        return weighted_sum(self.terms(student, label, targets), self.zero_of_unused(student, targets))
+
+    def compile(self, **options: Any) -> None:
+        """Compile the student and the losses, each on its own, with these options of `torch.compile`.
+
+        A teacher that is drawn for the first time then compiles its losses and no network; those of each are kept. The
+        student itself stays as it is, for evaluation.
+        """
+        self.parts = torch.compile(self.student.forward, **options), torch.compile(self.losses, **options)
 
     def terms(self, student: Outputs, label: Tensor, targets: Any) -> dict[str, Term]:
         """Compute each term from the student's outputs, by name."""
         raise NotImplementedError
+
+    def zero_of_unused(self, student: Outputs, targets: Any) -> Tensor | float:
+        """Zero, through what these targets leave unused."""
+        return 0.0
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimizer of what is trained beside the student; `lr`: the student's rate."""
@@ -76,10 +102,6 @@ class Supervised(Objective):
         super().__init__()
         self.student, self.label_smoothing = student, label_smoothing
         self.register_buffer("class_weight", class_weight, persistent=False)
-
-    def forward(self, image: Tensor, label: Tensor, targets: Targets | None = None) -> dict[str, Tensor]:
-        """image uint8 B×3×H×W, label B → {"total", "labels"}."""
-        return weighted_sum(self.terms(self.student(image), label, targets))
 
     def terms(self, student: Outputs, label: Tensor, targets: Targets | None) -> dict[str, Term]:
         assert student.logits is not None

@@ -263,7 +263,8 @@ def saved_key(file: Path) -> dict[str, Any]:
 
 def loop_key(loop: Loop, without: set[str] | None = None) -> dict[str, Any]:
     """The keys of a loop that its result depends on, `without` some."""
-    return loop.model_dump(mode="json", exclude={*WATCHING, *(without or ())})
+    key = loop.model_dump(mode="json", exclude={*WATCHING, *(without or ())})
+    return key | {"channels_last": loop.channels_last is True}  # where `auto` is true, it changes the rounding only
 
 
 def fingerprint(value: Any) -> str:

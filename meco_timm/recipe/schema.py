@@ -93,7 +93,7 @@ def _type(tree: dict[str, Any]) -> str:
     if "anyOf" in tree:
         return " or ".join(_type(part) for part in tree["anyOf"])
     if "enum" in tree:
-        return ", ".join(f"`{word}`" for word in tree["enum"])
+        return ", ".join(f"`{_written(word)}`" for word in tree["enum"])
     if "$ref" in tree:
         return "network"
     if tree["type"] == "array":

@@ -27,8 +27,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 FilePath = Annotated[str, AfterValidator(expand)]  # a file, a folder, or a Hub id, none of which begins with ~
 NotNegative = Annotated[float, Field(ge=0)]
+Switch = Literal["auto", True, False]
 SWITCH = {"yes": True, "on": True, "no": False, "off": False}
-WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps")  # keys of a loop that do not change its result
+# Keys of a loop that do not change its result, but for its rounding.
+WATCHING = ("log_every", "checkpoint_minutes", "checkpoint_steps", "compile")
 
 
 AnyObjectSection = TypeVar("AnyObjectSection", bound="ObjectSection")
@@ -43,7 +45,7 @@ class Section(BaseModel):
     @classmethod
     def _yes_or_no(cls, value: Any, info: ValidationInfo) -> Any:
         """`yes` and `off` are texts, and truth values where a key has no other."""
-        is_switch = cls.model_fields[str(info.field_name)].annotation is bool
+        is_switch = cls.model_fields[str(info.field_name)].annotation in (bool, Switch)
         return SWITCH.get(value.lower(), value) if is_switch and isinstance(value, str) else value
 
 
@@ -239,8 +241,12 @@ class Loop(Section):
     gradient_checkpointing: bool = False
     """Trade time for memory, in networks for which timm supports it. Batch norm then updates its statistics twice per
     step."""
-    channels_last: bool = False
-    """Memory format of the networks that are trained; faster for CNNs on GPUs with mixed precision."""
+    channels_last: Switch = "auto"
+    """Memory format of the network that is trained: `auto` is true on a CUDA device in mixed precision for a network
+    with convolutions over neighbours, else false. Teachers always have it."""
+    compile: Switch = "auto"
+    """Compile the network that is trained and each teacher (`torch.compile`), which takes minutes: `auto` on a CUDA
+    device from 10,000 steps on. An interrupted run goes on as it began; a value written here may change meanwhile."""
     ema: Fraction = 0.0
     """Decay of the weights' moving average, which is then evaluated and kept; 0 for none."""
     validations: Annotated[int, Field(gt=0)] = 20

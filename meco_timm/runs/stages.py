@@ -152,7 +152,7 @@ def train_student(
     objective = Distiller(student, recipe.method, classes, zoo.block_shapes, zoo.embedding_sizes, weight)
     moments = embedding_moments(zoo, data, job.loop.batch_size, batch_seed(recipe.seed), job.folder, accelerator)
     objective.embedding_projections.standardise_by(moments, recipe.alignment.standardise == "isotropic")
-    training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints))
+    training = Training(objective, job, accelerator, Teaching(zoo.targets, zoo.fingerprints, zoo.compile))
     try:
         return training.run(), training.state.step, objective
     finally:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from meco_timm.common import UserError, derive, get_logger, student_seed
 from meco_timm.data import Batch
-from meco_timm.distillation import Distiller, Targets, weighted_sum
+from meco_timm.distillation import Distiller, Targets
 from meco_timm.networks import Stream, architecture_name, count_classes
 from meco_timm.recipe import Recipe
 from meco_timm.task.checks import check_labels, check_shapes, is_normalised
@@ -35,13 +35,15 @@ CHECKED_STEPS = 20  # first steps whose values are checked; a check waits for th
 class TrainableModule(Distiller):
     """The Distiller as timm's optimizers and DistributedDataParallel want it."""
 
-    def forward(self, image: Tensor, label: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, label: Tensor, targets: Any = None) -> dict[str, Tensor]:
         """Compute the losses of `Distiller`, and "output": the student's logits B×K, of a backbone the embedding."""
         outputs = self.student(image)
         if self.student.has_logits:
             count_classes(outputs.logits, architecture_name(self.student.model), "student")
-        losses = weighted_sum(self.terms(outputs, label, targets), self.zero_of_unused(outputs, targets))
-        return {**losses, "output": outputs.logits if self.student.has_logits else outputs.embedding}
+        return {
+            **self.losses(outputs, label, targets),
+            "output": outputs.logits if self.student.has_logits else outputs.embedding,
+        }
 
     def no_weight_decay(self) -> set[str]:
         """Patterns of parameters without weight decay: timm's of the student, projections and discriminators."""
@@ -185,8 +187,8 @@ class EnsembleDistillation(TrainingTask):
         """Compile the networks of student and teachers, each on its own, so that no drawn teacher compiles anything
         again; returns the student for evaluation."""
         options: dict[str, Any] = {"backend": backend, "mode": mode, **compile_kwargs}
-        for stream in (self.student, *self.teachers.streams.values()):
-            stream.compile(**options)
+        self.student.compile(**options)
+        self.teachers.compile(**options)
         self.eval_model = cast(nn.Module, torch.compile(self.student.model, **options))
         return self.eval_model
 

@@ -3,13 +3,20 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, DynamoBackend, GradientAccumulationPlugin
+from torch import nn
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, first_line, get_logger
+from meco_timm.recipe import Loop
+
+logger = get_logger(__name__)
+
+COMPILE_STEPS = 10_000  # of a run on a GPU, from which it is longer than the minutes that compiling takes
 
 
 def make_accelerator(
@@ -35,7 +42,54 @@ def make_accelerator(
         raise UserError("precision: fp16 needs a GPU; on this device it would be ignored. Write bf16 or no.")
     if missing := [name for name in trackers if name not in {str(t) for t in accelerator.log_with}]:
         raise UserError(f"trackers: {', '.join(missing)} cannot be used; is it installed? pip install {missing[0]}")
+    _use_tensor_cores(accelerator)
     return accelerator
+
+
+def _use_tensor_cores(accelerator: Accelerator) -> None:
+    """On a CUDA device in mixed precision what stays float32 is multiplied in TF32, and cuDNN tries its algorithms. A
+    run in float32 has torch's defaults."""
+    if accelerator.device.type == "cuda":
+        mixed = accelerator.mixed_precision != "no"
+        torch.set_float32_matmul_precision("high" if mixed else "highest")
+        torch.backends.cudnn.benchmark = mixed and not torch.are_deterministic_algorithms_enabled()
+
+
+class Speed(NamedTuple):
+    """What the rounding of a training depends on besides its recipe; a resumed training keeps it."""
+
+    device: str
+    precision: str
+    channels_last: bool
+    compiled: bool
+
+
+def choose_speed(loop: Loop, steps: int, model: nn.Module, device: str, precision: str) -> Speed:
+    """What `auto` means for a network: a function of these alone, never of a clock, so that runs repeat."""
+    cuda = device == "cuda"
+    layout, compiled = loop.channels_last, loop.compile
+    if layout == "auto":
+        layout = cuda and precision != "no" and is_convolutional(model)
+    return Speed(device, precision, layout, cuda and steps >= COMPILE_STEPS if compiled == "auto" else compiled)
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether convolutions look at neighbours, rather than only cut patches."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(k > s for layer in layers for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+
+
+def why_not_compiled(accelerator: Accelerator, backend: str) -> str:
+    """Why this backend of `torch.compile` cannot be used here; nothing if it can: it then compiles a sum."""
+    if accelerator.is_fsdp2:
+        return "FSDP2 shards the network"
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        return "accelerate compiles the network itself"
+    try:
+        torch.compile(lambda x: x + x, backend=backend)(torch.ones(2, device=accelerator.device))
+    except Exception as error:  # of torch, Triton or the compiler that is missing
+        return first_line(error)
+    return ""
 
 
 def describe_processes(accelerator: Accelerator) -> str:

@@ -71,10 +71,12 @@ class Teaching(NamedTuple):
 
     targets: (batch on the CPU, its images on the device as the student sees them, step) → what the step learns from.
     fingerprints: digest of each teacher's weights, by name; a checkpoint is resumed only with the same.
+    compile: compiles the teachers with options of `torch.compile`.
     """
 
     targets: Teach
     fingerprints: dict[str, str] = {}  # noqa: RUF012  never changed
+    compile: Callable[..., None] | None = None
 
 
 def total_steps(settings: Loop, images: int, processes: int) -> int:

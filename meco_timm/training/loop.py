@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from meco_timm.common import Interrupted, ProgressBar, Stopwatch, derive, get_logger, listen
+from meco_timm.common import Interrupted, ProgressBar, Stopwatch, UserError, derive, get_logger, listen
 from meco_timm.data import Batch, Steps
 from meco_timm.distillation import Objective
 from meco_timm.evaluation import validate
 from meco_timm.networks import Stream
+from meco_timm.training.accelerator import why_not_compiled
 from meco_timm.training.checkpoint import Watch
 from meco_timm.training.job import Job, Teaching
 from meco_timm.training.metrics import MetricLines
@@ -30,7 +31,7 @@ class Training:
 
     def __init__(self, objective: Objective, job: Job, accelerator: Accelerator, teaching: Teaching | None = None):
         self.job, self.accelerator = job, accelerator
-        self.teachers = teaching.fingerprints if teaching else {}
+        self.teaching, self.teachers = teaching, teaching.fingerprints if teaching else {}
         self.state = TrainingState(objective, job, accelerator)
         self.take_step = TrainingStep(self.state, job, accelerator, teaching)
         self.watch = job.watch or Stopwatch()
@@ -48,6 +49,8 @@ class Training:
         self.accelerator.step = 0
         with listen() as stop:
             state.resume(self.teachers)
+            if state.speed.compiled:
+                self.compile()
             lines = MetricLines(
                 job.folder / "metrics.jsonl", state.step, self.accelerator.is_main_process, state.module
             )
@@ -62,6 +65,22 @@ class Training:
                 message = f"{job.title}: stopped ({error}); the same command continues from the last checkpoint."
                 raise Interrupted(message) from error
         return state.finish()
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the student, the losses and each teacher, each on its own, where this machine can.
+
+        Raises:
+            UserError: `loop.compile` is true, and it cannot.
+        """
+        if reason := why_not_compiled(self.accelerator, backend):
+            if self.job.loop.compile is True:
+                raise UserError(f"loop.compile: networks cannot be compiled here: {reason}. Write false.")
+            logger.warning("loop.compile: networks are not compiled: %s", reason)
+            return
+        torch._dynamo.config.suppress_errors = True  # a network that the compiler fails on runs as it is
+        self.state.module.compile(backend=backend, dynamic=False)
+        if self.teaching and self.teaching.compile:
+            self.teaching.compile(backend=backend)  # a store asks for some images of a batch: any number
 
     def _train(self, lines: MetricLines, bar: ProgressBar, watch: Watch) -> None:
         job, state, batches, ended = self.job, self.state, self.batches(), False

@@ -69,20 +69,17 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Loop, steps: int) 
     return schedule
 
 
-def set_memory(objective: Objective, settings: Loop) -> None:
-    """Set gradient checkpointing and memory format of the network that is trained.
+def set_checkpointing(model: Any, settings: Loop) -> None:
+    """Set gradient checkpointing of the network that is trained.
 
     Raises:
         UserError: timm has no gradient checkpointing for it.
     """
-    model = objective.student.model
     if settings.gradient_checkpointing:
         try:
             model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
             raise UserError(f"loop.gradient_checkpointing: timm has none for {type(model).__name__}.") from error
-    if settings.channels_last:
-        model.to(memory_format=torch.channels_last)
 
 
 class Guard:

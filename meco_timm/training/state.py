@@ -11,9 +11,10 @@ from meco_timm.common import UserError, get_logger
 from meco_timm.data import BadImages
 from meco_timm.distillation import Objective
 from meco_timm.networks import Stream
+from meco_timm.training.accelerator import Speed, choose_speed
 from meco_timm.training.checkpoint import Checkpoints
 from meco_timm.training.job import Job
-from meco_timm.training.optimizers import make_optimizer, make_schedule, set_memory
+from meco_timm.training.optimizers import make_optimizer, make_schedule, set_checkpointing
 from meco_timm.training.sharding import Shards, match_layouts
 
 logger = get_logger(__name__)
@@ -35,8 +36,12 @@ class TrainingState:
     """
 
     def __init__(self, objective: Objective, job: Job, accelerator: Accelerator):
-        set_memory(objective, job.loop)
         self.job, self.accelerator = job, accelerator
+        model, precision = objective.student.model, accelerator.mixed_precision
+        set_checkpointing(model, job.loop)
+        self.speed = choose_speed(job.loop, job.steps, model, accelerator.device.type, precision)
+        if self.speed.channels_last:
+            model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(objective, job.loop)
         self.schedule = make_schedule(optimizer, job.loop, job.steps)
         self.shards = Shards(objective.to(accelerator.device), accelerator)
@@ -93,6 +98,7 @@ class TrainingState:
             "skipped": self.skipped,
             "bad_images": self.bad_images.faults,
             "best": tuple(self.best) if self.best else None,
+            "speed": tuple(self.speed),
         }
         self.checkpoints.save(self.step, state)
 
@@ -117,10 +123,31 @@ class TrainingState:
                 f"teachers: {', '.join(others)}: other weights than those this run began with ({job.folder}). "
                 "Restore the old weights, or start a new run with --fresh."
             )
+        self._go_on(Speed(*state["speed"]) if "speed" in state else None)
         self._load(state)
         if self.step > job.steps or (self.step == job.steps and self.best is None):
             raise UserError(f"loop.steps: {job.title} is already at step {self.step}. Write a larger number.")
         logger.info("%s: continuing from step %d", job.title, self.step)
+
+    def _go_on(self, before: Speed | None) -> None:
+        """Compute as `before`, when the checkpoint was written; None of an earlier version, which chose nothing.
+
+        Raises:
+            UserError: the precision is another.
+        """
+        now, loop, title = self.speed, self.job.loop, self.job.title
+        before = before or Speed(now.device, now.precision, loop.channels_last is True, False)
+        if before.precision != now.precision:
+            raise UserError(
+                f"precision: {title} began in {before.precision} and would go on in {now.precision}. Launch it as "
+                f"before (accelerate launch --mixed_precision {before.precision}), or start a new run with --fresh."
+            )
+        if before.device != now.device:
+            logger.warning("%s: began on %s and goes on on %s, with other rounding", title, before.device, now.device)
+            return
+        if now.channels_last and not before.channels_last:
+            self.student.model.to(memory_format=torch.contiguous_format)
+        self.speed = before if loop.compile == "auto" else before._replace(compiled=now.compiled)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.shards.load(self.module, self.optimizer, state["objective"], state["optimizer"])

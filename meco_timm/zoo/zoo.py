@@ -91,6 +91,13 @@ class Zoo:
         stay as the networks gave them."""
         self.combination, self.weights = combination, combination.weights_of(self.names)
 
+    def compile(self, **options: Any) -> None:
+        """Compile each teacher on its own, with these options of `torch.compile`: drawing another compiles nothing."""
+        limit = max(torch._dynamo.config.cache_size_limit, 2 * len(self.streams) + 2)  # all have one forward in Python
+        torch._dynamo.config.cache_size_limit = limit
+        for stream in self.streams.values():
+            stream.compile(**options)
+
     def targets(self, batch: Batch, image: Tensor, step: int) -> Targets:
         """Targets of step `step`: outputs of the drawn teacher, or the mean of all.
 

@@ -27,18 +27,14 @@ def test_any_map_becomes_a_standardised_vector(method, shape, length):
 @pytest.mark.parametrize("method", VECTORS)
 def test_half_precision_maps_are_aligned_in_float32(method):
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
-    torch.testing.assert_close(
-        Vectors(method, 16)(maps), Vectors(method, 16)(maps.float()), rtol=0, atol=0
-    )
+    torch.testing.assert_close(Vectors(method, 16)(maps), Vectors(method, 16)(maps.float()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("method", VECTORS)
 def test_the_scale_and_offset_of_maps_do_not_matter_where_pooling_is_linear(method):
     maps = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     changed = maps * 7 + (0 if method == "attention" else 3)  # attention takes squares, so only the scale
-    torch.testing.assert_close(
-        Vectors(method, 16)(maps), Vectors(method, 16)(changed), atol=1e-4, rtol=1e-3
-    )
+    torch.testing.assert_close(Vectors(method, 16)(maps), Vectors(method, 16)(changed), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", VECTORS)

@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "the mean of all": {"zoo": {"sampling": "average"}, "alignment": {"teachers": "all"}},
     "labels, clipping, class weights": {"losses": {"labels": 0.5}, "loop": {"clip_grad": 1.0}},
     "an optimizer without a fused kernel": {"loop": {"optimizer": "lamb"}},
-    "accumulation": {"loop": {"accumulation": 2}},
+    "accumulation, channels_last": {"loop": {"accumulation": 2, "channels_last": True}},
     "a non-saturating adversary": {"discriminators": {"adversary": "non_saturating", "on": "all"}},
     "the paper's alignment": {"alignment": {"method": "flatten"}, "losses": {"blocks": 0.3}},
 }
