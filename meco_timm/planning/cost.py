@@ -1,5 +1,6 @@
 """What a run costs: steps, multiply-adds (MACs), memory and disk, computed from networks without weights."""
 
+import os
 import time
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from meco_timm.data import DataSource
 from meco_timm.networks import Stream
 from meco_timm.recipe import Loop, Recipe, named_teachers
-from meco_timm.training import total_steps
+from meco_timm.training import choose_speed, total_steps
 from meco_timm.zoo import layout
 
 ONE_MOMENT = ("sgd", "momentum", "nesterov", "lion")  # optimizers with 4 bytes of state per parameter; Adam has 8
@@ -47,7 +48,25 @@ def cost_lines(work: Workload, cached: int = 0) -> list[str]:
         *([_backbone_line(work.first)] if work.first else []),
         _memory_line(work, cached),
         *([_store_line(work)] if recipe.store.folder is not None else []),
+        *([speed_line(work)] if torch.cuda.is_available() else []),
     ]
+
+
+def speed_line(work: Workload) -> str:
+    """How a GPU computes the student's training: what `loop.channels_last` and `loop.compile` come to."""
+    loop, model = work.recipe.loop, work.student.model
+    assumed = "no" if torch.cuda.is_available() else "bf16"
+    precision = work.recipe.precision or os.environ.get("ACCELERATE_MIXED_PRECISION") or assumed
+    steps = total_steps(loop, len(work.data.train), work.processes)
+    speed = choose_speed(loop, steps, model, "cuda", precision)
+    layout = "channels_last" if speed.channels_last else "without channels_last"
+    compiled = "compiled with its teachers" if speed.compiled else "not compiled"
+    measured = precision == "bf16" and not (speed.channels_last or speed.compiled)
+    return (
+        f"speed   on a GPU in {'float32' if precision == 'no' else precision}: the student {layout}, {compiled}; "
+        f"{'other cards than the H100 were' if measured else 'this was'} not measured: it may take half or twice the time "
+        "of the plan"
+    )
 
 
 def _trained_first(work: Workload) -> str:

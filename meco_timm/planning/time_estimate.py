@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from meco_timm.common import Status, UserError
 from meco_timm.data import COUNTS, Batch, DataSource, Steps, cache_images, known_data, plan_cache
 from meco_timm.distillation import Distiller, Objective, Supervised, Targets
 from meco_timm.networks import LOGITS_ONLY, Stream, student_stream
-from meco_timm.planning.cost import Part, Workload, format_duration, multiply_adds_per_second, run_parts
+from meco_timm.planning.cost import Part, Workload, format_duration, multiply_adds_per_second, run_parts, speed_line
 from meco_timm.planning.rehearse import random_weights
 from meco_timm.recipe import Loop, Recipe, named_teachers
 from meco_timm.training import Job, Teaching, Training, total_steps
@@ -49,10 +50,10 @@ Clock = Callable[[], float]
 
 
 def gpu_time_lines(work: Workload, utilisation: float | None = None) -> list[str]:
-    """Line with the time on each GPU, or of the data loaders if these are slower: by `utilisation` of its peak FLOP/s;
-    without it by the bandwidth of its memory and the speed measured on an H100.
+    """The time on each GPU, or of the data loaders if these are slower: by `utilisation` of its peak FLOP/s; without it
+    by the bandwidth of its memory and the speed measured on an H100. Then how a GPU computes.
 
-    No line if it is less than 10 minutes: the CPU then limits small networks.
+    No lines if it is less than 10 minutes: the CPU then limits small networks.
 
     Raises:
         UserError: `utilisation` is not between 0 and 1.
@@ -74,9 +75,13 @@ def gpu_time_lines(work: Workload, utilisation: float | None = None) -> list[str
     times = ", ".join(f"{format_duration(s)} on {processes} × {name}" for name, s in seconds.items())
     macs = sum(part.training + part.forward for part in parts)
     speed = f"{utilisation:.0%} of the peak FLOP/s" if utilisation else "the speed measured for a ResNet-50 on an H100"
+    behind = {name: sum(loading) / sum(own) for name, own in computing.items() if sum(loading) > sum(own)}
+    enough = math.ceil(max(behind.values(), default=0) * max(recipe.data.workers, 1))
+    limit = f"; they are the limit on {', '.join(behind)}: data.workers={enough} would feed all" if behind else ""
     return [
-        f"time    {times}: {macs:.1e} multiply-adds in {'float32' if float32 else 'bf16'} at "
-        f"{speed}, or {loaders:,.0f} images/s from the data loaders ({core:,.0f} per core) if that is slower"
+        f"time    {times}: {macs:.1e} multiply-adds in {'float32' if float32 else 'bf16'} at {speed}, or "
+        f"{loaders:,.0f} images/s from the data loaders ({core:,.0f} per core) if that is slower{limit}",
+        *([] if torch.cuda.is_available() else [speed_line(work)]),
     ]
 
 
@@ -107,26 +112,29 @@ def measured_time_lines(work: Workload, status: Status) -> list[str]:
         return []
     batch -= batch % 2  # mixup and cutmix mix pairs
     try:
-        seconds = measured_seconds(work.recipe, work.data, batch, status=status)
+        seconds, waits = measured_seconds(work.recipe, work.data, batch, status=status)
         if work.first:
-            first = measured_seconds(work.first.recipe, work.data, batch, status=status)
+            first, _ = measured_seconds(work.first.recipe, work.data, batch, status=status)
             seconds = {"backbone": first["student"]} | seconds
     except UserError as error:
         return [f"warning: no time was measured: {error}"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
     parts = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
-    return [f"here    {format_duration(sum(seconds.values()))} on {device}, from a few measured steps: {parts}"]
+    limit = "; the data loaders are the limit: write more data.workers" if waits else ""
+    return [f"here    {format_duration(sum(seconds.values()))} on {device}, from a few measured steps: {parts}{limit}"]
 
 
 def measured_seconds(
     recipe: Recipe, data: DataSource, batch: int, clock: Clock = time.perf_counter, status: Status | None = None
-) -> dict[str, float]:
-    """Seconds of each part of a run on this device, assuming an empty zoo and an empty store.
+) -> tuple[dict[str, float], bool]:
+    """(seconds of each part of a run on this device, whether a training waits for its loaders), assuming an empty zoo
+    and an empty store.
 
-    Networks have random weights, which cost the same. `batch`: images per timed step.
+    Networks have random weights, which cost the same, and are not compiled. `batch`: images per timed step.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        return StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder), status).parts()
+        timer = StepTimer(random_weights(recipe, Path(folder)), data, batch, clock, Path(folder), status)
+        return timer.parts(), timer.waits
 
 
 class Loading(NamedTuple):
@@ -166,6 +174,7 @@ class StepTimer:
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
         self.loading = time_loading(recipe, data, batch, folder, self.accelerator, clock)
         self.image = self.loading.sample.image.to(self.accelerator.device)
+        self.waits = False
 
     def parts(self) -> dict[str, float]:
         """Seconds of each part of a run."""
@@ -218,6 +227,7 @@ class StepTimer:
         Loader processes work in parallel with the training. With a cache the validation images are kept as tensors.
         """
         workers, loading = self.data.workers, self.loading
+        self.waits |= workers > 0 and loading.again / workers > step
         per_image = max(step, loading.again / workers) if workers else step + loading.again
         trained = total_steps(loop, images, 1) * loop.batch_size * loop.accumulation
         validated = loop.validations * len(self.data.validation)

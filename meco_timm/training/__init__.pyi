@@ -1,4 +1,4 @@
-from .accelerator import check_launch, describe_processes, make_accelerator
+from .accelerator import check_launch, choose_speed, describe_processes, make_accelerator
 from .faults import explain_faults
 from .job import Job, OnStep, Teaching, total_steps
 from .labels import (
@@ -23,6 +23,7 @@ __all__ = [
     "Teaching",
     "Training",
     "check_launch",
+    "choose_speed",
     "describe_processes",
     "explain_faults",
     "locked_folder",

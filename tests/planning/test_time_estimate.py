@@ -50,7 +50,13 @@ def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
         assumed = [2 * part / (8 * 312e12 * (utilisation or 1)) for part in parts]
         loading = (images + validated) / (per_second * 8 * 8)
         seconds = sum(max(part, loading) for part in (assumed if utilisation else measured))
-        (line,) = time_estimate.gpu_time_lines(work, utilisation)
+        line, speed = time_estimate.gpu_time_lines(work, utilisation)
+        assert speed.startswith(
+            "speed   on a GPU in bf16: the student channels_last, compiled with its teachers; this was"
+        )
+        assert ("; they are the limit on A100, H100, RTX 4090, L4: data.workers=143 would" in line) == (
+            per_second == 10
+        )
         assert line.startswith("time    ")
         assert (
             f"{format_duration(seconds)} on 8 × A100" in line
@@ -85,7 +91,8 @@ def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, c
     recipe["data"]["cache"] = cache
     settings = load_recipe(write(recipe, tmp_path))
     data = load_data(settings.data, settings.seed)
-    found = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
+    found, waits = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
+    assert not waits  # without loader processes they are part of a step
     each, validated = 1 / 8, 2 * len(data.validation)
     kept = cache == "memory"  # each image is read once, and validation images stay as they are
     assert tuple(found) == (("cache", *NAMES) if kept else NAMES)
@@ -96,7 +103,8 @@ def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, c
     assert found["student"] == pytest.approx(supervised + 40 * 8 * each + 4)  # a teacher a step; its gradient weighed
     assert found["table and report"] == pytest.approx(12 * 5 * each + 0.6 * 7 + time_estimate.FINISH_SECONDS)
     data.workers = 4  # they load while the network computes
-    beside = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
+    beside, waits = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
+    assert not waits
     assert beside["student alone"] == pytest.approx(40 * 8 * each + validated * (1 if kept else 2) * each)
 
 
@@ -127,7 +135,9 @@ def test_the_plan_has_the_measured_time(recipe, tmp_path, capsys, monkeypatch):
 def test_few_images_are_timed_in_pairs(monkeypatch):
     """mixup and cutmix mix pairs: a batch that is cut to what a few seconds allow stays even."""
     work, batches = planned("fashion_mnist_ensemble.yaml", processes=1), set()
-    monkeypatch.setattr(time_estimate, "measured_seconds", lambda *its, **_: batches.add(its[2]) or {"student": 1.0})
+    monkeypatch.setattr(
+        time_estimate, "measured_seconds", lambda *its, **_: batches.add(its[2]) or ({"student": 1.0}, False)
+    )
     for speed in range(100):
         monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda speed=speed: 1.1**speed * 1e7)
         time_estimate.measured_time_lines(work, None)
