@@ -151,8 +151,10 @@ def _wrong_lengths(weak: Collection[str], trainings: Trainings, images: int) -> 
     lengths = {name: judge_curve(curve, images) for name, curve in trainings.curves.items()}
     for name, curve in trainings.curves.items():
         taken, steps = (curve[-1][0] if curve else 0), trainings.steps
-        if name in weak and not lengths[name][1] and 2 * taken <= steps:
-            lengths[name] = f"its training took {taken} step(s), that of the student alone {steps}", steps
+        note, budget = lengths[name]
+        if name in weak and 2 * taken <= steps and (not budget or taken < budget < steps):
+            took = f"its training took {taken} step(s), that of the student alone {steps}"
+            lengths[name] = "; ".join(filter(None, (note, took))), steps
     return {name: found for name, found in lengths.items() if found[1]}
 
 

@@ -71,7 +71,7 @@ def test_good_teachers_get_no_sentence():
     ("curve", "note", "overrides"),
     [
         (FLAT, "", "'teachers=[{train: a}, {train: b}]'"),
-        (RISING, "; its training still improved at its end, by 9.0 points in its last", "teachers.2.loop.steps=800"),
+        (RISING, "; its training still improved at its end, by 9.0 points in its last", "teachers.2.loop.steps=1000"),
         (FALLING, "; its training was best after 100 of 400 steps, and 10.0 points w", "teachers.2.loop.steps=200"),
         ([(3, 20.0)], "; its training took 3 step(s), that of the student alone 1000", "teachers.2.loop.steps=1000"),
     ],
@@ -135,7 +135,7 @@ def test_what_is_advised_can_be_copied(tmp_path):
         found = advice(0.7, {"a": 0.9, "b": 0.9, "weak": 0.3}, curves)
         changed = load_recipe("quickstart", shlex.split(found.overrides))
         assert len(changed.teachers) == (3 if curves else 2)
-        assert not curves or changed.teachers[2].loop.steps == 800
+        assert not curves or changed.teachers[2].loop.steps == 1000
 
 
 @pytest.mark.parametrize(
