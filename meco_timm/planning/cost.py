@@ -64,8 +64,8 @@ def speed_line(work: Workload) -> str:
     measured = precision == "bf16" and not (speed.channels_last or speed.compiled)
     return (
         f"speed   on a GPU in {'float32' if precision == 'no' else precision}: the student {layout}, {compiled}; "
-        f"{'other cards than the H100 were' if measured else 'this was'} not measured: it may take half or twice the time "
-        "of the plan"
+        f"{'other cards than the H100 were' if measured else 'this was'} not measured: it may take half or twice the "
+        "time"
     )
 
 
