@@ -2,14 +2,19 @@
 
 Parts, each in a process of its own, so that one failure does not hide the others:
 
+backbone       a small backbone recipe to its table
+store          filled, then read by a run that loads no teacher
+fsdp2          its losses against one process
+two processes  both on one GPU (gloo): the losses of one process with both batches?
+resume         killed with SIGKILL and repeated: the same result?
 quickstart     its table in float32, bf16, fp16 (GPU only) and compiled
 step           images/s of a step against a loop by hand, places that make the host wait, idle share of the GPU
-teachers       1, 3 and 8 teachers, offloaded, stored; memory and seconds against the plan's
 loader         images/s of 1 to all cores, from 32-px images and from JPEGs: how many workers feed the step
-resume         killed with SIGKILL and repeated: the same result?
-two processes  both on one GPU (gloo): the losses of one process with both batches?
+teachers       1, 3 and 8 teachers, offloaded, stored; memory and seconds against the plan's
+peers          images/s, memory and share of the card's peak beside timm's distillation tasks and torchdistill, all with
+               channels_last and compiled (--peers: only these)
 
-    python -m benchmarks.gpu [--minutes 12] [--json FILE] [--parts step teachers]
+    python -m benchmarks.gpu [--minutes 20] [--json FILE] [--part step teachers]
 
 Without a GPU every part runs on the CPU in small, to show that it works; its speeds then mean nothing. It needs no
 network, and no data and packages beyond the project's own. docs/training.md says how to read the page.
@@ -34,7 +39,8 @@ from meco_timm.common import source_commit
 
 ROOT = Path(__file__).parents[1]
 SHARES = {  # of the minutes that a part may take on a GPU; the next ones have what it leaves
-    "quickstart": 0.35, "step": 0.35, "teachers": 0.25, "loader": 0.1, "resume": 0.25, "two processes": 0.2,
+    "backbone": 0.1, "store": 0.1, "fsdp2": 0.15, "two processes": 0.15, "resume": 0.2, "quickstart": 0.3,
+    "step": 0.3, "loader": 0.1, "teachers": 0.25, "peers": 0.4,
 }  # fmt: skip
 SMALL_SECONDS = 900.0  # of a part on a CPU, however busy it is
 NO_TIME: dict[str, Any] = {"verdict": "no time left", "rows": [], "notes": [], "figures": {}, "seconds": 0}
@@ -47,7 +53,7 @@ def run_part(name: str, seconds: float, earlier: dict[str, Any]) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         out, before = Path(folder, "out.json"), Path(folder, "earlier.json")
         before.write_text(json.dumps(earlier))
-        words = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--earlier", str(before), "--json", str(out)]
+        words = [sys.executable, "-m", "benchmarks.gpu", "--inside", name, "--earlier", str(before), "--json", str(out)]
         words += ["--minutes", str(seconds / 60)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         process = subprocess.Popen(
@@ -114,12 +120,16 @@ def one_part(name: str, seconds: float, earlier: dict[str, Any], out: Path) -> N
     from benchmarks.gpu_measure import Findings
 
     parts = {
+        "backbone": gpu_runs.backbone,
+        "store": gpu_runs.store,
+        "fsdp2": gpu_runs.fsdp2,
+        "two processes": gpu_runs.two_processes,
+        "resume": gpu_runs.resume,
         "quickstart": gpu_runs.quickstart,
         "step": gpu_steps.step,
-        "teachers": gpu_steps.teachers,
         "loader": gpu_runs.loader,
-        "resume": gpu_runs.resume,
-        "two processes": gpu_runs.two_processes,
+        "teachers": gpu_steps.teachers,
+        "peers": gpu_steps.peers,
     }
     findings = Findings(out, seconds, earlier)
     findings.verdict = parts[name](findings)
@@ -128,10 +138,11 @@ def one_part(name: str, seconds: float, earlier: dict[str, Any], out: Path) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=12.0, help="at most, on a GPU (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="at most, on a GPU (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and figures there too")
-    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART", help="only these")
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--part", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART", help="only these")
+    parser.add_argument("--peers", dest="part", action="store_const", const=["peers"], help="only the peers")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)  # a part in a process of its own
     parser.add_argument("--earlier", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)  # train.py, as gpu_runs.run wants it
     args = parser.parse_args()
@@ -139,10 +150,10 @@ def main() -> None:
         from benchmarks.gpu_runs import run
 
         sys.exit(run(args.run))
-    if args.part:
-        one_part(args.part, 60 * args.minutes, json.loads(args.earlier.read_text()), args.json)
+    if args.inside:
+        one_part(args.inside, 60 * args.minutes, json.loads(args.earlier.read_text()), args.json)
         return
-    parts = run_parts(args.parts, 60 * args.minutes) if torch.cuda.is_available() else run_small(args.parts)
+    parts = run_parts(args.part, 60 * args.minutes) if torch.cuda.is_available() else run_small(args.part)
     print(page(parts))
     if args.json:
         rows: list[Row] = [{"part": name, **row} for name, part in parts.items() for row in part["rows"]]

@@ -21,8 +21,10 @@ from benchmarks.form import Row
 from benchmarks.step import stepping, training_of, zoo_of
 from meco_timm.data.loading import Batch
 from meco_timm.recipe.recipe import Recipe
+from meco_timm.training import make_accelerator
 
 CUDA = torch.cuda.is_available()
+BACKEND = "inductor" if CUDA else "eager"  # of torch.compile
 CLASSES = 100
 Step = Callable[[], object]
 
@@ -87,12 +89,12 @@ class Measured(NamedTuple):
     memory_gib: float | None
 
 
-def accelerator(compiled: bool = False) -> Accelerator:
+def accelerator() -> Accelerator:
     """A new one, with the memory of the last one's networks free; accelerate has one state for a process."""
     gc.collect()
     AcceleratorState._reset_state(reset_partial_state=True)
-    backend = ("inductor" if CUDA else "eager") if compiled else None
-    return Accelerator(mixed_precision="bf16" if CUDA else "no", dynamo_backend=backend)
+    torch._dynamo.reset()
+    return make_accelerator("bf16" if CUDA else "no")
 
 
 def recipe(changes: dict[str, Any], teachers: int = len(SIZE.teachers)) -> Recipe:
@@ -126,9 +128,12 @@ def network(name: str) -> Any:
 
 def ours(changes: dict[str, Any], compiled: bool = False, teachers: int = len(SIZE.teachers)) -> Step:
     """A step of the package's, over batches in memory."""
-    settings, with_compile = recipe(changes, teachers), accelerator(compiled)
-    zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, with_compile)
-    return stepping(training_of(network(settings.student.model), zoo, settings), batches())
+    settings, plain = recipe(changes, teachers), accelerator()
+    zoo = zoo_of((network(teacher.model) for teacher in settings.teachers), settings, plain)
+    training = training_of(network(settings.student.model), zoo, settings)
+    if compiled:
+        training.compile(BACKEND)
+    return stepping(training, batches())
 
 
 def bare(channels_last: bool, compiled: bool) -> Step:
@@ -138,7 +143,7 @@ def bare(channels_last: bool, compiled: bool) -> Step:
     student = network(SIZE.student).to(device, memory_format=layout).train()
     teachers = [network(name).to(device, memory_format=layout).eval().requires_grad_(False) for name in SIZE.teachers]
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-    forward: Any = torch.compile(student, backend="inductor" if CUDA else "eager") if compiled else student
+    forward: Any = torch.compile(student, backend=BACKEND) if compiled else student
     data, turn = itertools.cycle(batches()), itertools.cycle(teachers)
 
     def step() -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from accelerate.state import DistributedType, PartialState
 from PIL import Image
+from timm.models import save_for_hf
 
 from benchmarks import resume as kills
 from benchmarks.gpu_measure import CUDA, Findings
@@ -36,22 +39,24 @@ def run(words: list[str]) -> int:
 
     if os.environ.get("MECO_TIMM_DETERMINISTIC"):
         torch.use_deterministic_algorithms(True, warn_only=True)
-    if CUDA and os.environ.get("WORLD_SIZE"):
-        from accelerate.state import PartialState
-
+    if CUDA and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         PartialState(backend="gloo")  # NCCL refuses two processes on one GPU
+    if not CUDA and "FSDP_VERSION" in os.environ:
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # else accelerate passes it over
     return train.main(words)
 
 
 def trained(folder: Path, words: list[str], **environment: str) -> tuple[list[dict[str, Any]] | None, str, float]:
-    """(rows of the table or None, end of the output, seconds) of a run of the quickstart's recipe."""
+    """(rows of the table, none where there is no table, or None if it fails, output, seconds) of a run of the
+    quickstart's recipe."""
     own = [f"run={folder / 'run'}", f"zoo.folder={folder / 'zoo'}"]
     command = [*PROGRAM, str(ROOT / "recipes/quickstart.yaml"), *own, *words]
     began = time.monotonic()
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, cwd=ROOT)
     seconds, table = time.monotonic() - began, folder / "run/table.json"
-    rows = json.loads(table.read_text())["rows"] if done.returncode == 0 else None
-    return rows, (done.stdout + done.stderr)[-600:], seconds
+    rows = json.loads(table.read_text())["rows"] if table.exists() else []
+    return None if done.returncode else rows, done.stdout + done.stderr, seconds
 
 
 def quickstart(found: Findings) -> str:
@@ -129,6 +134,34 @@ def images_per_second(source: Path, size: int, batch: int, workers: int) -> floa
     return read / (time.perf_counter() - began)
 
 
+def store(found: Findings) -> str:
+    """A store that is filled, and read by a run that loads no teacher."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*SHORT, f"store={{folder: {folder}/store, views: 1}}"]
+        filled = _ended(found, "filled", Path(folder), [*words, "--store"])
+        read = _ended(found, "read", Path(folder), words)
+    return "as expected" if filled is not None and "complete; no teacher is loaded" in (read or "") else "failed"
+
+
+def backbone(found: Findings) -> str:
+    """A small backbone from two encoders with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("test_vit", "test_resnet")
+        for name in names:
+            save_for_hf(timm.create_model(name, num_classes=0), f"{folder}/{name}", safe_serialization=True)
+        teachers = ", ".join(f"{{model: 'local-dir:{folder}/{name}', size: 160}}" for name in names)
+        words = ["task=backbone", f"teachers=[{teachers}]", "data.labelled=null", *SHORT[1:]]
+        return "failed" if _ended(found, "backbone", Path(folder), words) is None else "as expected"
+
+
+def _ended(found: Findings, name: str, folder: Path, words: list[str]) -> str | None:
+    """Add a row for a run; its output, None if it fails."""
+    rows, printed, seconds = trained(folder, words)
+    found.add({"run": name, "seconds": seconds, "ended": rows is not None, "rows of the table": len(rows or [])})
+    found.notes += [] if rows is not None else [f"{name} failed:", *printed.splitlines()[-6:]]
+    return None if rows is None else printed
+
+
 def resume(found: Findings) -> str:
     """A run that is killed on its way and repeated, against one that is not, with torch's deterministic algorithms.
     Where they differ, the same run once more."""
@@ -164,7 +197,18 @@ def far(one: Path, other: Path) -> float:
 
 
 def two_processes(found: Findings) -> str:
-    """Two processes × 8 images against one × 16, a student without batch norm."""
+    """Two processes × 8 images against one × 16."""
+    return _against_one(found, 2)
+
+
+def fsdp2(found: Findings) -> str:
+    """FSDP2 over one GPU, or over two processes on a CPU, against a plain process."""
+    return _against_one(found, 1 if CUDA else 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
+                        FSDP_AUTO_WRAP_POLICY="NO_WRAP")  # fmt: skip
+
+
+def _against_one(found: Findings, processes: int, **environment: str) -> str:
+    """So many processes, which share 16 images a step, against one, a student without batch norm."""
     plain = ["student=test_vit2", "teachers=[{train: test_vit}]", "data.workers=0", "loop.steps=10", "loop.log_every=2"]
     plain += ["loop.validations=1", "zoo.loop.steps=4", "zoo.loop.batch_size=8"]
     with tempfile.TemporaryDirectory() as folder:
@@ -174,29 +218,31 @@ def two_processes(found: Findings) -> str:
             found.notes += printed.splitlines()[-6:]
             return "failed"
         teacher = next((one / "zoo").glob("test_vit-*"))  # of both
-        printed = _launch_two(two, [*plain, "loop.batch_size=8", f"teachers=[{{model: 'local-dir:{teacher}'}}]"])
+        own = [*plain, f"loop.batch_size={16 // processes}", f"teachers=[{{model: 'local-dir:{teacher}'}}]"]
+        printed = _launch(two, own, processes, environment)
         if printed:
             found.notes += printed.splitlines()[-8:]
             return "failed"
         apart = far(one, two)
         losses = [_totals(place / "run/metrics.jsonl") for place in (one, two)]
     for i, (whole, half) in enumerate(zip(*losses, strict=True)):
-        found.add({"step": 2 * i + 2, "loss of one process": whole, "of the first of two, its half": half})
+        found.add({"step": 2 * i + 2, "loss of one process": whole, f"of the first of {processes}": half})
     found.notes.append(f"largest difference of the students' weights: {apart:.1e} of the largest weight")
     found.figures["largest difference"] = apart
     return "as expected" if apart < 1e-2 else "differs"
 
 
-def _launch_two(folder: Path, words: list[str]) -> str:
-    """Start both and wait; the output if one fails, else nothing."""
+def _launch(folder: Path, words: list[str], processes: int, environment: dict[str, str]) -> str:
+    """Start all and wait; the output if one fails, else nothing."""
     own = [f"run={folder / 'run'}", f"zoo.folder={folder / 'zoo'}"]
     command = [*PROGRAM, str(ROOT / "recipes/quickstart.yaml"), *own, *words]
     with socket.socket() as free:
         free.bind(("", 0))
         port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    common |= environment | {"LOCAL_WORLD_SIZE": str(processes)}
     common |= {} if CUDA else {"ACCELERATE_USE_CPU": "true"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": "0" if CUDA else str(rank)} for rank in range(2)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": "0" if CUDA else str(rank)} for rank in range(processes)]
     running = [
         subprocess.Popen(command, env=os.environ | common | rank, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          text=True, cwd=ROOT)

@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from timm.task import LogitDistillationTask
+from timm.task import LogitDistillationTask, TrainingTask
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler, TensorDataset
 
@@ -41,24 +41,40 @@ class Side(NamedTuple):
 class Mean(nn.Module):
     """Three teachers as one, for peers that have one: logits whose softmax is the mean of theirs, as ours."""
 
-    def __init__(self, models: list[nn.Module]):
+    def __init__(self, models: list[Any]):
         super().__init__()
         self.models = nn.ModuleList(models)
         first: Any = models[0]
         self.pretrained_cfg, self.num_classes = first.pretrained_cfg, first.num_classes
+        self.head_hidden_size = sum(model.head_hidden_size for model in models)
 
     def forward(self, x: Tensor) -> Tensor:
         p = torch.stack([(model(x) / TEMPERATURE).softmax(1) for model in self.models]).mean(0)
         return TEMPERATURE * p.log()
 
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        return [model.forward_features(x) for model in self._each]
+
+    def forward_head(self, maps: list[Tensor], pre_logits: bool = True) -> Tensor:
+        """Pooled features side by side: they have other lengths, so there is no mean of them."""
+        pairs = zip(self._each, maps, strict=True)
+        return torch.cat([model.forward_head(block, pre_logits=True) for model, block in pairs], 1)
+
+    @property
+    def _each(self) -> list[Any]:
+        return list(self.models)
+
+
+def timm_task(kind: Any, student: nn.Module, teacher: nn.Module, device: str = "cpu", **options: Any) -> TrainingTask:
+    """timm's task without labels, as its users make it."""
+    weights = {"task_loss_weight": 0.0, "distill_loss_weight": 1.0}
+    common: dict[str, Any] = {"criterion": nn.CrossEntropyLoss(), "device": torch.device(device), "verbose": False}
+    return kind(student, teacher, **common, **weights, **options).train()
+
 
 def timm_side(student: nn.Module, teacher: nn.Module, pairs: Pairs, lr: float) -> Side:
     """timm's task in a loop by hand."""
-    task = LogitDistillationTask(
-        student, teacher, criterion=nn.CrossEntropyLoss(), task_loss_weight=0.0, distill_loss_weight=1.0,
-        temperature=TEMPERATURE, device=torch.device("cpu"), verbose=False,
-    )  # fmt: skip
-    task.train()
+    task = timm_task(LogitDistillationTask, student, teacher, temperature=TEMPERATURE)
     return by_hand(student, lambda: task(*next(pairs))["loss"], lr)
 
 
@@ -73,7 +89,7 @@ def student_only(student: nn.Module, pairs: Pairs, lr: float) -> Side:
 
 
 def by_hand(student: nn.Module, loss_of_next: Callable[[], Tensor], lr: float) -> Side:
-    """Backward pass and optimizer as users write them."""
+    """Backward pass and optimizer as users write them. student: all that is trained."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
 
     def step() -> Tensor:
@@ -86,7 +102,7 @@ def by_hand(student: nn.Module, loss_of_next: Callable[[], Tensor], lr: float) -
     return Side(step, student, optimizer)
 
 
-def torchdistill_side(student: nn.Module, teacher: nn.Module, pairs: Pairs, lr: float) -> Side:
+def torchdistill_side(student: nn.Module, teacher: nn.Module, pairs: Pairs, lr: float, device: str = "cpu") -> Side:
     """torchdistill's box, configured as its examples are."""
     from torchdistill.core.distillation import get_distillation_box
 
@@ -105,7 +121,7 @@ def torchdistill_side(student: nn.Module, teacher: nn.Module, pairs: Pairs, lr: 
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": kd | {"weight": TEMPERATURE**2}}}},
     }
     data = {"train": TensorDataset(torch.zeros(1))}
-    box = get_distillation_box(teacher, student, data, config, torch.device("cpu"), None, False, 1.0)
+    box = get_distillation_box(teacher, student, data, config, torch.device(device), None, False, 1.0)
     box.pre_epoch_process(epoch=0)
     box.teacher_model.eval()  # it leaves that to its users; else the teacher's batch norms would learn
 

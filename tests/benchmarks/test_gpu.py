@@ -17,7 +17,7 @@ from benchmarks.gpu_measure import Findings
 
 def command(file: Path, *parts: str) -> dict[str, Any]:
     """What the command writes; each of these parts must be as expected."""
-    words = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file), "--parts", *parts]
+    words = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file), "--part", *parts]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("meco_timm on the CPU")
@@ -34,12 +34,15 @@ def test_a_part_runs_in_its_own_process(tmp_path):
 
 @pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="minutes of whole runs: set SLOW_TESTS=1")
 def test_whole_runs(tmp_path):
-    found = command(tmp_path / "gpu.json", "quickstart", "resume", "two processes")
+    parts = ("quickstart", "resume", "two processes", "fsdp2", "store", "backbone")
+    found = command(tmp_path / "gpu.json", *parts)
+    assert found["figures"]["fsdp2/largest difference"] < 1e-3
     assert found["figures"]["two processes/largest difference"] < 1e-3
     assert found["figures"]["resume/largest difference"] == 0
 
 
-def test_no_step_waits_for_the_device(tmp_path):
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "WAYS", gpu_steps.WAYS[:2])  # compiling takes half a minute
     findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
     assert gpu_steps.step(findings) == "as expected"
     reads = [row for row in findings.rows if "reads of three steps" in row.get("form", "")]
@@ -51,6 +54,15 @@ def test_teachers_are_measured_beside_the_plan(tmp_path):
     findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
     assert gpu_steps.teachers(findings) == "as expected"
     assert all(row["images/s"] > 0 and row["plan GiB"] > 0 for row in findings.rows)
+
+
+def test_peers_are_measured_beside_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "COMPILED", False)  # seconds for each side
+    findings = Findings(tmp_path / "out.json", seconds=900, earlier={})
+    assert gpu_steps.peers(findings) == "as expected"
+    sides = {row["side"] for row in findings.rows}
+    assert {"timm logits, 1", "timm features, 3", "ours logits, 1", "ours MEAL, 3 stored"} <= sides
+    assert all(row["images/s"] > 0 for row in findings.rows)
 
 
 def test_the_quickstart_in_every_precision(tmp_path, monkeypatch):
@@ -98,7 +110,7 @@ def test_measurements_that_do_not_fit_any_more_are_left_out_with_a_note(tmp_path
     assert json.loads(Path(tmp_path, "out.json").read_text())["rows"] == [{"form": "MEAL"}]
 
 
-@pytest.mark.parametrize("words", [["--parts", "speed"], ["--minutes", "soon"]])
+@pytest.mark.parametrize("words", [["--part", "speed"], ["--minutes", "soon"]])
 def test_wrong_options_are_refused(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["gpu", *words])
     with pytest.raises(SystemExit) as stop:
