@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--peers", dest="part", action="store_const", const=["peers"], help="only the peers")
     parser.add_argument("--inside", help=argparse.SUPPRESS)  # a part in a process of its own
     parser.add_argument("--earlier", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)  # train.py, as gpu_runs.run wants it
+    parser.add_argument("--run", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # train.py, as gpu_runs.run wants it
     args = parser.parse_args()
     if args.run:
         from benchmarks.gpu_runs import run

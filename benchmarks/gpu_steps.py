@@ -222,10 +222,10 @@ def teachers(found: Findings) -> str:
             found.add(_against_plan(name, count, {"zoo": zoo}))
     if found.has_time("a full store"):
         found.add(_against_plan("from a full store", few, {"zoo": {"sampling": "random"}}, stored=True))
-    limits = {"memory / plan": 0.15, "time / plan": 0.30}
+    limits = {"memory / plan": 0.15, "time / plan": 0.25}
     apart = [f"{row['teachers']}: {what} {row[what]:.2f}" for row in found.rows for what, most in limits.items()
              if CUDA and row[what] and abs(row[what] - 1) > most]  # fmt: skip
-    found.notes += [f"further from the plan than 15 % of memory or 30 % of time: {'; '.join(apart)}"] if apart else []
+    found.notes += [f"further from the plan than 15 % of memory or 25 % of time: {'; '.join(apart)}"] if apart else []
     found.figures |= {f"{row['teachers']} images/s": row["images/s"] for row in found.rows}
     speeds = [found.figures.get(f"{name} images/s") for name in ("1 teacher", f"{many} random")]
     slow = CUDA and speeds[0] and speeds[1] and speeds[1] < 0.8 * speeds[0]
