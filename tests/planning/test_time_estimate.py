@@ -54,9 +54,8 @@ def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
         assert speed.startswith(
             "speed   on a GPU in bf16: the student channels_last, compiled with its teachers; this was"
         )
-        assert ("; they are the limit on A100, H100, RTX 4090, L4: data.workers=143 would" in line) == (
-            per_second == 10
-        )
+        slow = "; they are the limit on A100, H100, RTX 4090, L4: data.workers=132 would feed all"
+        assert line.endswith(slow) == (per_second == 10)
         assert line.startswith("time    ")
         assert (
             f"{format_duration(seconds)} on 8 × A100" in line
@@ -74,7 +73,8 @@ def test_the_time_of_a_step_is_within_a_quarter_of_what_an_h100_took(teachers, a
     forward = [(7.80e9, 8.68e9, 17.57e9)[i % 3] for i in range(teachers)]
     taught = sum(forward) / (1 if all_of_them else teachers)
     part = Part(3 * 128 * 4.09e9, 128 * taught, 128)
-    assert 1000 * time_estimate.gpu_seconds(part, time_estimate.GPUS["H100"], False) == pytest.approx(measured_ms, rel=0.25)
+    seconds = time_estimate.gpu_seconds(part, time_estimate.GPUS["H100"], float32=False)
+    assert measured_ms == pytest.approx(1000 * seconds, rel=0.25)
 
 
 def test_float32_takes_the_time_of_float32():
