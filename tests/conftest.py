@@ -31,8 +31,7 @@ import yaml
 from accelerate import Accelerator
 from helpers.checkpoints import local_dir, network
 from helpers.hub import hub, run, unchecked  # noqa: F401  fixtures
-from helpers.quick import no_speed, save_empty
-from matplotlib.figure import Figure
+from helpers.quick import draw_nothing, measure_no_speed
 from PIL import Image
 
 import meco_timm.pipeline  # noqa: F401  all that a run imports
@@ -132,10 +131,9 @@ def signals() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no speeds, and draw the charts of a run only in the tests of pages and cards."""
-    for module in ("table", "backbone"):
-        monkeypatch.setattr(f"meco_timm.evaluation.{module}.images_per_second", no_speed)
+    measure_no_speed(monkeypatch.setattr)
     if not {"reporting", "hub"} & set(request.path.parts):
-        monkeypatch.setattr(Figure, "savefig", save_empty)
+        draw_nothing(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import time
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import timm
 import torch
@@ -14,6 +15,7 @@ from meco_timm.training import choose_speed, total_steps
 from meco_timm.zoo import layout
 
 ONE_MOMENT = ("sgd", "momentum", "nesterov", "lion")  # optimizers with 4 bytes of state per parameter; Adam has 8
+_ACTIVATIONS: WeakKeyDictionary[Stream, float] = WeakKeyDictionary()  # what was counted
 PROGRAM = 1060 * 2**20  # bytes of Python and its libraries at the end of a run on a CPU: LOG.md, 5f6e099
 
 
@@ -225,7 +227,9 @@ def _optimized(stream: Stream, loop: Loop, precision: str) -> float:
 
 
 def activation_bytes_per_image(stream: Stream) -> float:
-    """Bytes per image that autograd saves for the backward pass, parameters not included."""
+    """Bytes per image that autograd saves for the backward pass, parameters not included; counted once per stream."""
+    if stream in _ACTIVATIONS:
+        return _ACTIVATIONS[stream]
     saved: dict[int, int] = {}
     parameters = {p.untyped_storage()._cdata for p in stream.parameters()}
 
@@ -240,4 +244,5 @@ def activation_bytes_per_image(stream: Stream) -> float:
         outputs = stream(torch.zeros(2, 3, stream.size, stream.size, device=stream.mean.device))
     stream.eval()
     del outputs
-    return sum(saved.values()) / 2
+    _ACTIVATIONS[stream] = sum(saved.values()) / 2
+    return _ACTIVATIONS[stream]

@@ -97,11 +97,6 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     return Finished(folder, path, said, teachers, initial, trained)
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the half second per row that measuring speed takes; the finished run has measured it."""
-
-
 def rows(folder: Path) -> list[dict[str, Any]]:
     """table.json without the measured speed."""
     table = json.loads((folder / "table.json").read_text())["rows"]
@@ -235,7 +230,7 @@ def test_another_recipe_in_the_same_run_folder_is_refused(finished, capsys, over
     assert contents(finished.folder) == before
 
 
-def test_only_the_teachers_changed(finished, tmp_path, unmeasured):
+def test_only_the_teachers_changed(finished, tmp_path):
     """The new teacher is trained, what is in the zoo is used again, and the student is another."""
     shutil.copytree(finished.folder / "zoo", tmp_path / "zoo")
     places = (f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}")
@@ -281,7 +276,7 @@ VARIANTS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
-def test_every_word_of_the_recipe_runs(finished, tmp_path, unmeasured, changes):
+def test_every_word_of_the_recipe_runs(finished, tmp_path, changes):
     common = [f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}", "loop.steps=2", "teachers.0.size=48"]
     run(finished.path, *common, *changes)
     unwritten = {"combination.json"} if "data.validation=0" in changes else set()  # it is measured on that split
@@ -297,7 +292,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, unmeasured):
+def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     """Once while a teacher learns, once while the student does; every file is then the same, bit for bit."""
     save = TrainingState.save
     places = (f"run={tmp_path / 'run'}", f"zoo.folder={tmp_path / 'zoo'}")

@@ -3,12 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, write
+from helpers.launch import Forked, finished
 
 FUNCTIONS = {  # by the dict that CONTRIBUTING.md names
     "LOGITS": """
@@ -60,9 +59,7 @@ def test_a_word_is_one_function_and_its_name_in_two_places(recipe: dict[str, Any
     recipe["losses"] |= {"blocks": 0.5}
     recipe["discriminators"] |= {"on": "all"}
     recipe["teachers"] = [{"train": "test_resnet"}]
-    command = [sys.executable, "-m", "meco_timm", write(recipe, tmp_path)]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(copy)})
-    assert done.returncode == 0, done.stderr
+    finished([Forked(str(copy), write(recipe, tmp_path), program="train by a copy")])
     lines = [json.loads(line) for line in Path(recipe["run"], "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "total" in line]
     assert {"similarity/logits", "similarity/1", "adversary/0", "adversary/logits"} < losses[-1].keys()

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
-OWN_MOUNTS = ["unshare", "-rm", "sh", "-ec"]  # a shell that may mount, unseen by others
+OWN_MOUNTS = ["unshare", "-rm", "sh", "-e"]  # a shell that may mount, unseen by others
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["helpers.forked"])
 
@@ -93,10 +93,34 @@ def finished(processes: Sequence[Forked]) -> tuple[str, str]:
     return "".join(outs), "".join(errs)
 
 
+class Mounts:
+    """A shell with mounts of its own, in a `with` statement. A `Forked` with `MOUNTS_OF=mounts.pid` sees them too."""
+
+    def __enter__(self) -> "Mounts":
+        self.shell = subprocess.Popen(OWN_MOUNTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = str(self.shell.pid)
+        self.run("true")  # the mounts are its own from here on
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shell.communicate()
+
+    def run(self, command: str) -> None:
+        assert self.shell.stdin
+        assert self.shell.stdout
+        self.shell.stdin.write(f"{command}\necho done\n")
+        self.shell.stdin.flush()
+        assert self.shell.stdout.readline() == "done\n", command
+
+    def path(self, path: Path) -> Path:
+        """Where a folder or file among its mounts is seen from outside."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+
 def can_mount() -> bool:
     if not shutil.which("unshare"):
         return False
-    return subprocess.run([*OWN_MOUNTS, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0
+    return subprocess.run([*OWN_MOUNTS, "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0
 
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="user namespaces with mounts are not allowed here")

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from conftest import CLASSES, base_recipe, fill, refused, tree, write
-from helpers.launch import ENVIRONMENT, OWN_MOUNTS, finished, launch, needs_mounts
+from helpers.launch import Forked, Mounts, finished, launch, needs_mounts
 from safetensors.torch import save_file
 
 import train
@@ -323,7 +321,7 @@ def test_a_killed_filling_goes_on_and_its_leftovers_go(base, full, tmp_path):
     folder = tmp_path / "store"
     path = write(with_store(base, folder), tmp_path)
     script = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from meco_timm.zoo import output_shards, store; import train\n"
+        "from meco_timm.zoo import output_shards, store; import train\n"
         "store.SHARD_BYTES = 1000; write = output_shards.save\n"
         "import os, itertools; count = itertools.count()\n"
         "def save(shard):\n"
@@ -332,8 +330,8 @@ def test_a_killed_filling_goes_on_and_its_leftovers_go(base, full, tmp_path):
         "    return write(shard)\n"
         f"output_shards.save = save; train.main([{path!r}, '--store'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = Forked(script, program="code")
+    assert process.wait() == -signal.SIGKILL, process.said
     there = list(folder.rglob("shard-*"))
     assert len(there) == 3
     leftover = there[0].parent / "killed.tmp"
@@ -404,13 +402,13 @@ def test_a_disk_that_is_really_full(base, tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
     recipe = with_store(base, folder) | {"alignment": {"blocks": 2, "method": "grid", "length": 256}}
-    command = f"{sys.executable} {ROOT / 'train.py'} {write(recipe, tmp_path)} --store"
-    script = f"mount -t tmpfs -o size=40k tmpfs {folder}\n{command} && exit 9; cp -r {folder} {tmp_path}/kept"
-    done = subprocess.run([*OWN_MOUNTS, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "No space left on device. Free disk" in done.stderr
-    assert tree(tmp_path / "kept") <= {"store.json", "data.parquet"}
+    with Mounts() as mounts:
+        mounts.run(f"mount -t tmpfs -o size=40k tmpfs {folder}")
+        process = Forked(write(recipe, tmp_path), "--store", MOUNTS_OF=mounts.pid)
+        assert process.wait() == 2
+        assert tree(mounts.path(folder)) <= {"store.json", "data.parquet"}
+    assert "Traceback" not in process.said[1]
+    assert "No space left on device. Free disk" in process.said[1]
 
 
 # What the recipe may say
