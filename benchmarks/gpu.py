@@ -7,7 +7,7 @@ store          filled, then read by a run that loads no teacher
 fsdp2          its losses against one process
 two processes  both on one GPU (gloo): the losses of one process with both batches?
 resume         killed with SIGKILL and repeated: the same result?
-quickstart     its table in float32, bf16, fp16 (GPU only) and compiled
+quickstart     its table in float32, bf16, fp16 (GPU only), and compiled in bf16
 step           images/s of a step against a loop by hand, places that make the host wait, idle share of the GPU
 loader         images/s of 1 to all cores, from 32-px images and from JPEGs: how many workers feed the step
 teachers       1, 3 and 8 teachers, offloaded, stored; memory and seconds against the plan's

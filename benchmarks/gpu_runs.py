@@ -66,8 +66,10 @@ def quickstart(found: Findings) -> str:
         "float32": ([] if CUDA else SHORT, {}),
         "bf16": ([*fifth, "precision=bf16"], {}),
         **({"fp16": ([*fifth, "precision=fp16"], {})} if CUDA else {}),
-        "compiled": (fifth, {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR" if CUDA else "EAGER"}),
+        "bf16, compiled": ([*fifth, "precision=bf16", "loop.compile=true"], {}),
     }
+    if not CUDA:  # where compiling for a CPU takes minutes
+        ways["bf16, compiled"] = ([*fifth, "precision=bf16"], {"ACCELERATE_DYNAMO_BACKEND": "EAGER"})
     workers = [f"data.workers={min(4, os.cpu_count() or 1)}"] if CUDA else []
     for name, (words, environment) in ways.items():
         if not found.has_time(name, 0.7):
