@@ -49,6 +49,15 @@ def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
     return gradient.as_strided(gradient.shape, strides)
 
 
+def _match_states(optimizer: Any) -> None:
+    """Give each state the strides of its parameter: torch's fused kernels would mistake the places of numbers that were
+    saved in another memory format."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 class Shards:
     """The weights of an objective. `stream`: its student; with FSDP2 an unsharded copy for evaluation."""
 
@@ -77,6 +86,7 @@ class Shards:
         if not self.spread:
             objective.load_state_dict(weights)
             optimizer.load_state_dict(state)
+            _match_states(optimizer)
             return
         options = StateDictOptions(full_state_dict=True)
         set_state_dict(

@@ -49,7 +49,7 @@ def recipe_of(**changes: Any) -> Recipe:
         "student": "test_resnet",
         "alignment": {"blocks": 1},
         "zoo": {"sampling": "random"},
-        "loop": {"steps": 1000, "batch_size": B, "warmup": 0.0, "optimizer": "sgd", "lr": 0.01},
+        "loop": {"steps": 1000, "batch_size": B, "warmup": 0.0, "optimizer": "sgd", "lr": 0.01, "schedule": "none"},
     }
     return Recipe.model_validate(plain | changes)
 
@@ -171,7 +171,7 @@ def resumed(folder: Any, **changes: Any) -> Training:
 
 
 def in_folder(folder: Any, **changes: Any) -> Training:
-    training = taught(loop={"steps": 1000, "batch_size": B, **changes})
+    training = taught(loop=recipe_of().loop.model_dump(exclude_none=True) | changes)
     training.state.checkpoints.folder = folder
     return training
 
@@ -186,6 +186,19 @@ def test_a_resumed_training_goes_on_as_it_began_unless_the_recipe_says_otherwise
     saved(in_folder(tmp_path), 3, precision="bf16")
     with pytest.raises(UserError, match=r"student began in bf16 and would go on in no.*--mixed_precision bf16"):
         resumed(tmp_path)
+
+
+def test_an_optimizers_state_has_the_memory_format_of_the_weights_it_belongs_to(tmp_path):
+    """torch's fused kernels go through both in the order of their memory."""
+    data, last, plain = batches(1), in_folder(tmp_path, channels_last=True), in_folder(tmp_path)
+    for training in (last, plain):
+        stepping(training, data)()
+    saved(last, 1, device="cuda")
+    found = resumed(tmp_path)
+    for training in (plain, found):
+        stepping(training, data)()
+    for p, q in zip(plain.state.module.parameters(), found.state.module.parameters(), strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_what_it_knew(tmp_path):
