@@ -97,7 +97,7 @@ def test_a_utilisation_outside_of_0_to_1_is_refused(recipe, tmp_path, capsys, sh
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
-def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, cache):
+def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, monkeypatch, cache):
     """By a clock that says one second for every call: 1/8 s an image for each thing that is done with it."""
     recipe["loop"]["steps"] = 40
     recipe["data"]["cache"] = cache
@@ -118,6 +118,9 @@ def test_a_run_is_its_steps_and_images_times_what_each_takes(recipe, tmp_path, c
     beside, waits = time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)
     assert not waits
     assert beside["student alone"] == pytest.approx(40 * 8 * each + validated * (1 if kept else 2) * each)
+    loading = time_estimate.time_loading
+    monkeypatch.setattr(time_estimate, "time_loading", lambda *its: loading(*its)._replace(again=9.0))
+    assert time_estimate.measured_seconds(settings, data, 8, clock=itertools.count().__next__)[1]  # it waits for them
 
 
 def test_the_time_of_loading_is_that_of_the_cache_where_there_will_be_one(recipe, tmp_path):
@@ -152,7 +155,10 @@ def test_few_images_are_timed_in_pairs(monkeypatch):
     )
     for speed in range(100):
         monkeypatch.setattr(time_estimate, "multiply_adds_per_second", lambda speed=speed: 1.1**speed * 1e7)
-        time_estimate.measured_time_lines(work, None)
+        assert not any("the limit" in line for line in time_estimate.measured_time_lines(work, None))
+    monkeypatch.setattr(time_estimate, "measured_seconds", lambda *its, **_: ({"student": 1.0}, True))
+    (line,) = time_estimate.measured_time_lines(work, None)
+    assert line.endswith("student 1 s; the data loaders are the limit: write more data.workers")
     assert len(batches) > 10
     assert not any(batch % 2 for batch in batches)
 

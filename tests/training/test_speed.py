@@ -84,6 +84,19 @@ def test_compiled_steps_are_the_same_and_drawn_teachers_compile_nothing_again(dy
         torch.testing.assert_close(q, p, rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_steps_in_channels_last_are_the_same():
+    data, last = batches(3), recipe_of().loop.model_dump(exclude_none=True) | {"channels_last": True}
+    trainings = [taught(), taught(loop=last)]
+    assert trainings[1].state.student.model.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    steps = [stepping(training, data) for training in trainings]
+    for _ in range(3):
+        expected, found = (step() for step in steps)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    expected, found = (training.state.module.parameters() for training in trainings)
+    for p, q in zip(expected, found, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_losses_have_no_graph_break_and_the_same_gradients(dynamo, form):
     recipe = recipe_of(**FORMS[form])
