@@ -60,7 +60,7 @@ def step(found: Findings) -> str:
         base = measured(bare(channels_last, compiled))
         found.add(_row("by hand", channels_last, compiled, base, None))
         for form, changes in FORMS.items():
-            m = measured(ours(changes | {"loop": {"channels_last": channels_last}}, compiled), warm=12 if CUDA else 1)
+            m = measured(ours(changes | {"loop": {"channels_last": channels_last}}, compiled), warm=24 if CUDA else 1)
             found.add(_row(form, channels_last, compiled, m, base))
             found.figures[f"{form} {word}".strip()] = base.images_per_s / m.images_per_s
         if not channels_last:
@@ -119,7 +119,7 @@ def peers(found: Findings) -> str:
         sides["ours MEAL, 3 stored"] = partial(_stored, drawn, Path(folder))
         for name, make in sides.items():
             if (find_spec("torchdistill") or "torchdistill" not in name) and found.has_time(name):
-                m, macs = measured(make(), warm=12 if CUDA else 1), forward[name.split(", ")[1]]
+                m, macs = measured(make(), warm=24 if CUDA else 1), forward[name.split(", ")[1]]
                 flop = 2 * (3 * _macs(SIZE.student) + macs)
                 share = m.images_per_s * flop / card.bf16 if card else None
                 found.add({"side": name, "images/s": m.images_per_s, "peak GiB": m.memory_gib, "of the peak": share})
