@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,33 @@ from benchmarks import gpu, gpu_runs, gpu_steps
 from benchmarks.gpu_measure import Findings
 
 
-def command(file: Path, *parts: str) -> dict[str, Any]:
-    """What the command writes; each of these parts must be as expected."""
-    words = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file), "--part", *parts]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith("meco_timm on the CPU")
-    for name in parts:
-        assert f"\n{name}: as expected (" in done.stdout, done.stdout
-    found = json.loads(file.read_text())
-    assert {row["part"] for row in found["rows"]} == set(parts)
-    return found
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command, in which each of these parts must be as expected, and return what it writes."""
+
+    def written(*parts: str) -> dict[str, Any]:
+        file = tmp_path / "gpu.json"
+        monkeypatch.setattr(sys, "argv", ["gpu", "--json", str(file), "--part", *parts])
+        gpu.main()
+        printed = capsys.readouterr().out
+        assert printed.startswith("meco_timm on the CPU")
+        for name in parts:
+            assert f"\n{name}: as expected (" in printed
+        found = json.loads(file.read_text())
+        assert {row["part"] for row in found["rows"]} == set(parts)
+        return found
+
+    return written
 
 
-def test_a_part_runs_in_its_own_process(tmp_path):
-    assert command(tmp_path / "gpu.json", "loader")["figures"]["loader/32 px, PNG, 1 workers"] > 0
+def test_a_part_runs_in_its_own_process(command):
+    assert command("loader")["figures"]["loader/32 px, PNG, 1 workers"] > 0
 
 
 @pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="minutes of whole runs: set SLOW_TESTS=1")
-def test_whole_runs(tmp_path):
+def test_whole_runs(command):
     parts = ("quickstart", "resume", "two processes", "fsdp2", "store", "backbone")
-    found = command(tmp_path / "gpu.json", *parts)
+    found = command(*parts)
     assert found["figures"]["fsdp2/largest difference"] < 1e-3
     assert found["figures"]["two processes/largest difference"] < 1e-3
     assert found["figures"]["resume/largest difference"] == 0
@@ -65,12 +70,17 @@ def test_peers_are_measured_beside_ours(tmp_path, monkeypatch):
     assert all(row["images/s"] > 0 for row in findings.rows)
 
 
-def test_the_quickstart_in_every_precision(tmp_path, monkeypatch):
-    """Here in this process, on the CPU."""
+def test_the_quickstart_in_every_precision(shapes, tmp_path, monkeypatch):
+    """Here in this process, on the CPU, with a few images."""
 
     def trained(folder: Path, words: list[str], **environment: str) -> tuple[list[dict[str, Any]], str, float]:
         AcceleratorState._reset_state(reset_partial_state=True)
-        own = [f"run={tmp_path / str(len(findings.rows))}", f"zoo.folder={tmp_path / 'zoo'}"]
+        own = [
+            f"run={tmp_path / str(len(findings.rows))}",
+            f"zoo.folder={tmp_path / 'zoo'}",
+            f"data.source={shapes}",
+            "data.labelled=20",
+        ]
         assert gpu_runs.run([str(ROOT / "recipes/quickstart.yaml"), *own, *words, "--quiet"]) == 0
         return json.loads((tmp_path / str(len(findings.rows)) / "table.json").read_text())["rows"], "", 1.0
 

@@ -1,6 +1,5 @@
 """docs/api.md and its notebook: the examples run as they stand, with small networks, images and recipes for theirs."""
 
-import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import timm
 import torch
 from conftest import ROOT, write
 from helpers.documents import fenced, read
+from helpers.launch import PATHS
 
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 EXAMPLES = fenced("docs/api.md", "python")
@@ -85,9 +85,13 @@ def test_the_notebook_has_no_outputs_and_is_one_page():
     assert "(notebook.ipynb)" in read("docs/api.md")
 
 
+QUICK = "from helpers import quick; quick.measure_no_speed(setattr); quick.draw_nothing(setattr)"
+
+
 def test_the_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, os.environ.get("PYTHONPATH", "")))))
+    monkeypatch.setenv("PYTHONPATH", PATHS)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(QUICK))
     (cell,) = [cell for cell in notebook.cells if "steps = 400" in cell.source]
     cell.source = cell.source.replace("steps = 400", "steps = 2")
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
