@@ -12,7 +12,7 @@ from meco_timm import load_recipe, pipeline
 from meco_timm.data.hub_datasets import COUNTS, known_data
 from meco_timm.data.loading import load_data
 from meco_timm.networks.streams import student_stream
-from meco_timm.planning import time_estimate
+from meco_timm.planning import cost, time_estimate
 from meco_timm.planning.cost import Part, Workload, format_duration, run_memory, training_memory
 from meco_timm.recipe import Alignment, Recipe, named_teachers
 from meco_timm.zoo.teachers import untrained_teachers
@@ -52,7 +52,7 @@ def test_gpu_time_is_flops_over_speed_or_the_loaders_time(monkeypatch):
         seconds = sum(max(part, loading) for part in (assumed if utilisation else measured))
         line, speed = time_estimate.gpu_time_lines(work, utilisation)
         assert speed.startswith(
-            "speed   on a GPU in bf16: the student channels_last, compiled with its teachers; this was"
+            "speed   on a GPU in bf16: the student channels_last, compiled with its teachers; not mea"
         )
         slow = "; they are the limit on A100, H100, RTX 4090, L4: data.workers=132 would feed all"
         assert line.endswith(slow) == (per_second == 10)
@@ -84,6 +84,13 @@ def test_float32_takes_the_time_of_float32():
     assert "in float32" in float32[0]
     assert "20 hours on 8 × A100" in bf16[0]
     assert "40 hours on 8 × A100" in float32[0]  # twice as long
+
+
+def test_the_plan_says_what_was_measured_of_a_gpu():
+    plain = planned("imagenet_meal_v2.yaml", "loop.channels_last=false", "loop.compile=false")
+    assert cost.speed_line(plain).endswith("the student without channels_last, not compiled; the time was within 25 % on "
+                                           "an H100; memory and other cards were not measured")  # fmt: skip
+    assert "; not measured: time may be" in cost.speed_line(planned("imagenet_meal_v2.yaml", "precision='no'"))
 
 
 def test_runs_of_minutes_have_no_gpu_estimate(recipe, tmp_path):
