@@ -13,7 +13,7 @@ from benchmarks.step import CLASSES, stepping, training_of, zoo_of
 from meco_timm.common import UserError
 from meco_timm.data import Batch
 from meco_timm.distillation import Distiller, Targets, TeacherBlocks
-from meco_timm.networks import Outputs, student_stream
+from meco_timm.networks import student_stream
 from meco_timm.recipe import Network, Recipe
 from meco_timm.recipe.sections import Loop
 from meco_timm.training import Training
@@ -21,7 +21,6 @@ from meco_timm.training.accelerator import Speed, _use_tensor_cores, choose_spee
 
 B, SIZE = 4, 32
 TEACHERS = ("test_resnet", "test_byobnet")
-SHAPES = [[(6, 2, 2)], [(8, 1, 1)]]  # of two teachers' blocks
 FORMS: dict[str, dict[str, Any]] = {
     "grid": {"alignment": {"blocks": 1, "method": "grid", "length": 32}, "losses": {"labels": 0.5}},
     "projection, another game, on logits too": {
@@ -98,32 +97,26 @@ def test_steps_in_channels_last_are_the_same():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_losses_have_no_graph_break_and_the_same_gradients(dynamo, form):
+def test_the_distiller_has_no_graph_break_and_the_same_gradients(dynamo, form):
     recipe = recipe_of(**FORMS[form])
     classes = 0 if recipe.is_backbone else CLASSES
     stream = student_stream(Network(model="test_resnet"), recipe.alignment, classes, SIZE)
-    distiller = Distiller(stream, recipe.method, classes, SHAPES, [5, 7])
-    with torch.no_grad():
-        outputs = stream(batches(1)[0].image)
-    compiled = torch.compile(distiller.losses, backend="aot_eager", fullgraph=True)
-    for teacher in (0, 1):
-        shapes = SHAPES[teacher] if recipe.alignment.per_teacher else stream.block_shapes
-        blocks = [layer_norm(block, block.shape[1:]) for block in (torch.randn(B, *shape) for shape in shapes)]
-        number = teacher if recipe.alignment.per_teacher else None
-        embeddings = {teacher: torch.randn(B, (5, 7)[teacher])} if recipe.is_backbone else {}
-        targets = Targets([TeacherBlocks(number, blocks)], embeddings, torch.randn(B, classes) if classes else None)
-        results = [gradients(losses, distiller, outputs, targets) for losses in (distiller.losses, compiled)]
-        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
-
-
-def gradients(losses: Any, distiller: Distiller, outputs: Outputs, targets: Targets) -> Any:
-    """The losses, and their gradients of what is trained beside the student and of its outputs."""
-    leaves = [block.clone().requires_grad_() for block in outputs.blocks]
-    others = [None if o is None else o.clone().requires_grad_() for o in outputs[1:]]
-    found = losses(Outputs(leaves, *others), torch.arange(B), targets)
-    trained = [p for name, p in distiller.named_parameters() if not name.startswith("student.")]
-    wanted = [*leaves, *(o for o in others if o is not None), *trained]
-    return found, torch.autograd.grad(found["total"], wanted)
+    distiller = Distiller(stream, recipe.method, classes, [[(6, 2, 2)], [(8, 1, 1)]], [5, 7]).train()
+    per_teacher = recipe.alignment.per_teacher
+    block = torch.randn(B, *((8, 1, 1) if per_teacher else stream.block_shapes[0]))
+    targets = Targets(
+        [TeacherBlocks(1 if per_teacher else None, [layer_norm(block, block.shape[1:])])],
+        {1: torch.randn(B, 7)} if recipe.is_backbone else {},
+        torch.randn(B, classes) if classes else None,
+    )
+    compiled = torch.compile(distiller.forward, backend="aot_eager", fullgraph=True)
+    (image, label, *_), trained = batches(1)[0], list(distiller.parameters())
+    (losses, expected), (compiled_losses, found) = (
+        (losses, torch.autograd.grad(losses["total"], trained))
+        for losses in (forward(image, label, targets) for forward in (distiller, compiled))
+    )
+    torch.testing.assert_close(compiled_losses, losses, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_machine_without_a_compiler_computes_as_it_is_or_says_so(caplog):
