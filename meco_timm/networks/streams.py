@@ -125,7 +125,7 @@ class Stream(nn.Module):
         """Multiply-adds of one image at this stream's input size; counted once."""
         if self._multiply_adds is None:
             with FlopCounterMode(display=False) as counter:
-                self.try_out()
+                self._keep_shapes(self.try_out())
             self._multiply_adds = counter.get_total_flops() // 2
         return self._multiply_adds
 
@@ -140,11 +140,16 @@ class Stream(nn.Module):
         return self._output_shapes()[1]
 
     def _output_shapes(self) -> tuple[list[tuple[int, ...]], int | None]:
-        if self._shapes is None:
-            blocks, embedding, _ = self.try_out()
-            length = None if embedding is None else embedding.shape[1]
-            self._shapes = [tuple(block.shape[1:]) for block in blocks], length
+        if self._shapes is None and self.mean.is_meta:
+            self.multiply_adds()  # which a plan asks for too
+        elif self._shapes is None:
+            self._keep_shapes(self.try_out())
+        assert self._shapes is not None
         return self._shapes
+
+    def _keep_shapes(self, outputs: Outputs) -> None:
+        length = None if outputs.embedding is None else outputs.embedding.shape[1]
+        self._shapes = [tuple(block.shape[1:]) for block in outputs.blocks], length
 
     @torch.no_grad()
     def try_out(self) -> Outputs:
