@@ -1,14 +1,13 @@
 """Terminals whose encoding lacks characters: every command prints all that it has to say."""
 
 import io
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ODD_CLASSES, ROOT, draw_image, write
+from conftest import ODD_CLASSES, draw_image, write
+from helpers.launch import Forked, finished
 from typer.main import get_command
 
 from meco_timm.cli import app, main
@@ -97,14 +96,11 @@ def test_every_command(ended, tmp_path, recipe, monkeypatch):
 
 
 def test_a_plan_into_a_file(recipe, tmp_path):
-    """As a shell does it: in a process of its own, whose output is no terminal."""
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
-    recipe |= {"teachers": recipe["teachers"][:1], "alignment": {"blocks": 0}, "discriminators": {"adversary": "none"}}
-    with open(tmp_path / "plan.txt", "wb") as file:
-        command = [sys.executable, str(ROOT / "train.py"), write(recipe, tmp_path), "--plan"]
-        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, env=environment, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "test_resnet" in (tmp_path / "plan.txt").read_text("ascii")
+    """In a process of its own, whose output is no terminal."""
+    words = [write(recipe, tmp_path), "--plan"]
+    code = f"import sys, train; sys.stdout.reconfigure(encoding='ascii'); sys.exit(train.main({words!r}))"
+    finished([Forked(code, program="code", log=tmp_path / "plan")])
+    assert "test_resnet" in (tmp_path / "plan.out").read_text("ascii")
 
 
 def test_the_usual_terminal_is_left_as_it_is(monkeypatch):

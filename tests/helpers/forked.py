@@ -1,6 +1,7 @@
 """What a forked process does; the process that forks it has imported all that is imported here."""
 
 import ctypes
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def run(program: str, words: list[str], environment: dict[str, str], log: str, o
     os.chdir(ROOT)
     os.environ |= environment
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # loaders start as in any other process, not by a server
     measure_no_speed(setattr)
     draw_nothing(setattr)
     sys.exit(PROGRAMS[program](words))
