@@ -69,24 +69,18 @@ torch.save(logits, sys.argv[1])
 """
 
 
-def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path):
-    """Pushed by the console command, pulled in a fresh process that knows only timm, and by the lines of the card:
+def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path, capsys):
+    """Pushed by the command, pulled in a fresh process that knows only timm, and by the lines of the card:
     identical logits, of main, of a branch and of a commit."""
     environment = os.environ | {
         "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(tmp_path / "hf/hub"),
     }  # fmt: skip
 
-    def python(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert TOKEN not in done.stdout + done.stderr
-        return done.stdout
-
-    message = python("-m", "meco_timm", "publish", str(run), "--repo", "me/student", "--license", "mit")
-    assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in message
+    assert main(["publish", str(run), "--repo", "me/student", "--license", "mit"]) == 0
+    said = capsys.readouterr()
+    assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in said.out
+    assert TOKEN not in said.out + said.err
     assert files(hub).keys() == NAMED
     hub.repos["me/student"].branches["old"] = hub.repos["me/student"].branches["main"]
     commit = hub.repos["me/student"].branches["main"]
@@ -94,7 +88,9 @@ def test_a_stranger_to_this_package_pulls_what_was_pushed(hub, run, tmp_path):
     card = tmp_path / "card.md"
     card.write_bytes(files(hub)["README.md"])
     draw_image(0, seed=0).save(tmp_path / "photo.jpg")  # that the card's lines open
-    python("-I", "-c", STRANGER, str(tmp_path / "logits.pt"), str(card), *names)
+    words = [sys.executable, "-I", "-c", STRANGER, str(tmp_path / "logits.pt"), str(card), *names]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     here = timm.create_model(f"local-dir:{run / 'student'}", pretrained=True).eval()(images).detach()
     logits = torch.load(tmp_path / "logits.pt")
