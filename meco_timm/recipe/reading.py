@@ -258,7 +258,8 @@ def saved_key(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no recipe of this version.
     """
-    return recipe_key(check_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file)))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a finished run is shown faster where libyaml is
+    return recipe_key(check_recipe(yaml.load(file.read_text(encoding="utf-8"), loader), str(file)))
 
 
 def loop_key(loop: Loop, without: set[str] | None = None) -> dict[str, Any]:
