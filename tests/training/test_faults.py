@@ -155,7 +155,7 @@ def test_a_signal_to_it_and_its_loaders_ends_it_in_time_with_its_state_saved(rec
     """As Slurm does, and Ctrl-C."""
     with amid_a_training(recipe, tmp_path) as process:
         os.killpg(process.pid, number)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=60)
     _, told = process.said
     assert code == 143, told
     stopped = re.search(

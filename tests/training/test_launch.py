@@ -220,15 +220,15 @@ def test_stopped_by_slurm_and_queued_again_it_ends_as_if_left_alone(several, tmp
     script = ["bash", str(LAUNCH / "slurm.sh"), write(several, tmp_path)]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(script, env=ENVIRONMENT | environment, cwd=ROOT, stdout=log, stderr=log)
-    metrics, until = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
+    metrics, until = tmp_path / "run/metrics.jsonl", time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text().count("\n") > 1):
         assert job.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < until
         time.sleep(0.05)
     os.killpg(int((tmp_path / "step").read_text()), signal.SIGTERM)
     asked = time.monotonic()
-    assert job.wait(timeout=60) == 143, (tmp_path / "log").read_text()
-    assert time.monotonic() - asked < 30
+    assert job.wait(timeout=300) == 143, (tmp_path / "log").read_text()
+    assert time.monotonic() - asked < 60  # what slurm.sh asks for before the end
     said = (tmp_path / "log").read_text()
     assert re.search(r"student: stopped at step \d+; the same command continues", said)
     assert "Traceback" not in said
