@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import base_recipe, contents, refused, tree, write
+from helpers import quick
 from torch import Tensor, nn
 
 import train
@@ -91,6 +92,7 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return start(self)
 
     with pytest.MonkeyPatch.context() as patch:
+        quick.draw_nothing(patch.setattr)
         patch.setattr(pipeline, "assemble_zoo", assembled)
         patch.setattr(loop.Training, "run", started)
         said = run(path)

@@ -1,6 +1,7 @@
 """Time estimates, for GPUs and measured here, against longhand arithmetic."""
 
 import itertools
+from time import process_time
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ def test_the_time_of_loading_is_that_of_the_cache_where_there_will_be_one(recipe
         recipe["data"]["cache"] = cache
         settings = load_recipe(write(recipe, tmp_path))
         data = load_data(settings.data, settings.seed)
-        found[cache] = time_estimate.time_loading(settings, data, 16, tmp_path / cache, Accelerator())
+        found[cache] = time_estimate.time_loading(settings, data, 16, tmp_path / cache, Accelerator(), process_time)
         assert data.train.pixels is None  # the data of the plan are as they were
     assert not found["none"].cached
     assert found["none"].again == found["none"].first
