@@ -110,19 +110,19 @@ def train_on_labels(task: Task, training: LabelTraining) -> Path:
     folder, note = _find(task, training)
     if note:
         logger.info("%s: %s", task.title, note)
+    work = folder.with_name(folder.name + ".training")
     if (folder / "config.json").exists():
         logger.info("%s: already trained, loaded from %s", task.title, folder)
-        return folder
-    work = folder.with_name(folder.name + ".training")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
-    with locked_folder(folder, training.accelerator):
-        if not (folder / "config.json").exists():  # another run may have trained it while this one waited
-            _train(task, training, folder, work)
+    else:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"zoo.folder: {folder.parent} cannot be written: {error.strerror}.") from None
+        with locked_folder(folder, training.accelerator):
+            if not (folder / "config.json").exists():  # another run may have trained it while this one waited
+                _train(task, training, folder, work)
     if training.accelerator.is_main_process:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # a run that was killed at just this line has left it
     return folder
 
 

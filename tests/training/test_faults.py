@@ -91,7 +91,7 @@ def test_a_read_only_run_folder_is_told(recipe, tmp_path, begun):
 @needs_mounts
 def test_a_disk_that_turns_read_only_amid_the_run_loses_nothing(recipe, tmp_path):
     """As a file system does after an error of its device."""
-    recipe["loop"] |= {"steps": 80, "checkpoint_steps": 2}
+    recipe["loop"] |= {"steps": 160, "checkpoint_steps": 4}  # long enough for a moment without a file open for writing
     recipe |= {"teachers": recipe["teachers"][:1], "zoo": recipe["zoo"] | {"loop": {"steps": 2}}}
     path, run = write(recipe, tmp_path), tmp_path / "run"
     run.mkdir()

@@ -43,9 +43,13 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     assemble_zoo(made, data, accelerator)
     names = sorted(p.name for p in folder.iterdir() if p.name != ".locks")
     assert [name.rpartition("-")[0] for name in names] == ["test_resnet", "test_vit"]
+    left = folder / f"{names[0]}.training"  # as a kill leaves it between a network and the end of its training
+    (left / "checkpoints").mkdir(parents=True)
+    (left / "metrics.jsonl").write_text("{}")
     wanted = {"config.json", "model.safetensors", "made_by.json", "metrics.jsonl", "data.parquet"}
-    assert tree(folder) == {f"{name}/{file}" for name in names for file in wanted}
-    before = contents(folder)
+    kept = {f"{name}/{file}" for name in names for file in wanted}
+    assert tree(folder) == kept | {f"{left.name}/metrics.jsonl"}
+    before = {name: content for name, content in contents(folder).items() if name.split("/")[0] != left.name}
     caplog.clear()
     assemble_zoo(made, data, accelerator)
     assert caplog.text.count("already trained, loaded from") == 2
