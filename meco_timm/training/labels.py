@@ -214,6 +214,8 @@ def find_trained(zoo: Path, name: str, key: dict[str, Any], manifest: Manifest) 
     if (folder / "config.json").exists() or not manifest.entries:
         return folder, note
     for other in sorted(zoo.glob(f"{escape(name)}-*")):
+        if other.suffix == ".tmp":  # of a run that was killed before it moved the network into place
+            continue
         made, before = _made_by(other), Manifest.read(other / MANIFEST)
         if before is None or _without_data(made) != _without_data(key):
             continue

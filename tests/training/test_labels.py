@@ -57,6 +57,21 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     assert contents(folder) == before
 
 
+def test_a_network_that_was_not_moved_into_place_is_not_used(made, data, accelerator, caplog):
+    """As a kill leaves it: with all its files, which may not be on the disk yet."""
+    folder = Path(made.zoo.folder)
+    assemble_zoo(made, data, accelerator)
+    (whole,) = folder.glob("test_vit-*")
+    before = contents(whole)
+    whole.rename(whole.with_name(f"{whole.name}.tmp"))
+    caplog.clear()
+    assemble_zoo(made, data, accelerator)
+    assert caplog.text.count("already trained, loaded from") == 1
+    assert [path.name for path in folder.glob("test_vit-*")] == [whole.name]
+    weights = "model.safetensors"
+    assert contents(whole)[weights] == before[weights]
+
+
 def test_what_decides_a_teacher_decides_its_hash(made, data, training, monkeypatch, tmp_path):
     """Every change of data, network, loop or seed trains another; a change that decides nothing does not."""
 
