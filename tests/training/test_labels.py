@@ -20,6 +20,7 @@ from meco_timm.recipe.recipe import Recipe
 from meco_timm.recipe.sections import Data
 from meco_timm.training import labels
 from meco_timm.training.labels import LabelTraining, Task, find_trained, train_on_labels, train_student_alone
+from meco_timm.zoo.listing import list_teachers
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_a_network_that_was_not_moved_into_place_is_not_used(made, data, acceler
     (whole,) = folder.glob("test_vit-*")
     before = contents(whole)
     whole.rename(whole.with_name(f"{whole.name}.tmp"))
+    assert [Path(network.folder).name.rpartition("-")[0] for network in list_teachers(folder)] == ["test_resnet"]
     caplog.clear()
     assemble_zoo(made, data, accelerator)
     assert caplog.text.count("already trained, loaded from") == 1
