@@ -123,20 +123,19 @@ class TrainingState:
                 f"teachers: {', '.join(others)}: other weights than those this run began with ({job.folder}). "
                 "Restore the old weights, or start a new run with --fresh."
             )
-        self._go_on(Speed(*state["speed"]) if "speed" in state else None)
+        self._go_on(Speed(*state["speed"]))
         self._load(state)
         if self.step > job.steps or (self.step == job.steps and self.best is None):
             raise UserError(f"loop.steps: {job.title} is already at step {self.step}. Write a larger number.")
         logger.info("%s: continuing from step %d", job.title, self.step)
 
-    def _go_on(self, before: Speed | None) -> None:
-        """Compute as `before`, when the checkpoint was written; None of an earlier version, which chose nothing.
+    def _go_on(self, before: Speed) -> None:
+        """Compute as `before`, when the checkpoint was written.
 
         Raises:
             UserError: the precision is another.
         """
         now, loop, title = self.speed, self.job.loop, self.job.title
-        before = before or Speed(now.device, now.precision, loop.channels_last is True, False)
         if before.precision != now.precision:
             raise UserError(
                 f"precision: {title} began in {before.precision} and would go on in {now.precision}. Launch it as "
@@ -145,8 +144,9 @@ class TrainingState:
         if before.device != now.device:
             logger.warning("%s: began on %s and goes on on %s, with other rounding", title, before.device, now.device)
             return
-        if now.channels_last and not before.channels_last:
-            self.student.model.to(memory_format=torch.contiguous_format)
+        if before.channels_last != now.channels_last:
+            layout = torch.channels_last if before.channels_last else torch.contiguous_format
+            self.student.model.to(memory_format=layout)
         self.speed = before if loop.compile == "auto" else before._replace(compiled=now.compiled)
 
     def _load(self, state: dict[str, Any]) -> None:

@@ -186,10 +186,15 @@ def test_a_resumed_training_goes_on_as_it_began_unless_the_recipe_says_otherwise
     saved(in_folder(tmp_path), 1, compiled=True)
     assert resumed(tmp_path).state.speed.compiled
     assert not resumed(tmp_path, compile=False).state.speed.compiled
-    saved(in_folder(tmp_path), 2, device="cuda", channels_last=True)
+    for step, last in ((2, True), (3, False)):  # where `auto` began with the one, and the recipe now says the other
+        saved(in_folder(tmp_path), step, channels_last=last)
+        found = resumed(tmp_path, channels_last=not last).state
+        assert found.speed.channels_last is last
+        assert found.student.model.conv1[0].weight.is_contiguous() is not last
+    saved(in_folder(tmp_path), 4, device="cuda", channels_last=True)
     assert resumed(tmp_path).state.speed == Speed("cpu", "no", False, False)
     assert "student: began on cuda and goes on on cpu, with other rounding" in caplog.text
-    saved(in_folder(tmp_path), 3, precision="bf16")
+    saved(in_folder(tmp_path), 5, precision="bf16")
     with pytest.raises(UserError, match=r"student began in bf16 and would go on in no.*--mixed_precision bf16"):
         resumed(tmp_path)
 
@@ -205,16 +210,3 @@ def test_an_optimizers_state_has_the_memory_format_of_the_weights_it_belongs_to(
         stepping(training, data)()
     for p, q in zip(plain.state.module.parameters(), found.state.module.parameters(), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)
-
-
-def test_a_checkpoint_of_an_earlier_version_goes_on_with_what_it_knew(tmp_path):
-    training = in_folder(tmp_path)
-    write = training.state.checkpoints.save
-    training.state.checkpoints.save = lambda step, state: write(step, {k: v for k, v in state.items() if k != "speed"})
-    training.state.save({})
-    training = in_folder(tmp_path)
-    training.state.speed = training.state.speed._replace(channels_last=True)  # as on a GPU
-    training.state.student.model.to(memory_format=torch.channels_last)
-    training.state.resume({})
-    assert not training.state.speed.channels_last
-    assert training.state.student.model.conv1[0].weight.is_contiguous()
