@@ -9,7 +9,16 @@ from meco_timm.common.commit import source_commit
 from meco_timm.common.devices import upload
 from meco_timm.common.encoding import print_anything
 from meco_timm.common.errors import UserError, did_you_mean, first_line, require_extra
-from meco_timm.common.files import digest_of, flush, move_into_place, write_content, write_json, write_text
+from meco_timm.common.files import (
+    digest_of,
+    flush,
+    is_unfinished,
+    move_into_place,
+    unfinished,
+    write_content,
+    write_json,
+    write_text,
+)
 from meco_timm.common.layout import WIDTH, Table, column_groups, lay_out
 from meco_timm.common.logs import RESULT, get_logger, is_main_process, log_to_screen, set_verbosity, terminal_width
 from meco_timm.common.memory import collect_new_objects_only, keep_freed_memory
@@ -46,6 +55,7 @@ __all__ = [
     "imagenet",
     "is_main_process",
     "is_object",
+    "is_unfinished",
     "join_names",
     "keep_freed_memory",
     "lay_out",
@@ -66,6 +76,7 @@ __all__ = [
     "source_commit",
     "student_seed",
     "terminal_width",
+    "unfinished",
     "upload",
     "write_content",
     "write_json",

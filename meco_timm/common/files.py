@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = ".tmp"  # end of the name of what is not whole yet
+
 
 def flush(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
@@ -28,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, atomically."""
-    beside = path.with_name(path.name + ".tmp")
+    beside = unfinished(path)
     beside.write_bytes(content)
     flush(beside)
     beside.replace(path)
@@ -49,6 +51,15 @@ def write_content(path: Path, content: Any) -> None:
         write_text(path, content)
     else:
         write_json(path, content)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a file or folder is written until it is whole; a killed run leaves it there."""
+    return path.with_name(path.name + UNFINISHED)
+
+
+def is_unfinished(path: Path) -> bool:
+    return path.suffix == UNFINISHED
 
 
 def move_into_place(beside: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meco_timm.common import UserError, first_line, require_extra
+from meco_timm.common import UserError, first_line, require_extra, unfinished
 
 
 class OnnxNetwork:
@@ -66,7 +66,7 @@ def quantise(file: Path, target: Path, batches: Iterable[Tensor]) -> None:
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
             reader: Any = _Calibration(OnnxNetwork(file).input, batches)
-            beside = target.with_name(target.name + ".tmp")
+            beside = unfinished(target)
             quantize_static(
                 str(prepared), str(beside), reader, quant_format=QuantFormat.QDQ, per_channel=True, **options
             )

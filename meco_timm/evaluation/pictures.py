@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, unfinished
 from meco_timm.data import DataSource, Images
 from meco_timm.evaluation.backbone import compute_embeddings
 from meco_timm.evaluation.features import nearest, pca_colours
@@ -78,7 +78,7 @@ def save_pictures(pictures: Pictures, path: Path) -> None:
     arrays = {"images": pictures.images}
     for field in ("colours", "neighbours"):
         arrays |= {f"{field}/{name}": array for name, array in getattr(pictures, field).items()}
-    beside = path.with_name(path.name + ".tmp")
+    beside = unfinished(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(arrays, beside, {"networks": json.dumps(pictures.networks)})
     beside.replace(path)

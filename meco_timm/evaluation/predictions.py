@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from meco_timm.common import UserError
+from meco_timm.common import UserError, unfinished
 from meco_timm.data import DataSource
 from meco_timm.evaluation.ensemble import all_but_one, vote
 from meco_timm.evaluation.table import Evaluation
@@ -154,7 +154,7 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
             names[field] = value
         else:
             arrays[field] = value
-    beside = path.with_name(path.name + ".tmp")
+    beside = unfinished(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(arrays, beside, {"names": json.dumps(names)})
     beside.replace(path)

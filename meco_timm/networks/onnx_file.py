@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meco_timm.common import UserError, first_line, require_extra
+from meco_timm.common import UserError, first_line, require_extra, unfinished
 from meco_timm.networks.streams import Stream
 
 IMAGE, LOGITS = "pixel_values", "logits"  # names of the input and output, as transformers.js wants them
@@ -51,7 +51,7 @@ def write_onnx(stream: Stream, file: Path, classes: list[str] | None, preprocess
         ) from error
     program.model.metadata_props.update(_metadata(stream, classes, preprocess))
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".tmp")
+    beside = unfinished(file)
     program.save(beside)
     beside.replace(file)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from timm.models import save_for_hf
 
-from meco_timm.common import move_into_place, write_content, write_json
+from meco_timm.common import move_into_place, unfinished, write_content, write_json
 from meco_timm.networks.streams import Stream
 from meco_timm.recipe import Data
 
@@ -37,7 +37,7 @@ def export(stream: Stream, folder: Path, classes: list[str], data: Data, extra: 
     Raises:
         OSError: the folder cannot be written.
     """
-    beside = folder.with_name(folder.name + ".tmp")
+    beside = unfinished(folder)
     shutil.rmtree(beside, ignore_errors=True)
     model = deepcopy(stream.model).to(device="cpu", dtype=torch.float32).to(memory_format=torch.contiguous_format)
     channels = stream.mean.shape[1]

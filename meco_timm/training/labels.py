@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from meco_timm.common import Stopwatch, UserError, derive, get_logger, short_name
+from meco_timm.common import Stopwatch, UserError, derive, get_logger, is_unfinished, short_name
 from meco_timm.data import MANIFEST, DataSource, Images, Manifest, changes
 from meco_timm.distillation import Supervised, class_weights
 from meco_timm.networks import LOGITS_ONLY, Stream, export, student_stream, teacher_stream, weights_file_digest
@@ -214,7 +214,7 @@ def find_trained(zoo: Path, name: str, key: dict[str, Any], manifest: Manifest) 
     if (folder / "config.json").exists() or not manifest.entries:
         return folder, note
     for other in sorted(zoo.glob(f"{escape(name)}-*")):
-        if other.suffix == ".tmp":  # of a run that was killed before it moved the network into place
+        if is_unfinished(other):
             continue
         made, before = _made_by(other), Manifest.read(other / MANIFEST)
         if before is None or _without_data(made) != _without_data(key):

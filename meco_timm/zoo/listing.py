@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from meco_timm.common import UserError, located
+from meco_timm.common import UserError, is_unfinished, located
 
 
 class TrainedNetwork(NamedTuple):
@@ -33,7 +33,7 @@ def list_teachers(folder: str | Path = "zoo") -> list[TrainedNetwork]:
         raise UserError(
             f"teachers: there is no folder {located(path)}. Name a recipe's zoo.folder; the default is `zoo`."
         )
-    folders = [folder for folder in sorted(path.iterdir()) if folder.suffix != ".tmp"]  # which a killed run leaves
+    folders = [folder for folder in sorted(path.iterdir()) if not is_unfinished(folder)]
     found = [_read(folder) for folder in folders if (folder / "made_by.json").is_file()]
     return sorted((network for network in found if network), key=lambda n: (n.data, -(n.top1 or 0), n.folder))
 
