@@ -54,6 +54,10 @@ class Manifest:
         return fingerprint([[name, e.label, e.size, e.crc if e.crc != UNKNOWN else e.time]
                             for name, e in self.entries.items()])  # fmt: skip
 
+    def of_source(self) -> "Manifest":
+        """Without the files of `data.unlabelled`, which no training on labels sees."""
+        return Manifest({name: e for name, e in self.entries.items() if not name.startswith(UNLABELLED)}, self.roots)
+
     def with_checksums(self, crcs: dict[str, int]) -> "Manifest":
         entries = {name: e._replace(crc=crcs.get(name, e.crc)) for name, e in self.entries.items()}
         return Manifest(entries, self.roots)
@@ -107,8 +111,8 @@ def changes(old: Manifest, new: Manifest) -> str:
     before, now = old.entries, new.entries
     gone, added = [n for n in before if n not in now], [n for n in now if n not in before]
     other = [name for name, entry in now.items() if name in before and not _same(before[name], entry, new, name)]
-    labels = {entry.label for entry in before.values()}, {entry.label for entry in now.values()}
-    noun = "image" if any(labels[0]) else "file"
+    labels = {e.label for e in before.values() if e.label}, {e.label for e in now.values() if e.label}
+    noun = "image" if labels[0] else "file"
     parts = []
     for names, kinds, verb in ((added, labels[1] - labels[0], "new"), (gone, labels[0] - labels[1], "gone")):
         if names:

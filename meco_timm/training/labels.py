@@ -148,7 +148,8 @@ def _train(task: Task, training: LabelTraining, folder: Path, work: Path) -> Non
     if accelerator.is_main_process:
         more: dict[str, Any] = {"made_by.json": training_key(task, training)}
         more["metrics.jsonl"] = (work / "metrics.jsonl").read_text()
-        more |= {MANIFEST: data.manifest.bytes()} if data.manifest.entries else {}
+        files = data.manifest.of_source()
+        more |= {MANIFEST: files.bytes()} if files.entries else {}
         export(stream, folder, data.classes, training.settings, more)
     accelerator.wait_for_everyone()
 
@@ -182,11 +183,12 @@ def locked_folder(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 def training_key(task: Task, training: LabelTraining) -> dict[str, Any]:
     """Everything that the weights of a network trained on labels depend on."""
     data, settings = training.data, training.settings
+    files = data.manifest.of_source()
     views = {"image_size", "crop_pct", "interpolation", "augmentation"}
     key: dict[str, Any] = {
         "version": KEY_VERSION,
         "data": data.identity,
-        "files": data.manifest.digest() if data.manifest.entries else None,
+        "files": files.digest() if files.entries else None,
         "images": len(task.images) if task.images is data.alone and settings.images else None,
         "views": settings.model_dump(mode="json", include=views),
         "network": task.network.model_dump(mode="json", include={"model", "args", "weights"}),
@@ -202,7 +204,7 @@ def training_key(task: Task, training: LabelTraining) -> dict[str, Any]:
 
 def _find(task: Task, training: LabelTraining) -> tuple[Path, str]:
     name = short_name(task.network.model).replace("/", "_").replace(":", "_")
-    return find_trained(training.folder, name, training_key(task, training), training.data.manifest)
+    return find_trained(training.folder, name, training_key(task, training), training.data.manifest.of_source())
 
 
 def find_trained(zoo: Path, name: str, key: dict[str, Any], manifest: Manifest) -> tuple[Path, str]:
@@ -219,7 +221,7 @@ def find_trained(zoo: Path, name: str, key: dict[str, Any], manifest: Manifest) 
         made, before = _made_by(other), Manifest.read(other / MANIFEST)
         if before is None or _without_data(made) != _without_data(key):
             continue
-        difference = changes(before, manifest)
+        difference = changes(before.of_source(), manifest)
         if made["data"] == key["data"] and not difference:
             return other, ""
         note = f"{other} was trained on other images: {difference}; it is trained again" if difference else note

@@ -13,6 +13,7 @@ from PIL import Image
 
 import train
 from meco_timm.common.errors import UserError
+from meco_timm.data.folders import read_folder
 from meco_timm.data.manifest import Entry, Manifest, changes, manifest_of
 from meco_timm.data.verification import Content, verify
 from meco_timm.training import Inputs, RunFolder
@@ -118,8 +119,6 @@ def test_an_image_with_too_many_pixels_is_named(tmp_path, monkeypatch, readable)
 
 
 def of(folder: Path) -> Manifest:
-    from meco_timm.data.folders import read_folder
-
     return manifest_of([read_folder(folder)])
 
 
@@ -135,6 +134,13 @@ def test_changes_in_words(tmp_path):
     assert changes(before, of(folder)) == (
         "1 image is gone (dash/000.png); 1 image has another content or label (dash/001.png)"
     )
+
+
+def test_images_without_labels_are_no_class_of_changes():
+    own = {"dash/0.png": Entry("dash", 9, 1)}
+    more = Manifest(own | {f"unlabelled: {i}.png": Entry("", 9, 1) for i in range(2)})
+    assert changes(Manifest(own), more) == "2 images are new (unlabelled: 0.png, unlabelled: 1.png)"
+    assert changes(Manifest(own), more.of_source()) == ""
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,21 @@ def test_a_trained_teacher_is_kept_under_a_hash_of_what_made_it(made, data, acce
     assert contents(folder) == before
 
 
+def test_images_without_labels_leave_the_trained_networks_as_they_are(made, data, accelerator, tmp_path, caplog):
+    """Only the student learns from them."""
+    assemble_zoo(made, data, accelerator)
+    before = contents(Path(made.zoo.folder))
+    fill(tmp_path / "more", {"other": 3})
+    caplog.clear()
+    settings = made.data.model_copy(update={"unlabelled": str(tmp_path / "more")})
+    more = load_data(settings, made.seed)
+    assert len(more.train) == len(data.train) + 3
+    assemble_zoo(made.model_copy(update={"data": settings}), more, accelerator)
+    assert caplog.text.count("already trained, loaded from") == 2
+    assert "step" not in caplog.text
+    assert contents(Path(made.zoo.folder)) == before
+
+
 def test_a_network_that_was_not_moved_into_place_is_not_used(made, data, accelerator, caplog):
     """As a kill leaves it: with all its files, which may not be on the disk yet."""
     folder = Path(made.zoo.folder)
