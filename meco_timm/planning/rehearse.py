@@ -90,7 +90,7 @@ def _cached_in(folder: Path) -> Iterator[None]:
 
 def _shortened(recipe: Recipe, steps: int, folder: Path, processes: int) -> Recipe:
     """The recipe of the rehearsal; writes its images and weights."""
-    short = {"steps": steps, "epochs": None, "validations": 1, "patience": None}
+    short = {"steps": steps, "epochs": None, "min_steps": 0, "validations": 1, "patience": None}
 
     def shortened(section: Any) -> Any:
         return section.model_copy(update={"loop": section.loop.model_copy(update=short)})

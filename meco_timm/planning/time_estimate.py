@@ -191,7 +191,7 @@ class StepTimer:
                 parts[f"teacher {name}"] = self._supervised(teacher, teacher.loop, len(data.labelled))
         self.say("plan: timing steps of the student")
         steps = total_steps(recipe.loop, len(data.train), 1)
-        loop = recipe.loop.model_copy(update={"steps": steps, "epochs": None})
+        loop = recipe.loop.model_copy(update={"steps": steps, "epochs": None, "min_steps": 0})
         if not recipe.is_backbone:
             parts["student alone"] = self._supervised(recipe.student, loop, len(data.train))
         classes = len(recipe.classes(data.classes))
@@ -235,7 +235,7 @@ class StepTimer:
 
     def _training_step(self, objective: Objective, loop: Loop, teach: Teaching | None = None) -> tuple[Training, float]:
         """A training of the objective, and the seconds per image of its step."""
-        endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "accumulation": 1})
+        endless = loop.model_copy(update={"steps": 10**9, "epochs": None, "min_steps": 0, "accumulation": 1})
         job = Job("measured", self.folder, endless, self.data, self.data.train, 10**9, self.recipe.seed)
         training, batches = Training(objective, job, self.accelerator, teach), itertools.repeat(self.loading.sample)
         return training, timed(lambda: training.take_step(batches), self.clock) / self.batch

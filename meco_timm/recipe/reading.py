@@ -82,9 +82,10 @@ def _override(raw: dict[str, Any], lines: dict[Path_, Any], argument: str) -> No
         target[keys[-1]] = value
     else:
         raise UserError(f"{COMMAND_LINE}: {dotted}: the recipe has no such entry to change.")
-    other: Any = {"epochs": "steps", "steps": "epochs"}.get(str(keys[-1]), "")
-    if value is not None and other in target and lines.get((*keys[:-1], other)) != COMMAND_LINE:
-        del target[other]  # `loop.epochs=5` takes the place of the recipe's `steps`; two overrides exclude each other
+    others: Any = {"epochs", "steps", "min_steps"} - {keys[-1]} if keys[-1] in ("epochs", "steps") else ()
+    for other in others:  # `loop.epochs=5` takes the place of the recipe's `steps`; two overrides exclude each other
+        if value is not None and other in target and lines.get((*keys[:-1], other)) != COMMAND_LINE:
+            del target[other]
     for stale in [path for path in lines if path[: len(keys)] == keys]:
         del lines[stale]
     for depth in range(1, len(keys) + 1):

@@ -205,6 +205,8 @@ class Loop(Section):
     """Passes over the student's training images. Give this or `steps`."""
     steps: Annotated[int, Field(gt=0)] | None = None
     """Optimizer steps. Give this or `epochs`; 100 epochs when neither is given."""
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    """Smallest number of steps, where the `epochs` of few images are fewer."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """Images per step, per process and per accumulated part."""
     accumulation: Annotated[int, Field(gt=0)] = 1
@@ -266,13 +268,15 @@ class Loop(Section):
     def _one_budget(self) -> "Loop":
         if self.epochs is not None and self.steps is not None:
             raise ValueError("epochs and steps exclude each other; keep one")
+        if self.min_steps and self.steps is not None:
+            raise ValueError("min_steps goes with epochs, and steps says the number itself; keep one")
         return self
 
     def changed_by(self, other: "Loop") -> "Loop":
         """These settings, changed by the keys that are written in `other`."""
         changes = {key: getattr(other, key) for key in other.model_fields_set}
         if changes.get("steps") is not None or changes.get("epochs") is not None:
-            changes = {"steps": None, "epochs": None} | changes
+            changes = {"steps": None, "epochs": None, "min_steps": 0} | changes
         return self.model_copy(update=changes)
 
 

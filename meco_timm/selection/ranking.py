@@ -207,7 +207,7 @@ def teacher_entry(teacher: Teacher, shared: Loop, steps: int | None = None) -> A
     """An item of the recipe's list `teachers`, without defaults. shared: `zoo.loop`. steps: another budget."""
     keys: dict[str, Any] = teacher.model_dump(mode="json", exclude={"loop"}, exclude_defaults=True)
     loop = teacher.loop.changed_by(Loop(steps=steps)) if steps else teacher.loop
-    values = loop.model_dump(mode="json")
+    values = loop.model_dump(mode="json", exclude={"min_steps"} if loop.steps else None)
     changed = {key: value for key, value in values.items() if value != getattr(shared, key) and value is not None}
     if keys.pop("train", False):
         keys = {"train": keys.pop("model"), **keys, **({"loop": changed} if changed else {})}

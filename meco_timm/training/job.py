@@ -84,4 +84,4 @@ def total_steps(settings: Loop, images: int, processes: int) -> int:
     if settings.steps is not None:
         return settings.steps
     per_step = settings.batch_size * settings.accumulation * processes
-    return max(1, math.ceil((settings.epochs or 0) * images / per_step))
+    return max(1, settings.min_steps, math.ceil((settings.epochs or 0) * images / per_step))

@@ -193,7 +193,7 @@ def training_key(task: Task, training: LabelTraining) -> dict[str, Any]:
         "views": settings.model_dump(mode="json", include=views),
         "network": task.network.model_dump(mode="json", include={"model", "args", "weights"}),
         "starts_from": weights_file_digest(task.network),
-        "loop": {**loop_key(task.loop, {"epochs"}), "steps": task.steps},
+        "loop": {**loop_key(task.loop, {"epochs", "min_steps"}), "steps": task.steps},
         "processes": training.accelerator.num_processes,
         "precision": training.accelerator.mixed_precision,
         "seed": training.seed,

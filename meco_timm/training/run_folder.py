@@ -20,7 +20,7 @@ logger = get_logger(__name__)
 
 WEIGHTS = "weights.json"
 # Keys that may change while a run is not finished: it then continues with the new values.
-MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.validations", "loop.patience"}
+MAY_CHANGE = {"loop.steps", "loop.epochs", "loop.min_steps", "loop.validations", "loop.patience"}
 
 
 class Inputs(NamedTuple):

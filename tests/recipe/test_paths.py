@@ -115,6 +115,22 @@ def test_a_budget_of_the_command_line_takes_the_place_of_the_recipes():
     assert load_recipe(ROOT / "recipes/quickstart.yaml", ["loop.epochs=null"]).loop.steps == 1000
 
 
+@pytest.mark.parametrize(
+    ("words", "budgets"),
+    [
+        ([], [(60, None, 1500), (15, None, 1500)]),
+        (["loop.epochs=5"], [(5, None, 0), (15, None, 1500)]),
+        (["loop.steps=5", "zoo.loop.steps=3"], [(None, 5, 0), (None, 3, 0)]),
+        (["loop.epochs=5", "loop.min_steps=8", "zoo.loop.min_steps=0"], [(5, None, 8), (15, None, 0)]),
+        (["teachers.0.loop={epochs: 2}"], [(60, None, 1500), (2, None, 0)]),
+    ],
+)
+def test_a_budget_of_the_command_line_ends_the_recipes_smallest_number_of_steps(words, budgets):
+    recipe = load_recipe(ROOT / "recipes/own_images.yaml", words)
+    loops = [recipe.loop, recipe.teachers[0].loop]
+    assert [(loop.epochs, loop.steps, loop.min_steps) for loop in loops] == budgets
+
+
 def test_an_error_of_the_command_line_names_it(recipe, tmp_path, capsys):
     path = write(recipe, tmp_path)
     told = refused(capsys, path, "loop.epochs=5", "loop.steps=3", "--plan")

@@ -166,7 +166,7 @@ def test_a_dropped_key_is_named_with_what_to_do(path, key):
         ("    loop: {lr: 0.5}", "    lop: {lr: 0.5}", 8, "teachers.1.lop: there is no such key. Did you mean 'loop'?"),
         ("    loop: {lr: 0.5}", "    loop: {lrr: 0.5}", 8, "teachers.1.loop.lrr: there is no such key. Did you mean"),
         ("seed: 3", "sed: 3", 1, "sed: there is no such key. Did you mean 'seed'?"),
-        ("  lr: 5e-4", "  qqqq: 1", 12, "loop.qqqq: there is no such key. The keys here: epochs, steps, batch_size"),
+        ("  lr: 5e-4", "  qqqq: 1", 12, "loop.qqqq: there is no such key. The keys here: epochs, steps, min_steps"),
         ("  lr: 5e-4", "  lr: 0", 12, "loop.lr: input should be greater than 0, but it is 0"),
         ("  lr: 5e-4", "  epochs: 3", 10, "epochs and steps exclude each other"),
         ("seed: 3", "losses: {blocks: [1, 2]}", 1, "losses.blocks has 2 weights but alignment.blocks is 4"),

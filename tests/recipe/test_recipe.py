@@ -93,6 +93,9 @@ def test_loops_inherit_and_say_so():
 def test_a_loop_changed_by_nothing_is_the_same():
     loop = Loop(steps=3, lr=0.1)
     assert loop.changed_by(Loop()) == loop
+    least = Loop(epochs=2, min_steps=9)
+    assert least.changed_by(Loop(lr=0.5)).min_steps == 9
+    assert (least.changed_by(Loop(steps=7)).min_steps, least.changed_by(Loop(epochs=1)).min_steps) == (0, 0)
 
 
 def test_one_block_weight_is_for_all_blocks():
@@ -104,6 +107,7 @@ def test_one_block_weight_is_for_all_blocks():
     ("changes", "told"),
     [
         ({"loop": {"epochs": 1, "steps": 1}}, "epochs and steps exclude each other"),
+        ({"loop": {"min_steps": 9, "steps": 1}}, "min_steps goes with epochs"),
         ({"losses": {"blocks": [1.0]}}, "losses.blocks has 1 weights but alignment.blocks is 4"),
         ({"losses": {"logits": 0.0}}, "nothing would train the student's head"),
         ({"alignment": {"length": 40, "method": "grid"}}, "not a multiple of 16"),

@@ -67,6 +67,15 @@ def test_good_teachers_get_no_sentence():
     assert "on 400 validation images the student alone has a top-1 of 70.00 %, the true" in found.state
 
 
+@pytest.mark.parametrize(("steps", "top1", "brief"), [(120, 60.0, True), (120, 95.0, False), (800, 60.0, False)])
+def test_a_brief_training_is_named_though_its_curve_is_flat(steps, top1, brief):
+    """The rate has fallen to 0 at its end."""
+    curve = [(steps * i // 4, top1) for i in range(1, 5)]
+    found = advice(0.5, {"a": 0.6, "b": 0.6}, {"a": curve})
+    assert found.sentences == (["teacher a: its training took 120 step(s) only"] if brief else [])
+    assert found.overrides == ("teachers.0.loop.steps=1500" if brief else "")
+
+
 @pytest.mark.parametrize(
     ("curve", "note", "overrides"),
     [

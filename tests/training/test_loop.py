@@ -388,6 +388,7 @@ def test_the_number_of_steps():
     assert total_steps(Loop(epochs=2, batch_size=10), 101, 1) == 21
     assert total_steps(Loop(epochs=2, batch_size=10, accumulation=2), 100, 2) == 5
     assert total_steps(Loop(epochs=0.001, batch_size=10), 100, 1) == 1
+    assert [total_steps(Loop(epochs=2, min_steps=30, batch_size=10), images, 1) for images in (100, 200)] == [30, 40]
 
 
 def groups_of(objective: nn.Module, **changes: Any) -> dict[str, dict[str, float]]:
