@@ -118,11 +118,11 @@ def test_a_budget_of_the_command_line_takes_the_place_of_the_recipes():
 @pytest.mark.parametrize(
     ("words", "budgets"),
     [
-        ([], [(60, None, 1500), (15, None, 1500)]),
-        (["loop.epochs=5"], [(5, None, 0), (15, None, 1500)]),
+        ([], [(60, None, 2000), (15, None, 2000)]),
+        (["loop.epochs=5"], [(5, None, 0), (15, None, 2000)]),
         (["loop.steps=5", "zoo.loop.steps=3"], [(None, 5, 0), (None, 3, 0)]),
         (["loop.epochs=5", "loop.min_steps=8", "zoo.loop.min_steps=0"], [(5, None, 8), (15, None, 0)]),
-        (["teachers.0.loop={epochs: 2}"], [(60, None, 1500), (2, None, 0)]),
+        (["teachers.0.loop={epochs: 2}"], [(60, None, 2000), (2, None, 0)]),
     ],
 )
 def test_a_budget_of_the_command_line_ends_the_recipes_smallest_number_of_steps(words, budgets):
