@@ -8,8 +8,8 @@ import yaml
 from conftest import ROOT, base_recipe, write
 from helpers.tables import table_of
 
-from benchmarks.accuracy import best_alone, compared
-from meco_timm.recipe import load_recipe
+from benchmarks.accuracy import Point, best_alone, compared, draw_cost, points
+from meco_timm.recipe import load_recipe, to_yaml
 from meco_timm.runs import PlainRun
 
 STUDIES = sorted((ROOT / "benchmarks/studies").glob("*.yaml"))
@@ -35,6 +35,26 @@ def test_every_arm_meets_its_student_alone_at_its_best_budget(runs):
     assert row["− best alone"].startswith("+7.00 ± ")
     assert row["− alone"].startswith("+9.00 ± ")
     assert row["validation"] == 90.0
+
+
+def test_a_picture_shows_each_form_at_each_size_and_number_of_steps(runs, tmp_path, monkeypatch):
+    """A student that starts from a run's student has taken that run's steps too."""
+    first = next(run for run in runs if run.name == "long")
+    (tmp_path / "first/student").mkdir(parents=True)
+    (tmp_path / "first/recipe.yaml").write_text(to_yaml(first.recipe))
+    words = [f"student=local-dir:{tmp_path}/first/student", "loop.steps=4"]
+    later = PlainRun("later", 0, first.path, words, load_recipe(first.path, words))
+    found = points([first, later], {"long": ARMS["long"], "later": {0: table_of(86, 74)}})
+    assert [(point.form, point.steps, len(point.top1)) for point in found] == [
+        ("labels", 9, 3),
+        ("MEAL's form", 9, 3),
+        ("backbone, then labels", 13, 1),
+        ("backbone, then MEAL's form", 13, 1),
+    ]
+    monkeypatch.undo()  # so that charts are drawn
+    draw_cost([*found, Point("labels", "large", 9, {0: 80.0, 1: 82.0})], 90.0, tmp_path / "cost.svg")
+    drawn = (tmp_path / "cost.svg").read_text()
+    assert all(text in drawn for text in ("backbone, then labels", "true ensemble", "large", ">13<"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
