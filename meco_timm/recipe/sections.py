@@ -266,6 +266,9 @@ class Loop(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Loop":
+        return self._with_one_budget()
+
+    def _with_one_budget(self) -> "Loop":
         if self.epochs is not None and self.steps is not None:
             raise ValueError("epochs and steps exclude each other; keep one")
         if self.min_steps and self.steps is not None:
@@ -273,11 +276,15 @@ class Loop(Section):
         return self
 
     def changed_by(self, other: "Loop") -> "Loop":
-        """These settings, changed by the keys that are written in `other`."""
+        """These settings, changed by the keys that are written in `other`.
+
+        Raises:
+            ValueError: `other` has min_steps, and these settings steps.
+        """
         changes = {key: getattr(other, key) for key in other.model_fields_set}
         if changes.get("steps") is not None or changes.get("epochs") is not None:
             changes = {"steps": None, "epochs": None, "min_steps": 0} | changes
-        return self.model_copy(update=changes)
+        return self.model_copy(update=changes)._with_one_budget()
 
 
 class Store(Section):

@@ -108,6 +108,7 @@ def test_one_block_weight_is_for_all_blocks():
     [
         ({"loop": {"epochs": 1, "steps": 1}}, "epochs and steps exclude each other"),
         ({"loop": {"min_steps": 9, "steps": 1}}, "min_steps goes with epochs"),
+        ({"loop": {"steps": 1}, "zoo": {"loop": {"min_steps": 9}}}, "min_steps goes with epochs"),
         ({"losses": {"blocks": [1.0]}}, "losses.blocks has 1 weights but alignment.blocks is 4"),
         ({"losses": {"logits": 0.0}}, "nothing would train the student's head"),
         ({"alignment": {"length": 40, "method": "grid"}}, "not a multiple of 16"),
