@@ -6,7 +6,7 @@ Never: imports torch, opens data or networks.
 
 from meco_timm.recipe.hub_licences import OTHER
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
-from meco_timm.recipe.networks import Network, Teacher, named_teachers
+from meco_timm.recipe.networks import Network, Store, Teacher, named_teachers
 from meco_timm.recipe.reading import (
     changed_keys,
     check_recipe,
@@ -22,7 +22,7 @@ from meco_timm.recipe.reading import (
     written_run,
 )
 from meco_timm.recipe.recipe import Publish, Recipe, Zoo
-from meco_timm.recipe.sections import WATCHING, Data, Loop, Store
+from meco_timm.recipe.sections import WATCHING, Data, Loop
 from meco_timm.recipe.shipped import RECIPES, purpose, shipped_recipes, write_recipe
 from meco_timm.recipe.yaml_text import dump_yaml
 

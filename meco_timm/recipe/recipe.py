@@ -12,8 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from meco_timm.recipe.hub_licences import check_licence
 from meco_timm.recipe.method import Alignment, Discriminators, Losses, Method
-from meco_timm.recipe.networks import Network, Student, Teacher
-from meco_timm.recipe.sections import Data, FilePath, Loop, NotNegative, Section, Store
+from meco_timm.recipe.networks import Network, Store, Student, Teacher
+from meco_timm.recipe.sections import Data, FilePath, Loop, NotNegative, Section
 
 
 class Zoo(Section):

@@ -1,4 +1,4 @@
-"""The sections `data`, `loop` and `store` of a recipe.
+"""The sections `data` and `loop` of a recipe.
 
 Nothing here imports torch.
 """
@@ -285,25 +285,3 @@ class Loop(Section):
         if changes.get("steps") is not None or changes.get("epochs") is not None:
             changes = {"steps": None, "epochs": None, "min_steps": 0} | changes
         return self.model_copy(update=changes)._with_one_budget()
-
-
-class Store(Section):
-    """Teachers' outputs on disk, which runs read instead of computing them again."""
-
-    folder: FilePath | None = None
-    """Where; null for no store. Runs of other students, losses and numbers of steps share one; teachers with other
-    weights, another transform, seed or alignment are refused."""
-    views: Annotated[int, Field(gt=0)] | None = None
-    """Epochs after which the student's augmented views repeat, so that stored outputs are used again; null for never.
-    The store holds `views` times the outputs of one pass. Without a folder the views repeat and nothing is stored."""
-    topk: Annotated[int, Field(gt=0)] | None = None
-    """Number of largest logits stored per image; one value replaces the others and keeps their total probability at
-    `losses.temperature`. Null stores all."""
-    precision: Literal["float16", "float32"] = "float16"
-    """Precision of the stored numbers."""
-
-    @model_validator(mode="after")
-    def _met_again(self) -> "Store":
-        if self.folder is not None and self.views is None:
-            raise ValueError("a store needs the number of epochs after which views repeat: write views, for example 10")
-        return self
